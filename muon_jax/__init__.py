@@ -1,0 +1,5 @@
+"""Muon for JAX: Optax transformations that orthogonalise the momentum of weight matrices."""
+
+from importlib.metadata import version as _version
+
+__version__ = _version("muon_jax")

@@ -1,0 +1,80 @@
+"""Argument checks, and the one form that every error message takes.
+
+A message names the call as the user wrote it, the value that came, and the remedy:
+`muon_jax.scale_by_muon(momentum=1.5): give a number in [0, 1)`.
+"""
+
+import numbers
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import jax
+
+
+def invalid(
+    call: str, argument: str, value: Any, remedy: str, kind: type[Exception] = ValueError
+) -> Exception:
+    """Returns the exception for an unusable argument; the caller raises it."""
+    return kind(f"muon_jax.{call}({argument}={_shown(value)}): {remedy}.")
+
+
+def refused(call: str, problem: str, remedy: str, kind: type[Exception] = ValueError) -> Exception:
+    """Returns the exception for input that no single argument stands for, such as a tree."""
+    return kind(f"muon_jax.{call}: {problem}. {remedy}.")
+
+
+def listed(items: Iterable[str], limit: int = 8) -> str:
+    """Joins names for a message, the first few in full and the rest as a count."""
+    names = list(items)
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def path_name(path: Any) -> str:
+    """Writes a JAX key path as users write it in patterns: `blocks/0/attn/query/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def check_choice(call: str, argument: str, value: Any, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise invalid(call, argument, value, f"choose one of {', '.join(map(repr, choices))}")
+
+
+def check_fraction(call: str, argument: str, value: Any) -> None:
+    """Refuses a number outside [0, 1). Schedules and arrays are known only at run time."""
+    if callable(value) or isinstance(value, jax.Array):
+        return
+    _check_real(call, argument, value)
+    if not 0 <= value < 1:
+        raise invalid(call, argument, value, "give a number in [0, 1)")
+
+
+def check_non_negative(call: str, argument: str, value: Any) -> None:
+    """Refuses a negative or non-finite number. Schedules and arrays are known only at run time."""
+    if callable(value) or isinstance(value, jax.Array):
+        return
+    _check_real(call, argument, value)
+    if not 0 <= value < float("inf"):
+        raise invalid(call, argument, value, "give a finite number of at least 0")
+
+
+def check_positive_int(call: str, argument: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise invalid(call, argument, value, "give a whole number of at least 1", TypeError)
+    if value < 1:
+        raise invalid(call, argument, value, "give a whole number of at least 1")
+
+
+def check_callable(call: str, argument: str, value: Any, remedy: str) -> None:
+    if not callable(value):
+        raise invalid(call, argument, value, remedy, TypeError)
+
+
+def _check_real(call: str, argument: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise invalid(call, argument, value, "give a number or a schedule", TypeError)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

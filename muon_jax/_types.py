@@ -1,0 +1,19 @@
+"""Aliases that every floor shares."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import optax
+from jaxtyping import Array, Float
+
+Matrices: TypeAlias = Float[Array, "batch rows cols"]
+"""A batch of matrices: the one form in which the polar maths sees a parameter."""
+
+Orthogonalizer: TypeAlias = Callable[[Matrices], Matrices]
+"""Maps every matrix of a batch to its (near-)orthogonal polar factor, in the same shape."""
+
+ShapeScale: TypeAlias = Callable[[int, int], float]
+"""Maps (rows, cols) = (inputs, outputs) of a matrix to the factor on its orthogonal update."""
+
+ScalarOrSchedule: TypeAlias = optax.ScalarOrSchedule
+KeyPath: TypeAlias = tuple[Any, ...]
