@@ -192,11 +192,10 @@ class _Designs:
 # without it five quintics err by 0.039 on a Gaussian 128×512 matrix, with it by 0.025.
 _DESIGNS = MappingProxyType(
     {
-        "fp32": _Designs(1.002, 0.0, fast=(9, 9, 9), accurate=(9, 9, 9, 5)),
-        "bf16x3": _Designs(1.002, 0.0, fast=(9, 9, 9), accurate=(9, 9, 9, 5)),
-        "tf32": _Designs(1.005, 0.0, fast=(9, 9, 9), accurate=(9, 9, 9, 5)),
-        "fp16": _Designs(1.005, 0.0, fast=(9, 9, 9), accurate=(9, 9, 9, 5)),
-        "bf16": _Designs(1.01, 0.024, fast=(5,) * 5, accurate=(5,) * 6),
+        "float32": _Designs(1.002, 0.0, fast=(9, 9, 9), accurate=(9, 9, 9, 5)),
+        "tensorfloat32": _Designs(1.005, 0.0, fast=(9, 9, 9), accurate=(9, 9, 9, 5)),
+        "float16": _Designs(1.005, 0.0, fast=(9, 9, 9), accurate=(9, 9, 9, 5)),
+        "bfloat16": _Designs(1.01, 0.024, fast=(5,) * 5, accurate=(5,) * 6),
     }
 )
 
@@ -204,7 +203,7 @@ NAMES = ("fast", "accurate", "minimax", *PUBLISHED)
 
 
 def schedule(
-    coefficients: CoefficientsLike, steps: int | None = None, *, arithmetic: str = "fp32"
+    coefficients: CoefficientsLike, steps: int | None = None, *, arithmetic: str = "float32"
 ) -> Schedule:
     """Resolves a name or explicit coefficients to the polynomial of every step.
 
@@ -215,7 +214,8 @@ def schedule(
       steps: How many steps to take. None is the design's or the source's own number, all rows of
         an explicit table, and otherwise 5.
       arithmetic: How matrix products will round, which a design of the library allows for:
-        `"fp32"`, `"bf16x3"`, `"tf32"`, `"fp16"` or `"bf16"`. Published rows stay as they are.
+        `"float32"`, `"tensorfloat32"`, `"float16"` or `"bfloat16"`. Published rows stay as they
+        are.
 
     Returns:
       One tuple of 2 to 5 finite coefficients a step.

@@ -20,7 +20,7 @@ from muon_jax._minimax import Schedule
 
 # Unit roundoff of a product's operands, by arithmetic; sums are in float32 throughout.
 ROUNDOFF = MappingProxyType(
-    {"fp32": 2.0**-24, "bf16x3": 2.0**-16, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8}
+    {"float32": 2.0**-24, "tensorfloat32": 2.0**-11, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 )
 
 # Largest (product of slopes)²·roundoff of a segment. Measured in float32 with 0.006 in one segment:

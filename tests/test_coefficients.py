@@ -81,7 +81,7 @@ def test_own_designs_gather_singular_values_about_one(name, arithmetic):
 def test_bf16_designs_keep_to_quintics():
     # Degree 9 explodes right above its interval, and bf16 is too coarse to stay inside.
     for name in ("fast", "accurate", "minimax"):
-        assert {len(row) for row in schedule(name, arithmetic="bf16")} == {3}
+        assert {len(row) for row in schedule(name, arithmetic="bfloat16")} == {3}
 
 
 def log_uniform(conditioning: float) -> np.ndarray:
@@ -212,7 +212,7 @@ def test_unusable_tables_are_refused(table, kind):
 
 
 def test_unknown_arithmetic_is_refused():
-    with pytest.raises(ValueError, match=r"arithmetic='fp8'\): choose one of 'fp32'"):
+    with pytest.raises(ValueError, match=r"arithmetic='fp8'\): choose one of 'float32'"):
         schedule("fast", arithmetic="fp8")
 
 
