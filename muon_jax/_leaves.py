@@ -56,10 +56,10 @@ class Leaf:
     """One parameter as the rules see it.
 
     Attributes:
-        path: the names down to it, joined by `/`, without the final `.value` of Flax.
-        shape: as stored, stack axes included.
-        stack: the axes that only repeat the layer (`nn.scan`, `nnx.vmap`, experts).
-        tree: the shapes of the whole tree.
+      path: the names down to it, joined by `/`, without the final `.value` of Flax.
+      shape: as stored, stack axes included.
+      stack: the axes that only repeat the layer (`nn.scan`, `nnx.vmap`, experts).
+      tree: the shapes of the whole tree.
     """
 
     path: str
@@ -141,8 +141,8 @@ def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
     """Lists the leaves of a parameter tree, and its structure.
 
     Raises:
-        ValueError: the tree holds no arrays.
-        TypeError: a leaf is no array of real or complex numbers.
+      ValueError: the tree holds no arrays.
+      TypeError: a leaf is no array of real or complex numbers.
     """
     entries, structure = jax.tree_util.tree_flatten_with_path(params)
     if not entries and not is_masked(params):

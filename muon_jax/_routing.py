@@ -1,6 +1,7 @@
 """Routing: every parameter to Muon under a view, or elsewhere, each for a stated reason."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
@@ -13,6 +14,9 @@ from muon_jax._default_rules import DEFAULT_RULES
 from muon_jax._leaves import Leaf, is_masked, leaves_of
 from muon_jax._matrix_axes import MatrixAxes, Shape
 from muon_jax._rules import FALLBACK, MUON, Outcome, Rule
+
+_NUMBER = re.compile(r"(?<![^/])\d+(?![^/])")
+"""A whole name that is a number: the index of a layer or an expert."""
 
 Ambiguous: TypeAlias = Literal["error", "fallback"]
 
@@ -36,11 +40,11 @@ def route(
     """Routes every parameter of a tree.
 
     Returns:
-        The same tree with a `Route` for every array. `None` and `optax.MaskedNode` stay.
+      The same tree with a `Route` for every array. `None` and `optax.MaskedNode` stay.
 
     Raises:
-        ValueError: the tree is empty, a view does not fit, or a leaf can be read in several ways.
-        TypeError: a leaf is no array of real or complex numbers.
+      ValueError: the tree is empty, a view does not fit, or a leaf can be read in several ways.
+      TypeError: a leaf is no array of real or complex numbers.
     """
     check_choice(call, "ambiguous", ambiguous, ("error", "fallback"))
     own = _checked(rules, call)
@@ -53,39 +57,33 @@ def route(
     }
     if unread and ambiguous == "error":
         raise _ambiguity(unread, is_masked(params), call)
-    routes = []
-    for leaf, (rule, outcome) in zip(leaves, decisions, strict=True):
-        name, label, axes = rule.name, FALLBACK, None
-        if isinstance(outcome, MatrixAxes):
-            label, axes = MUON, outcome
-            axes.check(leaf.shape, call=call, path=leaf.path)
-        elif isinstance(outcome, str):
-            label = outcome
-        else:
-            name = "ambiguous"
-        routes.append(Route(leaf.path, leaf.shape, leaf.dtype, label, axes, name, rule.why))
-    return jax.tree.unflatten(structure, routes)
+    return jax.tree.unflatten(
+        structure,
+        [_routed(leaf, *decision, call) for leaf, decision in zip(leaves, decisions, strict=True)],
+    )
 
 
 def label_params(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguous = "error") -> Any:
     """Labels every parameter `"muon"` or `"adamw"`, ready for `optax.multi_transform`.
 
     Args:
-        params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
-        rules: rules of your own, tried before the default ones; they may give labels of their own.
-        ambiguous: what becomes of an array that no rule knows and that has several readings as
-            matrices: `"error"`, or `"fallback"` to label it `"adamw"`.
+      params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
+      rules: rules of your own, tried before the default ones; they may give labels of their own.
+      ambiguous: what becomes of an array that no rule knows and that has several readings as
+        matrices: `"error"`, or `"fallback"` to label it `"adamw"`.
 
     Returns:
-        The same tree with a label for every array.
+      The same tree with a label for every array.
 
     Raises:
-        ValueError: an array is ambiguous, a rule's view does not fit, or the tree is empty.
-        TypeError: a leaf is no array of floating-point numbers.
+      ValueError: an array is ambiguous, a rule's view does not fit, or the tree is empty.
+      TypeError: a leaf is no array of floating-point numbers.
 
     Examples:
-        >>> label_params({"dense": {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}})
-        {'dense': {'bias': 'adamw', 'kernel': 'muon'}}
+      >>> import jax, muon_jax
+      >>> layer = {"kernel": jax.numpy.ones((4, 8)), "bias": jax.numpy.ones(8)}
+      >>> muon_jax.label_params({"dense": layer})
+      {'dense': {'bias': 'adamw', 'kernel': 'muon'}}
     """
     routes = route(params, rules=rules, ambiguous=ambiguous, call="label_params")
     return jax.tree.map(lambda found: found.label, routes)
@@ -97,8 +95,9 @@ def matrix_axes(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguous
     Takes and refuses what `label_params` does, and agrees with its labels.
 
     Examples:
-        >>> matrix_axes({"query": {"kernel": jnp.ones((8, 2, 4))}})
-        {'query': {'kernel': MatrixAxes(rows=0, cols=(1, 2))}}
+      >>> import jax, muon_jax
+      >>> muon_jax.matrix_axes({"query": {"kernel": jax.numpy.ones((8, 2, 4))}})
+      {'query': {'kernel': MatrixAxes(rows=0, cols=(1, 2))}}
     """
     routes = route(params, rules=rules, ambiguous=ambiguous, call="matrix_axes")
     return jax.tree.map(lambda found: found.axes, routes)
@@ -108,12 +107,12 @@ def check_same_leaves(found: Any, expected: Any, *, call: str) -> None:
     """Refuses a momentum that was made under other rules, or for a model of other widths.
 
     Args:
-        found: the momentum of a state; parameters that are not Muon's are `optax.MaskedNode`.
-        expected: the updates or parameters that are Muon's now, masked likewise.
-        call: the call that is named.
+      found: the momentum of a state; parameters that are not Muon's are `optax.MaskedNode`.
+      expected: the updates or parameters that are Muon's now, masked likewise.
+      call: the call that is named.
 
     Raises:
-        ValueError: names the paths that only one tree has, and those whose shapes differ.
+      ValueError: names the paths that only one tree has, and those whose shapes differ.
     """
     old, new = (
         {
@@ -149,16 +148,33 @@ def _checked(rules: Iterable[Rule], call: str) -> tuple[Rule, ...]:
 
 def _decide(leaf: Leaf, rules: Sequence[Rule]) -> tuple[Rule, Outcome]:
     for rule in rules:
-        outcome = rule(leaf)
+        outcome = rule.outcome(leaf) if rule.fits(leaf.name) else None
         if outcome is not None:
             return rule, outcome
-    for rule in DEFAULT_RULES:
-        outcome = rule(leaf)
+    for rule in _default_rules_for(_NUMBER.sub("0", leaf.name)):
+        outcome = rule.outcome(leaf)
         if isinstance(outcome, MatrixAxes):
             return rule, _as_stored(outcome, leaf)
         if outcome is not None:
             return rule, outcome
     raise AssertionError("the last default rule applies to every leaf")
+
+
+@functools.lru_cache(maxsize=4096)
+def _default_rules_for(name: str) -> tuple[Rule, ...]:
+    """Matches the patterns once for all layers and experts that differ in a number alone."""
+    return tuple(rule for rule in DEFAULT_RULES if rule.fits(name))
+
+
+def _routed(leaf: Leaf, rule: Rule, outcome: Outcome, call: str) -> Route:
+    known = leaf.path, leaf.shape, leaf.dtype
+    if isinstance(outcome, MatrixAxes):
+        outcome.check(leaf.shape, call=call, path=leaf.path)
+        repeats = f"; axis {listed(map(str, leaf.stack))} repeats it" if leaf.stack else ""
+        return Route(*known, MUON, outcome, rule.name, rule.why + repeats)
+    if isinstance(outcome, str):
+        return Route(*known, outcome, None, rule.name, rule.why)
+    return Route(*known, FALLBACK, None, "ambiguous", rule.why)
 
 
 def _as_stored(axes: MatrixAxes, leaf: Leaf) -> MatrixAxes:
@@ -178,7 +194,7 @@ def _ambiguity(unread: Mapping[Leaf, tuple[MatrixAxes, ...]], masked: bool, call
     """Shows every reading as the line to write; layers that differ in a number share the line."""
     lines: dict[str, str] = {}
     for leaf, readings in unread.items():
-        pattern = re.sub(r"(?<![^/])\d+(?![^/])", "*", leaf.path)
+        pattern = _NUMBER.sub("*", leaf.path)
         for reading in readings:
             axes = _from_the_end(_as_stored(reading, leaf), len(leaf.shape))
             batch, rows, cols = axes.matrix_shapes(leaf.shape)[0]

@@ -27,20 +27,22 @@ class Rule:
     `{query,key}` is either. The first rule that fits wins, and yours come before the default ones.
 
     Args:
-        pattern: which paths, such as `"*/attn/{query,key}/kernel"`.
-        to: a `MatrixAxes` sends the parameter to Muon under that view, whose axes are those of the
-            array as stored (`rows=-2, cols=-1` fits a scanned stack as well); a label such as
-            `"adamw"` sends it to the transformation of that name; a function of the leaf (its
-            `path`, `shape`, `dtype`) returns either, or None to leave it to the next rule.
-        why: the reason, which `explain` shows.
-        name: what `explain` calls the rule; the pattern by default.
+      pattern: which paths, such as `"*/attn/{query,key}/kernel"`.
+      to: a `MatrixAxes` sends the parameter to Muon under that view, whose axes are those of the
+        array as stored (`rows=-2, cols=-1` fits a scanned stack as well); a label such as
+        `"adamw"` sends it to the transformation of that name; a function of the leaf (its
+        `path`, `shape`, `dtype`) returns either, or None to leave it to the next rule.
+      why: the reason, which `explain` shows.
+      name: what `explain` calls the rule; the pattern by default.
 
     Raises:
-        ValueError: the pattern is empty, or the label is `"muon"`, which says nothing of the view.
-        TypeError: `to` is none of the above.
+      ValueError: the pattern is empty, or the label is `"muon"`, which says nothing of the view.
+      TypeError: `to` is none of the above.
 
     Examples:
-        >>> fused = Rule("*/gate_up/kernel", MatrixAxes(rows=0, cols=1, split=2))
+      >>> import muon_jax
+      >>> halves = muon_jax.MatrixAxes(rows=-2, cols=-1, split=2)
+      >>> tx = muon_jax.muon(3e-4, rules=[muon_jax.Rule("*/gate_up/kernel", halves)])
     """
 
     pattern: str
@@ -58,8 +60,10 @@ class Rule:
             raise invalid("Rule", "to", self.to, remedy, TypeError)
         object.__setattr__(self, "name", self.name or self.pattern)
 
-    def __call__(self, leaf: Leaf) -> Outcome:
-        """Returns where this leaf goes, or None where the rule does not apply."""
-        if not matches(self.pattern.replace(".", "/"), leaf.name):
-            return None
+    def fits(self, name: str) -> bool:
+        """Tells whether the pattern fits the lower-case words of a path, joined by `/`."""
+        return matches(self.pattern.replace(".", "/"), name)
+
+    def outcome(self, leaf: Leaf) -> Outcome:
+        """Returns where a leaf that fits goes, or None where the rule does not apply after all."""
         return self.to(leaf) if callable(self.to) else self.to

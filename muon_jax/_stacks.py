@@ -34,8 +34,8 @@ def leading_stacks(leaves: Entries, known: Mapping[Words, Shape]) -> list[int]:
     """Counts the leading stack axes of every leaf.
 
     Args:
-        leaves: words and shape of every leaf.
-        known: leading sizes that are stacked for certain, by the words of a leaf.
+      leaves: words and shape of every leaf.
+      known: leading sizes that are stacked for certain, by the words of a leaf.
     """
     shapes = dict(leaves)
     common = _common_leading_sizes(leaves)
