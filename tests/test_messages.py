@@ -165,7 +165,7 @@ def test_an_unknown_schedule_lists_the_known_ones(call):
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64])
 def test_only_real_floating_point_leaves_are_trained(make, dtype):
     with pytest.raises(TypeError, match=r"steps.*(int32|complex64)"):
-        make().init({"steps": jnp.ones((2, 2), dtype)})
+        make().init({"steps": {"kernel": jnp.ones((2, 2), dtype)}})
 
 
 def test_a_schedule_of_momentum_and_a_traced_value_are_not_checked_early():
