@@ -13,7 +13,7 @@ import optax
 from muon_jax._checks import path_name, refused
 from muon_jax._matrix_axes import Shape
 from muon_jax._names import EMBEDDING, STACK_AXIS, WEIGHT, Words, matches, place_of, words_of
-from muon_jax._stacks import leading_stacks
+from muon_jax._stacks import stack_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,11 +130,12 @@ class Leaf:
                 yield shape
 
     def _core_of(self, shape: Shape | None) -> Shape | None:
-        """Strips this leaf's leading stack axes off a neighbour, if they are the same."""
-        lead = tuple(self.shape[axis] for axis in self.stack)
-        if shape is None or shape[: len(lead)] != lead:
+        """Takes this leaf's stack axes off a neighbour that has them too."""
+        if shape is None or any(
+            shape[axis : axis + 1] != (self.shape[axis],) for axis in self.stack
+        ):
             return shape
-        return shape[len(lead) :]
+        return tuple(size for axis, size in enumerate(shape) if axis not in self.stack)
 
 
 def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
@@ -155,15 +156,15 @@ def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
     shapes = [tuple(value.shape) for _, value in entries]
     words = [words_of(path) for path in paths]
     named = _stacks_by_name(params, [key_path for key_path, _ in entries], shapes)
-    counts = leading_stacks(
+    stacks = stack_axes(
         list(zip(words, shapes, strict=True)),
         {words[index]: shapes[index][:1] for index, stack in named.items() if stack == (0,)},
     )
     tree = Tree(dict(zip(words, shapes, strict=True)))
     leaves = [
-        Leaf(path, shape, value.dtype, named.get(index, tuple(range(count))), tree)
-        for index, (path, shape, (_, value), count) in enumerate(
-            zip(paths, shapes, entries, counts, strict=True)
+        Leaf(path, shape, value.dtype, named.get(index, stack), tree)
+        for index, (path, shape, (_, value), stack) in enumerate(
+            zip(paths, shapes, entries, stacks, strict=True)
         )
     ]
     return leaves, structure

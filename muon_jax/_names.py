@@ -32,7 +32,7 @@ DENSE = "{dense,dense_*,linear,linear?,linear_*,fc,fc?,fc_*,mlp,wi,wi_*,w1,w2,w3
 MLP = "{up,down,gate,*_up,*_down,up_proj,down_proj,gate_proj,c_fc}"
 """Layers whose weight is a matrix in every library, so that a third axis repeats it."""
 
-_SUFFIX = "{,_proj,_projection,_einsum,_dense,_lin,_linear,_kernel,_weight}"
+_SUFFIX = "{,_w,_proj,_projection,_einsum,_dense,_lin,_linear,_kernel,_weight}"
 ATTENTION_INPUT = f"{{,w,w_,to_,c_}}{{q,k,v,query,key,value}}{_SUFFIX}"
 FUSED_KEY_VALUE = f"{{,w,w_,to_,c_}}kv{_SUFFIX},key_value{_SUFFIX}"
 FUSED_QUERY_KEY_VALUE = (

@@ -8,7 +8,7 @@ import math
 
 from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import MatrixAxes, Shape, Split
-from muon_jax._names import ATTENTION_INPUT, ATTENTION_OUTPUT, matches
+from muon_jax._names import ATTENTION_INPUT, ATTENTION_OUTPUT, FUSED_QUERY_KEY_VALUE, matches
 from muon_jax._rules import FALLBACK, Outcome
 
 EXPERTS = "*expert*,*moe*"
@@ -24,6 +24,11 @@ def no_matrix(leaf: Leaf) -> Outcome:
     return FALLBACK if math.prod(leaf.core) in (0, max(leaf.core, default=1)) else None
 
 
+def gain(leaf: Leaf) -> Outcome:
+    """A bias or gain, unlike the second factor of a LoRA, which may be called `b` as well."""
+    return None if any("lora" in word for word in leaf.words) else FALLBACK
+
+
 def complex_numbers(leaf: Leaf) -> Outcome:
     return FALLBACK if leaf.dtype.kind == "c" else None
 
@@ -36,7 +41,7 @@ def broadcast(leaf: Leaf) -> Outcome:
 
 def lookup(leaf: Leaf) -> Outcome:
     """A table, unlike a patch embedding, which is a map of pixels."""
-    return FALLBACK if len(leaf.core) == 2 and "patch" not in leaf.layer else None
+    return FALLBACK if len(leaf.core) < 4 and "patch" not in leaf.layer else None
 
 
 def tied_shape(leaf: Leaf) -> Outcome:
@@ -103,13 +108,17 @@ def _oriented(leaf: Leaf, lead: int = 0) -> MatrixAxes:
 
 def attention_input(leaf: Leaf) -> Outcome:
     """(inputs, heads, size), or (heads, inputs, size) where the output layer shows that width."""
-    return _with_heads(leaf, (0, 1, 2)) if len(leaf.core) == 3 else None
+    if len(leaf.core) != 3 or leaf.outputs_first:
+        return None
+    return _with_heads(leaf, (0, 1, 2))
 
 
 def attention_output(leaf: Leaf) -> Outcome:
     """(heads, size, outputs), beside a query or within something called attention."""
-    in_attention = any(matches(ATTENTION, word) for word in leaf.place)
-    if len(leaf.core) != 3 or not (in_attention or leaf.beside(ATTENTION_INPUT)):
+    if len(leaf.core) != 3 or leaf.outputs_first:
+        return None
+    named = any(matches(ATTENTION, word) for word in leaf.place)
+    if not named and not leaf.beside(f"{ATTENTION_INPUT},{FUSED_QUERY_KEY_VALUE}"):
         return None
     return MatrixAxes(rows=(0, 1), cols=2)
 

@@ -1,9 +1,10 @@
-"""Finds the leading axes that only repeat a layer: scanned, vmapped and pipelined stacks, experts.
+"""Finds the axes that only repeat a layer: scanned, vmapped and pipelined stacks, experts.
 
 Arrays do not say what their first axis is, but their neighbours do. A norm's gain is a vector, so
 one of shape (layers, width) shows a stack, and so does every other leaf whose rank its name, its
 bias or its counterpart fixes. Such a claim then covers the largest part of the tree around it in
-which all shapes start with the same sizes: what was stacked together.
+which all shapes start with the same sizes: what was stacked together. Stacks along the second axis,
+which some scanned models have, show in the same way.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,23 +26,38 @@ from muon_jax._names import (
     place_of,
 )
 
+_TABLE_OR_WEIGHT = f"{WEIGHT},embedding,embeddings"
+
 Entries: TypeAlias = Sequence[tuple[Words, Shape]]
 Claim: TypeAlias = tuple[Words, Shape]
 """A place in the tree, and the leading sizes that are stacked there."""
 
 
-def leading_stacks(leaves: Entries, known: Mapping[Words, Shape]) -> list[int]:
-    """Counts the leading stack axes of every leaf.
+def stack_axes(leaves: Entries, known: Mapping[Words, Shape]) -> list[Shape]:
+    """Lists the stack axes of every leaf.
 
     Args:
       leaves: words and shape of every leaf.
       known: leading sizes that are stacked for certain, by the words of a leaf.
     """
+    second = _stacked_second(leaves)
+    without = [
+        (words, shape[:1] + shape[2:] if is_second else shape)
+        for (words, shape), is_second in zip(leaves, second, strict=True)
+    ]
+    stacks = []
+    for count, is_second in zip(_leading_stacks(without, known), second, strict=True):
+        leading = tuple(range(count + 1 if is_second and count else count))
+        stacks.append(leading or (1,) * is_second)
+    return stacks
+
+
+def _leading_stacks(leaves: Entries, known: Mapping[Words, Shape]) -> list[int]:
+    """Counts the leading stack axes of every leaf."""
     shapes = dict(leaves)
     common = _common_leading_sizes(leaves)
     found: dict[Words, int] = {}
-    sure = [*known.items(), *_by_rank(shapes), *_by_bias(shapes)]
-    for place, sizes in sure:
+    for place, sizes in [*known.items(), *_by_rank(shapes), *_by_bias(shapes)]:
         for count in range(1, len(sizes) + 1):
             top = _highest(place, sizes[:count], common)
             found[top] = max(found.get(top, 0), count)
@@ -52,6 +68,27 @@ def leading_stacks(leaves: Entries, known: Mapping[Words, Shape]) -> list[int]:
     return [
         max(found.get(words[:depth], 0) for depth in range(len(words) + 1)) for words, _ in leaves
     ]
+
+
+def _stacked_second(leaves: Entries) -> list[bool]:
+    """Tells which leaves are stacked along their second axis.
+
+    They are where a claim covers more of the tree by its second size than by its first, and no
+    weight there is left with less than two axes.
+    """
+    common = _common_leading_sizes(leaves)
+    seconds = _common_leading_sizes(
+        [
+            (words, shape[1:2] if len(shape) > 1 + matches(_TABLE_OR_WEIGHT, words[-1]) else ())
+            for words, shape in leaves
+        ]
+    )
+    shapes, tops = dict(leaves), set()
+    for place, sizes in _by_rank(shapes):
+        top = _highest(place, shapes[place][1:2], seconds)
+        if len(top) < len(_highest(place, sizes[:1], common)):
+            tops.add(top)
+    return [any(words[:depth] in tops for depth in range(len(words))) for words, _ in leaves]
 
 
 def _by_rank(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:
