@@ -79,7 +79,7 @@ NOT_FOR_MUON = (
     Rule(layer(LAST), reading.tied_shape, "has the shape of the embedding: logits", "head"),
     Rule(layer("*"), reading.only_dense, "the one dense layer among convolutions: logits", "head"),
     Rule(
-        layer("*router*,*moe*gate*"),
+        layer("*router*,moe_gate,moegate*"),
         FALLBACK,
         "its outputs are logits, one column an expert",
         "router",

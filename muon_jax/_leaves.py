@@ -15,6 +15,8 @@ from muon_jax._matrix_axes import Shape
 from muon_jax._names import EMBEDDING, STACK_AXIS, WEIGHT, Words, matches, place_of, words_of
 from muon_jax._stacks import stack_axes
 
+_BOXES = tuple(map(jax.tree_util.GetAttrKey, ("value", "array")))  # of Flax, of Haliax
+
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
@@ -56,7 +58,7 @@ class Leaf:
     """One parameter as the rules see it.
 
     Attributes:
-      path: the names down to it, joined by `/`, without the final `.value` of Flax.
+      path: the names down to it, joined by `/`, without a final `.value` of Flax.
       shape: as stored, stack axes included.
       stack: the axes that only repeat the layer (`nn.scan`, `nnx.vmap`, experts).
       tree: the shapes of the whole tree.
@@ -107,7 +109,10 @@ class Leaf:
 
     @functools.cached_property
     def neighbours(self) -> Mapping[str, Shape | None]:
-        """The layers beside this one: their weights' shapes without stack axes, None if nested."""
+        """The layers beside this one: shapes of their weights, without stack axes and axes of one.
+
+        Layers that are nested, or whose weight is hidden, have None.
+        """
         parent = self.place[:-1]
         return {
             name: next(self._weights_at((*parent, name)), None)
@@ -127,7 +132,7 @@ class Leaf:
         for words in [place, *((*place, word) for word in arrays)]:
             shape = self._core_of(self.tree.shapes.get(words))
             if shape is not None:
-                yield shape
+                yield tuple(size for size in shape if size != 1)
 
     def _core_of(self, shape: Shape | None) -> Shape | None:
         """Takes this leaf's stack axes off a neighbour that has them too."""
@@ -146,19 +151,18 @@ def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
       TypeError: a leaf is no array of real or complex numbers.
     """
     entries, structure = jax.tree_util.tree_flatten_with_path(params)
-    if not entries and not is_masked(params):
+    if not entries and not hidden_by_masks(params):
         raise refused(call, "the tree of parameters has no arrays", "Give the model's parameters")
-    paths = []
     for key_path, value in entries:
-        is_boxed = key_path and key_path[-1] == jax.tree_util.GetAttrKey("value")
-        paths.append(path_name(key_path[:-1] if is_boxed else key_path))
-        _check_array(paths[-1], value, call)
+        _check_array(_path(key_path), value, call)
+    paths = [_path(key_path) for key_path, _ in entries]
     shapes = [tuple(value.shape) for _, value in entries]
     words = [words_of(path) for path in paths]
     named = _stacks_by_name(params, [key_path for key_path, _ in entries], shapes)
     stacks = stack_axes(
         list(zip(words, shapes, strict=True)),
         {words[index]: shapes[index][:1] for index, stack in named.items() if stack == (0,)},
+        hidden_by_masks(params),
     )
     tree = Tree(dict(zip(words, shapes, strict=True)))
     leaves = [
@@ -170,13 +174,18 @@ def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
     return leaves, structure
 
 
-def is_masked(params: Any) -> bool:
-    """Tells whether `optax.masked` or `optax.multi_transform` hides a part of the tree."""
+def hidden_by_masks(params: Any) -> set[Words]:
+    """The words of all that `optax.masked` or `optax.multi_transform` hides of a tree."""
+    nodes = jax.tree_util.tree_leaves_with_path(
+        params, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
+    )
+    return {words_of(_path(path)) for path, node in nodes if isinstance(node, optax.MaskedNode)}
 
-    def masked(node: Any) -> bool:
-        return isinstance(node, optax.MaskedNode)
 
-    return any(map(masked, jax.tree.leaves(params, is_leaf=masked)))
+def _path(key_path: Any) -> str:
+    """Writes a path without the box that some libraries keep around an array."""
+    is_boxed = key_path and key_path[-1] in _BOXES
+    return path_name(key_path[:-1] if is_boxed else key_path)
 
 
 def _check_array(path: str, value: Any, call: str) -> None:
@@ -220,5 +229,6 @@ def _stacks_by_name(
 
 def _axis_names(node: Any) -> Sequence[Any] | None:
     if hasattr(node, "get_metadata"):
-        return node.get_metadata().get("out_sharding")
+        metadata = node.get_metadata()
+        return metadata.get("out_sharding", metadata.get("sharding_names"))  # the older name
     return getattr(node, "names", None) if hasattr(node, "unbox") else None

@@ -11,7 +11,7 @@ import numpy as np
 
 from muon_jax._checks import check_choice, listed, path_name, refused
 from muon_jax._default_rules import DEFAULT_RULES
-from muon_jax._leaves import Leaf, is_masked, leaves_of
+from muon_jax._leaves import Leaf, hidden_by_masks, leaves_of
 from muon_jax._matrix_axes import MatrixAxes, Shape
 from muon_jax._rules import FALLBACK, MUON, Outcome, Rule
 
@@ -56,7 +56,7 @@ def route(
         if isinstance(outcome, tuple)
     }
     if unread and ambiguous == "error":
-        raise _ambiguity(unread, is_masked(params), call)
+        raise _ambiguity(unread, bool(hidden_by_masks(params)), call)
     return jax.tree.unflatten(
         structure,
         [_routed(leaf, *decision, call) for leaf, decision in zip(leaves, decisions, strict=True)],

@@ -106,6 +106,7 @@ def test_patterns(pattern, paths):
 
 UNUSABLE = {
     "no pattern": (lambda: Rule("", "adamw"), ValueError, "Rule(pattern='')"),
+    "open brace": (lambda: Rule("*/{a,b", "adamw"), ValueError, "close every brace"),
     "no view": (lambda: Rule("*", "muon"), ValueError, "give the view, such as MatrixAxes("),
     "no outcome": (
         lambda: Rule("*", cast(Any, 3)),

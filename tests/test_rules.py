@@ -4,6 +4,7 @@ Expected are the view, `-` for the fallback, or `?` for an error that shows the 
 """
 
 import jax
+import optax
 import pytest
 from routes import tree_of, view_of
 
@@ -161,6 +162,41 @@ MODELS = {
         "separable/pointwise_kernel": ((1, 1, 8, 16), "0,1,2|3"),
         "stacked/conv/kernel": ((6, 3, 3, 8, 16), "1,2,3|4"),
         "stacked/conv/bias": ((6, 16), "-"),
+    },
+    "attention by convolutions": {
+        "to_qkv/kernel": ((1, 1, 8, 36), "2|3/3"),
+        "to_out/kernel": ((1, 1, 12, 8), "0,1,2|3"),
+        "torch/to_qkv/weight": ((36, 8, 1), "1|0/3"),
+        "torch/to_out/weight": ((8, 12, 1), "1,2|0"),
+        "cross/to_kv/kernel": ((1, 8, 24), "1|2/2"),
+        "cross/q/kernel": ((1, 8, 12), "0,1|2"),
+        "unclear/to_qkv/kernel": ((1, 1, 8, 36), "?"),
+    },
+    "one head for all queries": {
+        "flax/key/kernel": ((8, 1, 4), "0|1,2"),
+        "flax/query/kernel": ((8, 2, 4), "0|1,2"),
+        "flax/out/kernel": ((2, 4, 8), "0,1|2"),
+        "bare/W_K": ((1, 8, 4), "0,1|2"),
+        "bare/W_O": ((2, 4, 8), "0,1|2"),
+        "convolved/q/kernel": ((3, 3, 1, 8), "-"),
+    },
+    "convolutions stored against their name": {
+        "conv/weight": ((3, 3, 8, 16), "0,1,2|3"),
+        "conv2/weight": ((3, 8, 16), "0,1|2"),
+        "conv2/bias": ((16,), "-"),
+        "conv3/kernel": ((16, 8, 3, 3), "1,2,3|0"),
+        "conv4/kernel": ((16, 8, 5), "1,2|0"),
+        "conv4/bias": ((16,), "-"),
+        "conv5/kernel": ((3, 3, 8, 3), "0,1,2|3"),
+        "conv5/bias": ((3,), "-"),
+    },
+    "convolutions without the name": {
+        "down/kernel": ((3, 3, 8, 16), "0,1,2|3"),
+        "up/kernel": ((2, 2, 16, 8), "0,1,2|3"),
+        "torch/down/weight": ((16, 8, 3, 3), "1,2,3|0"),
+        "audio/down/kernel": ((3, 8, 16), "?"),
+        "biased/down/kernel": ((3, 8, 16), "0,1|2"),
+        "biased/down/bias": ((16,), "-"),
     },
     "graph networks": {
         "GraphConv_0/kernel": ((8, 16), "0|1"),
@@ -406,6 +442,8 @@ MODELS = {
     "general dense layers": {
         "mix/kernel": ((2, 8, 4, 3), "0,1|2,3"),
         "mix/bias": ((4, 3), "-"),
+        "linear/kernel": ((2, 8, 4, 3), "0,1|2,3"),
+        "linear/bias": ((4, 3), "-"),
         "merge/kernel": ((5, 8, 6), "0,1|2"),
         "merge/bias": ((6,), "-"),
         "unknown/kernel": ((5, 8, 6), "?"),
@@ -440,3 +478,31 @@ def test_default_rules(name):
         other = "?" if leaf.rule == "ambiguous" else "-"
         found[leaf.path] = other if leaf.axes is None else view_of(leaf)
     assert found == {path: expected for path, (_, expected) in model.items()}
+
+
+NEEDS_ITS_BIAS = {
+    "h/0/mlp/c_fc/kernel",
+    "h/0/mlp/c_proj/kernel",
+    "ConvLocal_0/kernel",
+    "stacked/conv/kernel",
+    "up/conv/kernel",
+    "conv2/weight",
+    "conv4/kernel",
+}
+"""Stored against their names, or stacked, as only a bias tells, which a mask hides."""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_mask_changes_no_view_or_asks(name):
+    params = tree_of({path: shape for path, (shape, _) in MODELS[name].items()})
+    whole = route(params, ambiguous="fallback")
+    masked = jax.tree.map(
+        lambda leaf, found: leaf if found.axes else optax.MaskedNode(), params, whole
+    )
+    wanted = {leaf.path: leaf for leaf in jax.tree.leaves(whole) if leaf.axes}
+    differing = {
+        leaf.path
+        for leaf in jax.tree.leaves(route(masked, ambiguous="fallback"))
+        if leaf.rule != "ambiguous" and leaf.axes != wanted[leaf.path].axes
+    }
+    assert differing <= NEEDS_ITS_BIAS
