@@ -53,7 +53,6 @@ LOGITS = "its outputs are logits, one column a class"
 
 NOT_FOR_MUON = (
     Rule("*", reading.no_matrix, "has at most one axis longer than one", "vector"),
-    Rule("*", reading.complex_numbers, "its numbers are complex", "complex"),
     Rule(
         f"*/{{{GAIN}}},*/{NORM}{{,/{NORM_VECTOR}}}",
         reading.gain,

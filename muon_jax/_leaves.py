@@ -154,8 +154,8 @@ def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
     if not entries and not hidden_by_masks(params):
         raise refused(call, "the tree of parameters has no arrays", "Give the model's parameters")
     for key_path, value in entries:
-        _check_array(_path(key_path), value, call)
-    paths = [_path(key_path) for key_path, _ in entries]
+        _check_array(path_of(key_path), value, call)
+    paths = [path_of(key_path) for key_path, _ in entries]
     shapes = [tuple(value.shape) for _, value in entries]
     words = [words_of(path) for path in paths]
     named = _stacks_by_name(params, [key_path for key_path, _ in entries], shapes)
@@ -179,10 +179,10 @@ def hidden_by_masks(params: Any) -> set[Words]:
     nodes = jax.tree_util.tree_leaves_with_path(
         params, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
     )
-    return {words_of(_path(path)) for path, node in nodes if isinstance(node, optax.MaskedNode)}
+    return {words_of(path_of(path)) for path, node in nodes if isinstance(node, optax.MaskedNode)}
 
 
-def _path(key_path: Any) -> str:
+def path_of(key_path: Any) -> str:
     """Writes a path without the box that some libraries keep around an array."""
     is_boxed = key_path and key_path[-1] in _BOXES
     return path_name(key_path[:-1] if is_boxed else key_path)

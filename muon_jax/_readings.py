@@ -31,10 +31,6 @@ def gain(leaf: Leaf) -> Outcome:
     return None if any("lora" in word for word in leaf.words) else FALLBACK
 
 
-def complex_numbers(leaf: Leaf) -> Outcome:
-    return FALLBACK if leaf.dtype.kind == "c" else None
-
-
 def broadcast(leaf: Leaf) -> Outcome:
     """An array that is no weight and starts with an axis of one is broadcast to activations."""
     is_weight = matches("*kernel,*weight,*weights,w,w?,w_*", leaf.words[-1])

@@ -68,4 +68,8 @@ class Rule:
 
     def outcome(self, leaf: Leaf) -> Outcome:
         """Returns where a leaf that fits goes, or None where the rule does not apply after all."""
-        return self.to(leaf) if callable(self.to) else self.to
+        found = self.to(leaf) if callable(self.to) else self.to
+        if found == MUON or not isinstance(found, MatrixAxes | str | tuple | None):
+            remedy = 'let the function return a MatrixAxes, a label such as "adamw", or None'
+            raise invalid("Rule", "to", found, remedy, TypeError)
+        return found
