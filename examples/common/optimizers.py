@@ -52,7 +52,8 @@ class OptimizerConfig:
         try:
             _orthogonalizer(self.orthogonalizer)
         except ValueError as error:
-            raise UsageError(f"--orthogonalizer {self.orthogonalizer}: {error}") from error
+            _, remedy = str(error).split(": ", 1)
+            raise UsageError(f"--orthogonalizer {self.orthogonalizer}: svd, or {remedy}") from error
 
     @property
     def peak(self) -> float:
