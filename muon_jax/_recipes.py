@@ -1,6 +1,7 @@
 """Whole optimizers: Muon for the matrices, another optimizer for the rest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import optax
@@ -8,7 +9,7 @@ import optax
 from muon_jax import _checks
 from muon_jax._momentum_rms import scale_by_momentum_rms
 from muon_jax._muon import scale_by_muon
-from muon_jax._routing import label_params, matrix_axes
+from muon_jax._routing import Ambiguous, label_params, matrix_axes
 from muon_jax._rules import FALLBACK, MUON, Rule
 from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale
 
@@ -29,6 +30,8 @@ def muon(
     momentum_dtype: Any = None,
     chunk_bytes: int | None = None,
     rules: Sequence[Rule] = (),
+    ambiguous: Ambiguous = "error",
+    others: Mapping[str, optax.GradientTransformation] = MappingProxyType({}),
     fallback: optax.GradientTransformation | None = None,
     fallback_learning_rate: ScalarOrSchedule | None = None,
     fallback_weight_decay: ScalarOrSchedule | None = None,
@@ -55,7 +58,11 @@ def muon(
       scale: size of Muon's updates.
       momentum_dtype: dtype of Muon's state; None is that of the parameters.
       chunk_bytes: bound on the size of the matrices orthogonalised at a time.
-      rules: rules that come before the default ones.
+      rules: rules of your own, tried before the default ones.
+      ambiguous: what becomes of an array that no rule knows and that has several readings as
+        matrices: `"error"`, or `"fallback"`.
+      others: whole optimizers for labels of your own that `rules` give, such as
+        `{"frozen": optax.set_to_zero()}`.
       fallback: a whole optimizer for the other leaves, learning rate included, such as
         `optax.lion(1e-4)` or `momentum_rms(1e-3)`; the three arguments below are then refused.
         None is AdamW with b1 = 0.9, b2 = 0.95, as Liu et al. (2025) train.
@@ -91,6 +98,11 @@ def muon(
             fallback_weight_decay_mask=fallback_weight_decay_mask,
         )
 
+    taken = {MUON, FALLBACK} & set(others)
+    if taken:
+        remedy = f"give labels of your own, not {min(taken)!r}, which is taken"
+        raise _checks.invalid("muon", "others", dict(others), remedy)
+
     def routed(tree: Any) -> optax.GradientTransformationExtraArgs:
         """Builds the chain with labels and views read off the whole tree, not a masked part."""
         matrices = optax.chain(
@@ -99,7 +111,7 @@ def muon(
                 nesterov=nesterov,
                 orthogonalizer=orthogonalizer,
                 scale=scale,
-                axes=matrix_axes(tree, rules=rules),
+                axes=matrix_axes(tree, rules=rules, ambiguous=ambiguous),
                 momentum_dtype=momentum_dtype,
                 chunk_bytes=chunk_bytes,
             ),
@@ -107,7 +119,8 @@ def muon(
             optax.scale_by_learning_rate(learning_rate),
         )
         return optax.multi_transform(
-            {MUON: matrices, FALLBACK: fallback}, label_params(tree, rules=rules)
+            {**others, MUON: matrices, FALLBACK: fallback},
+            label_params(tree, rules=rules, ambiguous=ambiguous),
         )
 
     scale_by_muon(
