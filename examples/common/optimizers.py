@@ -53,7 +53,9 @@ class OptimizerConfig:
             _orthogonalizer(self.orthogonalizer)
         except ValueError as error:
             _, remedy = str(error).split(": ", 1)
-            raise UsageError(f"--orthogonalizer {self.orthogonalizer}: svd, or {remedy}") from error
+            raise UsageError(
+                f"--orthogonalizer {self.orthogonalizer}: svd, bfloat16, or {remedy}"
+            ) from error
 
     @property
     def peak(self) -> float:
@@ -164,7 +166,11 @@ _DECAYS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def _orthogonalizer(name: str) -> Callable[[jax.Array], jax.Array]:
-    return muon_jax.polar_by_svd() if name == "svd" else muon_jax.newton_schulz(name)
+    if name == "svd":
+        return muon_jax.polar_by_svd()
+    if name == "bfloat16":
+        return muon_jax.newton_schulz("minimax", dtype="bfloat16")
+    return muon_jax.newton_schulz(name)
 
 
 def _matrices(params: Any) -> Any:
