@@ -1,0 +1,67 @@
+"""newton_schulz as a value: its formats, its plan, its cost, and the forms that must agree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matrices import gaussian, log_uniform, polar_error
+
+import muon_jax
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
+def test_a_format_is_named_by_its_dtype_or_its_name(name):
+    by_name = muon_jax.newton_schulz("minimax", dtype=name)
+    assert by_name == muon_jax.newton_schulz("minimax", dtype=getattr(jnp, name))
+    assert hash(by_name) == hash(muon_jax.newton_schulz("minimax", dtype=jnp.dtype(name)))
+
+
+def test_what_is_no_dtype_is_refused():
+    with pytest.raises(ValueError, match=r"newton_schulz\(dtype=.*choose one of 'float32'"):
+        muon_jax.newton_schulz(dtype=object())
+
+
+@pytest.mark.parametrize("name", ["fast", "accurate", "minimax"])
+@pytest.mark.parametrize("shape", [(32, 128), (16, 256)], ids=str)
+def test_the_gram_form_agrees_with_the_direct_form(name, shape):
+    """The plan lets rounding move a result by about a thousandth of its norm; see `TOLERANCE`."""
+    matrix = jnp.asarray(log_uniform(*shape, 100), jnp.float32)[None]
+    planned, direct = (muon_jax.newton_schulz(name, form=form) for form in ("auto", "direct"))
+    assert planned.plan(*shape) != direct.plan(*shape)
+    difference = jax.jit(planned)(matrix) - jax.jit(direct)(matrix)
+    assert np.linalg.norm(difference) < 2e-3 * np.linalg.norm(planned(matrix))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("keller", (64, 64)), ("fast", (64, 256)), ("accurate", (32, 512))]
+)
+def test_flops_are_those_that_the_compiler_counts(name, shape):
+    orthogonalizer = muon_jax.newton_schulz(name)
+    compiled = jax.jit(orthogonalizer).lower(jnp.ones((1, *shape))).compile()
+    counted = compiled.cost_analysis()["flops"]
+    # What is not a product is 1/short of it, times some forty operations an entry.
+    assert orthogonalizer.flops(*shape) <= counted < orthogonalizer.flops(*shape) * 1.25
+    assert orthogonalizer.flops(*shape) == orthogonalizer.flops(*reversed(shape))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "bound"),
+    [
+        ("fast", (256, 256), 0.11),
+        ("fast", (64, 256), 0.08),
+        ("accurate", (64, 256), 0.006),
+        ("keller", (64, 256), 0.25),
+    ],
+)
+def test_the_error_on_a_gaussian_matrix_is_what_the_documents_say(name, shape, bound):
+    matrix = gaussian(*shape)
+    result = jax.jit(muon_jax.newton_schulz(name))(jnp.asarray(matrix, jnp.float32)[None])[0]
+    assert polar_error(result, matrix) < bound
+
+
+def test_rounded_formats_stay_close_to_float32():
+    matrix = jnp.asarray(gaussian(128, 256), jnp.float32)[None]
+    exact = jax.jit(muon_jax.newton_schulz("minimax"))(matrix)
+    for dtype, bound in (("float16", 0.02), ("bfloat16", 0.06)):
+        rounded = jax.jit(muon_jax.newton_schulz("minimax", dtype=dtype))(matrix)
+        assert np.linalg.norm(rounded - exact) < bound * np.linalg.norm(exact)
