@@ -124,6 +124,7 @@ def _clipped(
     gamma: Mapping[str, Float[Array, "..."]],
 ) -> Float[Array, "..."]:
     """Returns the update to the clipped weight; where no factor applies, the update as it is."""
+    update, param = jnp.asarray(update), jnp.asarray(param)
     factor = jnp.ones(())
     for scaling in scalings:
         of_head = gamma[scaling.layer]
