@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def invalid(
@@ -65,9 +66,24 @@ def check_positive_int(call: str, argument: str, value: Any) -> None:
         raise invalid(call, argument, value, "give a whole number of at least 1")
 
 
-def check_callable(call: str, argument: str, value: Any, remedy: str) -> None:
+def check_orthogonalizer(call: str, value: Any) -> None:
     if not callable(value):
-        raise invalid(call, argument, value, remedy, TypeError)
+        remedy = "give a callable from (batch, rows, cols) to the same shape, or newton_schulz(...)"
+        raise invalid(call, "orthogonalizer", value, remedy, TypeError)
+
+
+def check_float_dtype(call: str, argument: str, value: Any) -> Any:
+    """Returns the dtype, or None for None; refuses what cannot hold a moving average."""
+    if value is None:
+        return None
+    remedy = "give float32, bfloat16, float16 or float64, or None for the parameter's own"
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        raise invalid(call, argument, value, remedy, TypeError) from None
+    if dtype not in (jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16):
+        raise invalid(call, argument, value, remedy)
+    return dtype
 
 
 def _check_real(call: str, argument: str, value: Any) -> None:

@@ -1,0 +1,164 @@
+"""Optimizers by name, each with settings that suit small models, and learning-rate schedules."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from common.errors import UsageError
+
+OptimizerName = Literal["muon", "optax-muon", "adamw", "lion", "sgd"]
+ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
+
+WSD_DECAY = 0.2  # of the steps; Hägele et al. 2024 find a fifth as good as a whole cosine
+MUON_RMS = 0.2  # gives Muon's updates the size of AdamW's (Liu et al. 2025), so one rate fits both
+BETA2 = 0.95  # of AdamW and Lion: 0.999 would average over longer than these runs take
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer, and how its learning rate goes."""
+
+    optimizer: OptimizerName = "muon"
+    """optax-muon is optax.contrib.muon with the dimension numbers that attention needs."""
+    learning_rate: float | None = None
+    """Its peak. Default: muon, optax-muon and adamw 3e-3, lion 5e-4, sgd 0.3."""
+    weight_decay: float | None = None
+    """Of matrices, times the learning rate. Default: 0.1, but lion 0.5, sgd 1e-4."""
+    warmup_steps: int = 50
+    """Steps in which the learning rate rises to its peak."""
+    schedule: ScheduleName = "cosine"
+    """Then: to 0 by a cosine, by a line, constant, or wsd (constant, the last fifth to 0)."""
+    gradient_clip: float | None = None
+    """Largest global norm of a gradient."""
+    orthogonalizer: str = "keller"
+    """How muon orthogonalises: the name of a coefficient set, or svd."""
+    fallback_learning_rate: float | None = None
+    """Of the AdamW to which muon leaves the rest of the model. Default: as muon's."""
+
+    def __post_init__(self) -> None:
+        for option in ("learning_rate", "fallback_learning_rate", "gradient_clip"):
+            value = getattr(self, option)
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"--{option.replace('_', '-')} {value}: give a number above 0")
+        if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):
+            raise UsageError(f"--weight-decay {self.weight_decay}: give a number of at least 0")
+        if self.warmup_steps < 0:
+            raise UsageError(f"--warmup-steps {self.warmup_steps}: give at least 0")
+
+    @property
+    def peak(self) -> float:
+        return self.learning_rate or _OPTIMIZERS[self.optimizer].learning_rate
+
+    @property
+    def decay(self) -> float:
+        default = _OPTIMIZERS[self.optimizer].weight_decay
+        return default if self.weight_decay is None else self.weight_decay
+
+
+def learning_rate_schedule(
+    config: OptimizerConfig, steps: int, *, peak: float | None = None
+) -> optax.Schedule:
+    """Returns the learning rate of update 0, 1, …, steps − 1; none of them is 0."""
+    top = config.peak if peak is None else peak
+    warmup = config.warmup_steps
+
+    def schedule(count: Any) -> jax.Array:
+        rise = jnp.minimum(1, (count + 1) / (warmup + 1))
+        progress = jnp.clip((count - warmup) / max(1, steps - warmup), 0, 1)
+        return top * rise * _DECAYS[config.schedule](progress)
+
+    return schedule
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Returns the transformation that `config` describes for a run of `steps` updates."""
+    schedule = learning_rate_schedule(config, steps)
+    fallback = learning_rate_schedule(config, steps, peak=config.fallback_learning_rate)
+    transform = _OPTIMIZERS[config.optimizer].make(config, schedule, fallback)
+    if config.gradient_clip is None:
+        return transform
+    return optax.chain(optax.clip_by_global_norm(config.gradient_clip), transform)
+
+
+def _optax_muon(
+    config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
+) -> optax.GradientTransformation:
+    return optax.contrib.muon(
+        schedule,
+        weight_decay=config.decay,
+        consistent_rms=MUON_RMS,
+        adam_b2=BETA2,
+        adam_weight_decay=0.0,  # it takes no mask, and would decay the norms' scales too
+        adam_learning_rate=fallback,
+        muon_weight_dimension_numbers=_optax_dimension_numbers,
+    )
+
+
+def _adamw(
+    config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
+) -> optax.GradientTransformation:
+    del fallback
+    return optax.adamw(schedule, b2=BETA2, weight_decay=config.decay, mask=_matrices)
+
+
+def _lion(
+    config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
+) -> optax.GradientTransformation:
+    del fallback
+    return optax.lion(schedule, weight_decay=config.decay, mask=_matrices)
+
+
+def _sgd(
+    config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
+) -> optax.GradientTransformation:
+    del fallback
+    return optax.chain(
+        optax.add_decayed_weights(config.decay, mask=_matrices),
+        optax.sgd(schedule, momentum=0.9, nesterov=True),
+    )
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    make: Callable[[OptimizerConfig, optax.Schedule, optax.Schedule], optax.GradientTransformation]
+    learning_rate: float
+    weight_decay: float
+
+
+_OPTIMIZERS: dict[str, _Recipe] = {
+    "muon": _Recipe(_optax_muon, 3e-3, 0.1),
+    "optax-muon": _Recipe(_optax_muon, 3e-3, 0.1),
+    "adamw": _Recipe(_adamw, 3e-3, 0.1),
+    "lion": _Recipe(_lion, 5e-4, 0.5),
+    "sgd": _Recipe(_sgd, 0.3, 1e-4),
+}
+
+_DECAYS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "cosine": lambda progress: 0.5 * (1 + jnp.cos(jnp.pi * progress)),
+    "linear": lambda progress: 1 - progress,
+    "constant": jnp.ones_like,
+    "wsd": lambda progress: jnp.minimum(1, (1 - progress) / WSD_DECAY),
+}
+
+
+def _matrices(params: Any) -> Any:
+    """Marks what weight decay acts on: everything but the norms' scales."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _optax_dimension_numbers(params: Any) -> Any:
+    """Says which axes are inputs and outputs of each matrix inside the blocks; None for AdamW."""
+
+    def numbers(path: Any, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        if "blocks" not in names or leaf.ndim == 1:
+            return None
+        inputs = tuple(range(leaf.ndim - 1)) if "out" in names else (0,)
+        outputs = tuple(range(len(inputs), leaf.ndim))
+        return optax.contrib.MuonDimensionNumbers(inputs, outputs)
+
+    return jax.tree_util.tree_map_with_path(numbers, params)

@@ -1,0 +1,60 @@
+"""Trains a small language model on text, by default the source of Python's standard library.
+
+python examples/train_lm.py
+
+python examples/train_lm.py --optimizer adamw --learning-rate 1e-3 --steps 200
+
+python examples/train_lm.py --data texts/ --tokenizer bpe:4096 --width 256
+"""
+
+from dataclasses import asdict, dataclass, field
+
+import tyro
+from common.decoder import Decoder, DecoderConfig
+from common.errors import run_command
+from common.language import (
+    LanguageResult,
+    SampleConfig,
+    TextConfig,
+    report,
+    train_language_model,
+)
+from common.optimizers import OptimizerConfig
+from common.training import RunConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one run."""
+
+    text: TextConfig = field(default_factory=TextConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+
+def train(config: Config) -> LanguageResult:
+    """Runs one training from data to sample; sweeps call it with `RunConfig(quiet=True)`."""
+    return train_language_model(
+        lambda vocabulary, rngs: Decoder(config.decoder, vocabulary, rngs=rngs),
+        name="lm",
+        settings=asdict(config.decoder),
+        text=config.text,
+        sample=config.sample,
+        optimizer=config.optimizer,
+        run=config.run,
+    )
+
+
+def main() -> None:
+    config = tyro.cli(
+        Config,
+        description=__doc__,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    report(train(config))
+
+
+if __name__ == "__main__":
+    run_command(main)

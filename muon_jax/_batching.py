@@ -1,0 +1,95 @@
+"""Matrices of one shape share one computation.
+
+A transformer has hundreds of weight matrices but a handful of shapes. The matrices of a shape are
+stacked and worked off in place, a chunk at a time, by one loop: the compiled program grows with the
+number of shapes, and the memory it needs beside its input and output is one stack and one chunk.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from muon_jax._types import Matrices, Orthogonalizer
+
+# One matrix keeps a CPU's cores busy and its cache warm; an accelerator wants its units filled.
+# `python benchmarks/batching.py` compares the ways on the machine at hand.
+_CPU_CHUNK_BYTES = 1
+_ACCELERATOR_CHUNK_BYTES = 2**28
+
+
+def orthogonalize_all(
+    matrices: Sequence[Matrices], orthogonalizer: Orthogonalizer, chunk_bytes: int | None = None
+) -> list[Matrices]:
+    """Orthogonalises batches of matrices of any shapes.
+
+    Args:
+      matrices: arrays of shape (batch, rows, cols).
+      orthogonalizer: sees batches of wide matrices (rows ≤ cols): the polar factor commutes with
+        transposition, so a tall matrix shares the computation of a wide one.
+      chunk_bytes: bound on the size of the stack, in float32, that one call of the orthogonalizer
+        sees, which bounds its working memory to a few times this; at least one matrix is always
+        taken. None takes one matrix at a time on CPUs and 256 MiB elsewhere.
+
+    Returns:
+      The results in the order, shapes and dtypes of `matrices`.
+    """
+    buckets: dict[tuple[int, int, jnp.dtype], list[int]] = {}
+    for index, batch in enumerate(matrices):
+        short, long = sorted(batch.shape[1:])
+        buckets.setdefault((short, long, batch.dtype), []).append(index)
+    results = dict[int, Matrices]()
+    for (short, long, _), members in buckets.items():
+        stack = _stacked([_wide(matrices[index]) for index in members])
+        if stack.size:
+            chunk = _chunk_size(len(stack), 4 * short * long, chunk_bytes)
+            stack = _in_chunks(stack, orthogonalizer, chunk)
+        start = 0
+        for index in members:
+            batch = matrices[index]
+            part = lax.slice_in_dim(stack, start, start + len(batch))
+            results[index] = part.mT if _is_tall(batch) else part
+            start += len(batch)
+    return [results[index] for index in range(len(matrices))]
+
+
+# Compiled by itself, so that an update called outside of jit does not compile its loops each time.
+@functools.partial(jax.jit, static_argnames=("orthogonalizer", "chunk"))
+def _in_chunks(stack: Matrices, orthogonalizer: Orthogonalizer, chunk: int) -> Matrices:
+    """Replaces the stack by its result chunk by chunk, in one buffer."""
+    whole, rest = divmod(len(stack), chunk)
+    if whole <= 1 and not rest:
+        return orthogonalizer(stack)
+
+    def replace(index: int | Array, stack: Matrices, size: int) -> Matrices:
+        part = lax.dynamic_slice_in_dim(stack, index, size)
+        return lax.dynamic_update_slice_in_dim(stack, orthogonalizer(part), index, 0)
+
+    stack = lax.fori_loop(0, whole, lambda i, stack: replace(i * chunk, stack, chunk), stack)
+    return replace(whole * chunk, stack, rest) if rest else stack
+
+
+def _chunk_size(count: int, matrix_bytes: int, chunk_bytes: int | None) -> int:
+    """Returns how many matrices a chunk holds: as many as fit, in chunks of about one size."""
+    if chunk_bytes is None:
+        on_cpu = jax.default_backend() == "cpu"
+        chunk_bytes = _CPU_CHUNK_BYTES if on_cpu else _ACCELERATOR_CHUNK_BYTES
+    most = max(1, chunk_bytes // matrix_bytes)
+    chunks = math.ceil(count / most)
+    return math.ceil(count / chunks)
+
+
+def _stacked(batches: Sequence[Matrices]) -> Matrices:
+    return batches[0] if len(batches) == 1 else jnp.concatenate(batches)
+
+
+def _is_tall(batch: Matrices) -> bool:
+    return batch.shape[1] > batch.shape[2]
+
+
+def _wide(batch: Matrices) -> Matrices:
+    return batch.mT if _is_tall(batch) else batch

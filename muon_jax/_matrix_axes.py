@@ -1,0 +1,248 @@
+"""Views: how a tensor of any rank is a batch of matrices.
+
+A weight maps inputs to outputs, so its axes fall into three groups: the axes summed over when the
+layer is applied (`rows`), the axes that the layer produces (`cols`), and the rest, which only
+repeats the layer (`batch`). A fused axis, such as q, k and v side by side, is cut by a `Split`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from muon_jax._checks import check_choice, check_positive_int, invalid, refused
+from muon_jax._types import Matrices
+
+Shape: TypeAlias = tuple[int, ...]
+MatricesShape: TypeAlias = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
+class Split:
+    """Cuts one fused axis group into parts, each of which is a matrix of its own.
+
+    Args:
+        parts: how many equal parts, or the size of every part in order.
+        of: the group that is cut, `"cols"` (outputs fused) or `"rows"` (inputs fused).
+        interleaved: repeat the parts along the axis as a pattern instead of laying each down whole.
+            `Split(2, interleaved=True)` takes even and odd columns apart; `Split((64, 64, 64),
+            interleaved=True)` takes q, k and v apart where every head holds its own three.
+
+    Raises:
+        ValueError: a part is smaller than 1, or there are fewer than two.
+
+    Examples:
+        >>> MatrixAxes(rows=0, cols=1, split=Split((8, 2, 2))).matrix_shapes((8, 12))
+        ((1, 8, 8), (1, 8, 2), (1, 8, 2))
+    """
+
+    parts: int | tuple[int, ...]
+    of: Literal["rows", "cols"]
+    interleaved: bool
+
+    def __init__(
+        self,
+        parts: int | Sequence[int],
+        of: Literal["rows", "cols"] = "cols",
+        interleaved: bool = False,
+    ):
+        sizes = tuple(parts) if isinstance(parts, Sequence) else parts
+        for size in sizes if isinstance(sizes, tuple) else (sizes,):
+            check_positive_int("Split", "parts", size)
+        if (len(sizes) if isinstance(sizes, tuple) else sizes) < 2:
+            raise invalid("Split", "parts", parts, "give at least two parts, or no split")
+        check_choice("Split", "of", of, ("rows", "cols"))
+        object.__setattr__(self, "parts", sizes)
+        object.__setattr__(self, "of", of)
+        object.__setattr__(self, "interleaved", bool(interleaved))
+
+    def __repr__(self) -> str:
+        of = "" if self.of == "cols" else f", of={self.of!r}"
+        return f"Split({self.parts}{of}{', interleaved=True' if self.interleaved else ''})"
+
+    def fits(self, size: int) -> bool:
+        """Tells whether the parts fill an axis of `size` exactly."""
+        if isinstance(self.parts, int):
+            return size % self.parts == 0
+        total = sum(self.parts)
+        return size % total == 0 if self.interleaved else size == total
+
+    def part_shapes(self, shape: Shape) -> tuple[MatricesShape, ...]:
+        """Lists the shape of every array that `cut` makes of matrices of this shape."""
+        _, sizes, repeats = self._pattern(shape)
+        batch, rows, cols = shape
+        if _equal(sizes):
+            batch, sizes = batch * len(sizes), sizes[:1]
+        if self.of == "rows":
+            return tuple((batch, size * repeats, cols) for size in sizes)
+        return tuple((batch, rows, size * repeats) for size in sizes)
+
+    def cut(self, matrices: Matrices) -> tuple[Matrices, ...]:
+        """Takes the parts apart: equal ones folded into the batch, unequal ones one array each."""
+        axis, sizes, repeats = self._pattern(matrices.shape)
+        before, after = matrices.shape[:axis], matrices.shape[axis + 1 :]
+        targets = self.part_shapes(matrices.shape)
+        if _equal(sizes):
+            pattern = matrices.reshape(*before, repeats, len(sizes), sizes[0], *after)
+            return (jnp.moveaxis(pattern, axis + 1, 1).reshape(targets[0]),)
+        pattern = matrices.reshape(*before, repeats, sum(sizes), *after)
+        starts = [sum(sizes[:count]) for count in range(1, len(sizes))]
+        parts = jnp.split(pattern, starts, axis=axis + 1)
+        return tuple(part.reshape(target) for part, target in zip(parts, targets, strict=True))
+
+    def join(self, parts: Sequence[Matrices], shape: Shape) -> Matrices:
+        """Lays the parts of `cut` side by side again."""
+        axis, sizes, repeats = self._pattern(shape)
+        before, after = shape[:axis], shape[axis + 1 :]
+        if _equal(sizes):
+            apart = (shape[0], len(sizes), *shape[1:axis], repeats, sizes[0], *after)
+            return jnp.moveaxis(parts[0].reshape(apart), 1, axis + 1).reshape(shape)
+        pattern = [
+            part.reshape(*before, repeats, size, *after)
+            for part, size in zip(parts, sizes, strict=True)
+        ]
+        return jnp.concatenate(pattern, axis=axis + 1).reshape(shape)
+
+    def _pattern(self, shape: Shape) -> tuple[int, tuple[int, ...], int]:
+        """The axis that is cut, the sizes along one run of the pattern, and how often it runs."""
+        axis = 1 if self.of == "rows" else 2
+        if isinstance(self.parts, tuple):
+            return axis, self.parts, shape[axis] // sum(self.parts)
+        width = shape[axis] // self.parts
+        sizes, repeats = (1, width) if self.interleaved else (width, 1)
+        return axis, (sizes,) * self.parts, repeats
+
+
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
+class MatrixAxes:
+    """Says which axes of a weight are inputs and which are outputs; the others are batch axes.
+
+    Args:
+        rows: the input axis or axes, flattened in the order given. Negative ones count from the
+            end, so that `rows=-2, cols=-1` fits a weight and any stack of it.
+        cols: the output axis or axes.
+        split: how the outputs (or inputs, by `Split(..., of="rows")`) fall into separate matrices:
+            a count of equal parts, their sizes, or a `Split`.
+
+    Raises:
+        ValueError: a group is empty, or one axis stands in both.
+        TypeError: an axis is no whole number.
+
+    Examples:
+        >>> MatrixAxes(rows=0, cols=(1, 2)).matrix_shapes((512, 8, 64))  # query: heads as one
+        ((1, 512, 512),)
+        >>> MatrixAxes(rows=0, cols=2).matrix_shapes((512, 8, 64))  # query: each head apart
+        ((8, 512, 64),)
+    """
+
+    rows: tuple[int, ...]
+    cols: tuple[int, ...]
+    split: Split | None
+
+    def __init__(
+        self,
+        rows: int | Sequence[int],
+        cols: int | Sequence[int],
+        split: int | Sequence[int] | Split | None = None,
+    ):
+        row_axes, col_axes = _axis_group("rows", rows), _axis_group("cols", cols)
+        both = set(row_axes) & set(col_axes)
+        if both:
+            raise invalid("MatrixAxes", "cols", cols, f"axis {min(both)} already stands in rows")
+        object.__setattr__(self, "rows", row_axes)
+        object.__setattr__(self, "cols", col_axes)
+        if not (split is None or isinstance(split, Split)):
+            split = Split(split)
+        object.__setattr__(self, "split", split)
+
+    def __repr__(self) -> str:
+        rows, cols = (axes[0] if len(axes) == 1 else axes for axes in (self.rows, self.cols))
+        plain = self.split is not None and self.split == Split(self.split.parts)
+        split = self.split.parts if plain and self.split else self.split
+        return f"MatrixAxes(rows={rows}, cols={cols}{'' if split is None else f', split={split}'})"
+
+    def check(self, shape: Shape, *, call: str, path: str = "") -> None:
+        """Raises ValueError where the view does not fit `shape`, naming `call` and `path`."""
+        what = f"{self!r} does not fit {repr(path) + ' of ' if path else ''}shape {shape}"
+        ndim = len(shape)
+        for axis in self.rows + self.cols:
+            if not -ndim <= axis < ndim:
+                raise refused(
+                    call,
+                    f"{what}: it has no axis {axis}",
+                    f"Name axes between {-ndim} and {ndim - 1}" if ndim else "A scalar has no axes",
+                )
+        named = [axis % ndim for axis in self.rows + self.cols]
+        twice = sorted(axis for axis in set(named) if named.count(axis) > 1)
+        if twice:
+            raise refused(call, f"{what}: axis {twice[0]} is named twice", "Name every axis once")
+        if self.split is not None:
+            size = math.prod(shape[axis] for axis in getattr(self, self.split.of))
+            if not self.split.fits(size):
+                raise refused(
+                    call,
+                    f"{what}: its {self.split.of} are {size} wide",
+                    "Give a split whose parts fill that width exactly",
+                )
+
+    def matrix_shapes(self, shape: Shape) -> tuple[MatricesShape, ...]:
+        """Lists the (batch, rows, cols) of every array that `to_matrices` makes of this shape."""
+        whole = self._whole(shape)
+        return (whole,) if self.split is None else self.split.part_shapes(whole)
+
+    def to_matrices(self, leaf: Float[Array, "..."]) -> tuple[Matrices, ...]:
+        """Views a weight as batches of matrices.
+
+        Returns:
+            One array of shape (batch, rows, cols). Equal parts of a split are folded into the
+            batch, part by part within each batch entry; unequal parts come as one array each.
+        """
+        whole = self._whole(leaf.shape)
+        matrices = _transposed(leaf, self._order(leaf.ndim)).reshape(whole)
+        return (matrices,) if self.split is None else self.split.cut(matrices)
+
+    def from_matrices(self, matrices: Sequence[Matrices], shape: Shape) -> Float[Array, "..."]:
+        """Joins what `to_matrices` made of a weight of this shape; the exact inverse of it."""
+        whole = self._whole(shape)
+        joined = matrices[0] if self.split is None else self.split.join(matrices, whole)
+        order = self._order(len(shape))
+        inverse = tuple(order.index(axis) for axis in range(len(shape)))
+        return _transposed(joined.reshape([shape[axis] for axis in order]), inverse)
+
+    def _groups(self, ndim: int) -> tuple[Shape, Shape, Shape]:
+        rows = tuple(axis % ndim for axis in self.rows)
+        cols = tuple(axis % ndim for axis in self.cols)
+        return tuple(axis for axis in range(ndim) if axis not in rows + cols), rows, cols
+
+    def _order(self, ndim: int) -> Shape:
+        batch, rows, cols = self._groups(ndim)
+        return batch + rows + cols
+
+    def _whole(self, shape: Shape) -> MatricesShape:
+        """The (batch, rows, cols) before any split."""
+        self.check(tuple(shape), call="MatrixAxes")
+        batch, rows, cols = (
+            math.prod(shape[axis] for axis in group) for group in self._groups(len(shape))
+        )
+        return batch, rows, cols
+
+
+def _axis_group(argument: str, axes: int | Sequence[int]) -> tuple[int, ...]:
+    group = tuple(axes) if isinstance(axes, Sequence) else (axes,)
+    if not group or any(isinstance(axis, bool) or not isinstance(axis, int) for axis in group):
+        raise invalid("MatrixAxes", argument, axes, "give an axis or a tuple of axes", TypeError)
+    if len(set(group)) < len(group):
+        raise invalid("MatrixAxes", argument, axes, "name every axis once")
+    return group
+
+
+def _equal(sizes: tuple[int, ...]) -> bool:
+    return len(set(sizes)) == 1
+
+
+def _transposed(array: Float[Array, "..."], order: Shape) -> Float[Array, "..."]:
+    """Skips the identity, so that a plain matrix costs nothing but a new axis."""
+    return array if order == tuple(range(array.ndim)) else jnp.transpose(array, order)

@@ -1,0 +1,90 @@
+"""Momentum of unit RMS, for leaves that are no matrices."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from muon_jax import _checks
+
+_CALL = "scale_by_momentum_rms"
+
+
+class MomentumRmsState(NamedTuple):
+    """What `scale_by_momentum_rms` carries from step to step.
+
+    Attributes:
+      momentum: moving average of the gradients, in the structure of the parameters.
+    """
+
+    momentum: optax.Updates
+
+
+def scale_by_momentum_rms(
+    *, momentum: float = 0.9, max_norm: float | None = None, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    r"""Divides the momentum of every leaf by its root mean square.
+
+    .. math::
+      M \leftarrow \mu M + (1 - \mu) G, \qquad U = M / (\operatorname{rms}(M) + \epsilon)
+
+    What orthogonalisation is to a matrix this is to a vector: the update keeps the direction of the
+    momentum and has a size of its own, an RMS of one. It holds one copy of the parameters where
+    AdamW holds two. Unlike AdamW it does not treat entries apart, so it suits norms and biases
+    better than embeddings, whose rows see very different numbers of gradients.
+
+    Args:
+      momentum: decay of the average, in [0, 1).
+      max_norm: bound on the Euclidean norm of each leaf's momentum, applied after the division, so
+        that wide leaves do not take larger steps than narrow ones; None does not bound it.
+      eps: added to the root mean square, at least 0; momenta far below it give small updates.
+
+    Returns:
+      A transformation whose updates have the shape and dtype of the gradients and point along them.
+
+    Raises:
+      TypeError or ValueError: if an argument is out of its range.
+
+    Examples:
+      >>> import jax, muon_jax
+      >>> tx = muon_jax.scale_by_momentum_rms(momentum=0.0)
+      >>> gradient = jax.numpy.array([3.0, -3.0])
+      >>> updates, _ = tx.update(gradient, tx.init(gradient))
+      >>> [round(float(x), 3) for x in updates]
+      [1.0, -1.0]
+    """
+    _checks.check_fraction(_CALL, "momentum", momentum)
+    _checks.check_non_negative(_CALL, "eps", eps)
+    if max_norm is not None:
+        _checks.check_non_negative(_CALL, "max_norm", max_norm)
+
+    def init(params: optax.Params) -> MomentumRmsState:
+        return MomentumRmsState(optax.tree.zeros_like(params))
+
+    def update(
+        updates: optax.Updates, state: MomentumRmsState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, MomentumRmsState]:
+        del params
+        average = optax.tree.update_moment(updates, state.momentum, momentum, 1)
+        scaled = jax.tree.map(lambda leaf: _unit_rms(leaf, eps, max_norm), average)
+        return scaled, MomentumRmsState(average)
+
+    # Optax types every state as one union, which a precise signature does not match.
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _unit_rms(leaf: Float[Array, "..."], eps: float, max_norm: float | None) -> Float[Array, "..."]:
+    if leaf.size == 0:
+        return leaf
+    wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    largest = jnp.max(jnp.abs(wide))
+    # The squares of a large gradient overflow and those of a small one vanish; ratios do neither.
+    ratios = wide / jnp.where(largest == 0, 1, largest)
+    rms = largest * jnp.sqrt(jnp.mean(jnp.square(ratios)))
+    scaled = wide / jnp.where(rms + eps == 0, 1, rms + eps)
+    if max_norm is not None:
+        norm = jnp.linalg.norm(scaled)
+        scaled = scaled * jnp.minimum(1.0, max_norm / jnp.where(norm == 0, 1, norm))
+    return scaled.astype(leaf.dtype)

@@ -1,0 +1,191 @@
+"""The transformation: momentum, then its nearest orthogonal matrix, then a scale by shape."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from muon_jax import _checks
+from muon_jax._newton_schulz import newton_schulz
+from muon_jax._scaling import check_scale
+from muon_jax._tree import Axes, orthogonalize_leaves, resolve_views, solver
+from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale
+
+_CALL = "scale_by_muon"
+
+
+class MuonState(NamedTuple):
+    """What Muon carries from step to step: data alone, no configuration.
+
+    Attributes:
+      count: number of updates so far.
+      momentum: moving average of the gradients, in the structure of the parameters; leaves that
+        have no view hold `optax.MaskedNode()`.
+    """
+
+    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
+    momentum: optax.Updates
+
+
+def scale_by_muon(
+    *,
+    momentum: ScalarOrSchedule = 0.95,
+    nesterov: bool = True,
+    orthogonalizer: Orthogonalizer | None = None,
+    scale: str | ShapeScale = "match_rms",
+    axes: Axes = None,
+    momentum_dtype: Any = None,
+    chunk_bytes: int | None = None,
+) -> optax.GradientTransformation:
+    r"""Replaces each gradient by the scaled nearest orthogonal matrix of its momentum.
+
+    With gradient :math:`G`, momentum :math:`M`, decay :math:`\mu` and a factor :math:`s` that
+    depends on the shape,
+
+    .. math::
+      M \leftarrow \mu M + (1 - \mu) G, \qquad
+      U = s \cdot \operatorname{polar}(\mu M + (1 - \mu) G),
+
+    where :math:`\operatorname{polar}(A S B^\top) = A B^\top` for a singular value decomposition,
+    and without Nesterov the polar factor is that of :math:`M`. The average is the same as heavy
+    ball, :math:`M \leftarrow \mu M + G`, up to a factor, which the polar factor ignores; so there
+    is no bias to correct. Nothing here decays weights or knows a learning rate: chain it.
+
+    Every leaf must be a matrix by its view. Send the others elsewhere with `optax.multi_transform`
+    and `label_params`, or let `muon` do so; `optax.MaskedNode` passes through.
+
+    Args:
+      momentum: decay of the average, in [0, 1), or a schedule of it by step.
+      nesterov: look one step ahead, as the formula shows.
+      orthogonalizer: from (batch, rows, cols) to the same shape; None is `newton_schulz()`.
+      scale: size of the update. `"match_rms"`: 0.2·√max(rows, cols), the RMS of a typical AdamW
+        update; `"keller"`: √max(1, cols/rows); `"spectral"`: √(cols/rows); `"update_norm"`: 0.2
+        over the measured RMS; `"none"`; `hidden_size(width)`; or any callable of (rows, cols),
+        which are (inputs, outputs) whichever way the parameter stores them.
+      axes: how leaves are matrices: a `MatrixAxes`, a prefix tree of them (None: pass that leaf's
+        gradient on unchanged), or a function from parameters to such a tree; None applies the
+        default rules by path and shape.
+      momentum_dtype: dtype that the momentum is stored in; None is that of the parameter. It is
+        always computed in float32 or wider.
+      chunk_bytes: bound on the float32 size of the matrices orthogonalised at a time, which bounds
+        the extra memory; None chooses by backend.
+
+    Returns:
+      A transformation whose updates have the shape and dtype of the gradients, with singular values
+      near the scale, and point along the gradient: chain it with `optax.scale_by_learning_rate`.
+
+    Raises:
+      TypeError or ValueError: at once for an unusable argument, and at `init` for parameters that
+        are not floating-point, have no matrix view, or hold no array at all.
+
+    Examples:
+      >>> import jax, muon_jax, optax
+      >>> params = {"dense": {"kernel": jax.numpy.ones((4, 8))}}
+      >>> tx = optax.chain(muon_jax.scale_by_muon(), optax.scale_by_learning_rate(0.02))
+      >>> updates, state = tx.update(params, tx.init(params), params)
+
+    References:
+      Jordan et al., `Muon: An optimizer for hidden layers in neural networks
+      <https://kellerjordan.github.io/posts/muon/>`_, 2024;
+      Liu et al., `Muon is Scalable for LLM Training <https://arxiv.org/abs/2502.16982>`_, 2025
+    """
+    _checks.check_fraction(_CALL, "momentum", momentum)
+    check_scale(_CALL, scale)
+    if chunk_bytes is not None:
+        _checks.check_positive_int(_CALL, "chunk_bytes", chunk_bytes)
+    if orthogonalizer is None:
+        orthogonalizer = newton_schulz()
+    _checks.check_orthogonalizer(_CALL, orthogonalizer)
+    momentum_dtype = _checks.check_float_dtype(_CALL, "momentum_dtype", momentum_dtype)
+    solve = solver(orthogonalizer, scale, chunk_bytes)
+
+    def init(params: optax.Params) -> MuonState:
+        leaves, treedef = jax.tree.flatten(params)
+        _check_arrays(params)
+        views = resolve_views(_CALL, params, axes)
+        if axes is None:
+            _check_all_routed(params, views)
+        zeros = [
+            optax.MaskedNode() if view is None else jnp.zeros_like(leaf, dtype=momentum_dtype)
+            for leaf, view in zip(leaves, views, strict=True)
+        ]
+        return MuonState(jnp.zeros([], jnp.int32), treedef.unflatten(zeros))
+
+    def update(
+        updates: optax.Updates, state: MuonState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, MuonState]:
+        del params
+        gradients, treedef = jax.tree.flatten(updates)
+        views = resolve_views(_CALL, updates, axes)
+        decay = momentum(state.count) if callable(momentum) else momentum
+        directions, averages = list[Array](), list[Any]()
+        for gradient, average, view in zip(
+            gradients, treedef.flatten_up_to(state.momentum), views, strict=True
+        ):
+            direction = gradient
+            if view is not None:
+                direction, average = _accumulate(gradient, average, decay, nesterov)
+            directions.append(direction)
+            averages.append(average)
+        solved = [
+            direction.astype(gradient.dtype)
+            for direction, gradient in zip(
+                orthogonalize_leaves(directions, views, solve), gradients, strict=True
+            )
+        ]
+        new_state = MuonState(
+            jnp.asarray(optax.safe_increment(state.count)), treedef.unflatten(averages)
+        )
+        return treedef.unflatten(solved), new_state
+
+    # Optax types every state as one union, which a precise signature does not match.
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _accumulate(
+    gradient: Float[Array, "..."], average: Float[Array, "..."], decay: Any, nesterov: bool
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Returns the direction to orthogonalise, and the moving average as it is stored."""
+    either = jnp.promote_types(gradient.dtype, average.dtype)
+    wide = jnp.promote_types(either, jnp.float32)
+    fresh = (1 - decay) * gradient.astype(wide)
+    moved = decay * average.astype(wide) + fresh
+    direction = decay * moved + fresh if nesterov else moved
+    return direction.astype(either), moved.astype(average.dtype)
+
+
+def _check_arrays(params: optax.Params) -> None:
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    masked = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+    if not masked:
+        raise _checks.refused(_CALL, "the parameters hold no array", "Pass the tree to be trained")
+    others = [
+        f"{_checks.path_name(path)} ({jnp.result_type(leaf)})"
+        for path, leaf in paths
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    ]
+    if others:
+        raise _checks.refused(
+            _CALL,
+            f"only real floating-point parameters have an update, not {_checks.listed(others)}",
+            "Keep them out of the trained tree, or mask them",
+            TypeError,
+        )
+
+
+def _check_all_routed(params: optax.Params, views: list[Any]) -> None:
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    others = [
+        f"{_checks.path_name(path)} {jnp.shape(leaf)}"
+        for (path, leaf), view in zip(paths, views, strict=True)
+        if view is None
+    ]
+    if others:
+        raise _checks.refused(
+            _CALL,
+            f"no matrices by the default rules: {_checks.listed(others)}",
+            "Use muon_jax.muon, or optax.multi_transform with muon_jax.label_params, to send them"
+            " to another optimizer; or say by axes= how they are matrices",
+        )

@@ -1,0 +1,182 @@
+"""Whole optimizers: Muon for the matrices, another optimizer for the rest."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import optax
+
+from muon_jax import _checks
+from muon_jax._momentum_rms import scale_by_momentum_rms
+from muon_jax._muon import scale_by_muon
+from muon_jax._routing import label_params, matrix_axes
+from muon_jax._rules import FALLBACK, MUON, Rule
+from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale
+
+Mask: TypeAlias = Any | Callable[[optax.Params], Any]
+
+_ADAMW_B2 = 0.95  # Liu et al. 2025; 0.999 averages over more steps than short runs have
+
+
+def muon(
+    learning_rate: ScalarOrSchedule,
+    *,
+    weight_decay: ScalarOrSchedule = 0.1,
+    weight_decay_mask: Mask | None = None,
+    momentum: ScalarOrSchedule = 0.95,
+    nesterov: bool = True,
+    orthogonalizer: Orthogonalizer | None = None,
+    scale: str | ShapeScale = "match_rms",
+    momentum_dtype: Any = None,
+    chunk_bytes: int | None = None,
+    rules: Sequence[Rule] = (),
+    fallback: optax.GradientTransformation | None = None,
+    fallback_learning_rate: ScalarOrSchedule | None = None,
+    fallback_weight_decay: ScalarOrSchedule | None = None,
+    fallback_weight_decay_mask: Mask | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Trains matrices with Muon and everything else with AdamW, routed by path and shape.
+
+    The step on a matrix W is W ← W − η (U + λ W), with U from `scale_by_muon`. Dense, attention and
+    convolution kernels are matrices; embeddings, positional tables, output heads, vectors and
+    scalars are not. `label_params` says which is which, and `rules` overrule it.
+
+    With the default scale an update has the RMS of AdamW's, so one learning rate and one weight
+    decay, tuned for AdamW, serve both. With `scale="keller"` or `"spectral"`, give
+    `fallback_learning_rate`, since a good rate for Muon is then some fifty times larger.
+
+    Args:
+      learning_rate: η, or a schedule of it by step.
+      weight_decay: λ, at least 0, decoupled as in AdamW; or a schedule of it.
+      weight_decay_mask: which of Muon's leaves decay: a tree of booleans, or a function from the
+        parameters to one; None is all.
+      momentum: as for `scale_by_muon`, like the next five.
+      nesterov: look one step ahead.
+      orthogonalizer: from (batch, rows, cols) to the same shape; None is `newton_schulz()`.
+      scale: size of Muon's updates.
+      momentum_dtype: dtype of Muon's state; None is that of the parameters.
+      chunk_bytes: bound on the size of the matrices orthogonalised at a time.
+      rules: rules that come before the default ones.
+      fallback: a whole optimizer for the other leaves, learning rate included, such as
+        `optax.lion(1e-4)` or `momentum_rms(1e-3)`; the three arguments below are then refused.
+        None is AdamW with b1 = 0.9, b2 = 0.95, as Liu et al. (2025) train.
+      fallback_learning_rate: AdamW's learning rate or schedule; None is `learning_rate`.
+      fallback_weight_decay: AdamW's decay; None is `weight_decay`.
+      fallback_weight_decay_mask: which of AdamW's leaves decay; None is all.
+
+    Returns:
+      An optimizer for any tree of parameters: it subtracts, so apply it with `optax.apply_updates`.
+
+    Raises:
+      TypeError or ValueError: at once for an unusable argument, and at `init` for a leaf that is
+        not floating-point or that could be read as a matrix in two ways.
+
+    Examples:
+      >>> import jax, muon_jax
+      >>> params = {"dense": {"kernel": jax.numpy.ones((4, 8)), "bias": jax.numpy.zeros(8)}}
+      >>> tx = muon_jax.muon(3e-4, weight_decay=0.1)
+      >>> updates, state = tx.update(params, tx.init(params), params)
+    """
+    _checks.check_non_negative("muon", "learning_rate", learning_rate)
+    _checks.check_non_negative("muon", "weight_decay", weight_decay)
+    if fallback is None:
+        fallback = _fallback_adamw(
+            learning_rate if fallback_learning_rate is None else fallback_learning_rate,
+            weight_decay if fallback_weight_decay is None else fallback_weight_decay,
+            fallback_weight_decay_mask,
+        )
+    else:
+        _refuse_beside_fallback(
+            fallback_learning_rate=fallback_learning_rate,
+            fallback_weight_decay=fallback_weight_decay,
+            fallback_weight_decay_mask=fallback_weight_decay_mask,
+        )
+
+    def routed(tree: Any) -> optax.GradientTransformationExtraArgs:
+        """Builds the chain with labels and views read off the whole tree, not a masked part."""
+        matrices = optax.chain(
+            scale_by_muon(
+                momentum=momentum,
+                nesterov=nesterov,
+                orthogonalizer=orthogonalizer,
+                scale=scale,
+                axes=matrix_axes(tree, rules=rules),
+                momentum_dtype=momentum_dtype,
+                chunk_bytes=chunk_bytes,
+            ),
+            optax.add_decayed_weights(weight_decay, weight_decay_mask),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+        return optax.multi_transform(
+            {MUON: matrices, FALLBACK: fallback}, label_params(tree, rules=rules)
+        )
+
+    scale_by_muon(
+        momentum=momentum,
+        orthogonalizer=orthogonalizer,
+        scale=scale,
+        momentum_dtype=momentum_dtype,
+        chunk_bytes=chunk_bytes,
+    )  # refuses unusable arguments at once
+
+    def init(params: optax.Params) -> optax.OptState:
+        return routed(params).init(params)
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        return routed(updates).update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def momentum_rms(
+    learning_rate: ScalarOrSchedule,
+    *,
+    weight_decay: ScalarOrSchedule = 0.0,
+    momentum: float = 0.9,
+    max_norm: float | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Steps along each leaf's momentum with a given RMS: `scale_by_momentum_rms`, decay and rate.
+
+    Args:
+      learning_rate: RMS of a step, or a schedule of it.
+      weight_decay: decoupled decay, at least 0.
+      momentum: decay of the average, in [0, 1).
+      max_norm: bound on the Euclidean norm of a leaf's step before the learning rate; None is none.
+
+    Returns:
+      An optimizer, usable alone or as the `fallback` of `muon`.
+
+    Raises:
+      TypeError or ValueError: if an argument is out of its range.
+
+    Examples:
+      >>> import muon_jax
+      >>> tx = muon_jax.muon(1e-3, fallback=muon_jax.momentum_rms(1e-3))
+    """
+    _checks.check_non_negative("momentum_rms", "learning_rate", learning_rate)
+    _checks.check_non_negative("momentum_rms", "weight_decay", weight_decay)
+    return optax.chain(
+        scale_by_momentum_rms(momentum=momentum, max_norm=max_norm),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def _fallback_adamw(
+    learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule, mask: Mask | None
+) -> optax.GradientTransformationExtraArgs:
+    _checks.check_non_negative("muon", "fallback_learning_rate", learning_rate)
+    _checks.check_non_negative("muon", "fallback_weight_decay", weight_decay)
+    return optax.adamw(learning_rate, b2=_ADAMW_B2, weight_decay=weight_decay, mask=mask)
+
+
+def _refuse_beside_fallback(**arguments: Any) -> None:
+    """Refuses arguments that configure the default fallback when another one is given."""
+    for name, value in arguments.items():
+        if value is not None:
+            remedy = "leave it out and configure the transformation given as fallback instead"
+            raise _checks.invalid("muon", name, value, remedy)

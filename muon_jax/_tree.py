@@ -1,0 +1,123 @@
+"""Orthogonalises every matrix of a tree: views out, one computation a shape, views back."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from muon_jax import _checks
+from muon_jax._batching import orthogonalize_all
+from muon_jax._matrix_axes import MatrixAxes
+from muon_jax._newton_schulz import newton_schulz
+from muon_jax._routing import matrix_axes
+from muon_jax._scaling import check_scale, scaler
+from muon_jax._types import Orthogonalizer, ShapeScale
+
+Tree = TypeVar("Tree")
+Axes: TypeAlias = MatrixAxes | Any | Callable[[Any], Any] | None
+"""A view for every leaf, a prefix tree of views, a function from the tree to such a tree, or None.
+
+In a prefix tree None leaves a leaf alone; None for the whole means the rules of `matrix_axes`.
+"""
+
+
+def orthogonalize_tree(
+    tree: Tree,
+    axes: Axes = None,
+    *,
+    orthogonalizer: Orthogonalizer | None = None,
+    scale: str | ShapeScale = "none",
+    chunk_bytes: int | None = None,
+) -> Tree:
+    """Replaces every matrix of a tree by its nearest orthogonal matrix, times a scale.
+
+    Leaves of one shape, whichever way they lie, share one compiled computation. Nothing is kept
+    between calls: this is the map inside `scale_by_muon`, without its momentum.
+
+    Args:
+      tree: a tree of floating-point arrays.
+      axes: how leaves are matrices: a `MatrixAxes` for all, a prefix tree of them (None: leave that
+        leaf alone), or a function from the tree to such a tree. None applies the default rules.
+      orthogonalizer: from (batch, rows, cols) to the same shape; None is `newton_schulz()`.
+      scale: as for `scale_by_muon`; `"none"` leaves the results orthogonal.
+      chunk_bytes: bound on the float32 size of the matrices worked on at a time; None chooses by
+        backend.
+
+    Returns:
+      A tree of the same structure, shapes and dtypes.
+
+    Raises:
+      ValueError: if a view does not fit its leaf, or the scale is unknown.
+
+    Examples:
+      >>> import jax, muon_jax
+      >>> layer = {"kernel": jax.random.normal(jax.random.key(0), (8, 4)),
+      ...          "bias": jax.numpy.ones(4)}
+      >>> nearest = muon_jax.orthogonalize_tree(layer)["kernel"]
+      >>> bool(jax.numpy.linalg.norm(nearest, 2) < 1.3)
+      True
+    """
+    call = "orthogonalize_tree"
+    check_scale(call, scale)
+    leaves, treedef = jax.tree.flatten(tree)
+    views = resolve_views(call, tree, axes)
+    done = orthogonalize_leaves(
+        leaves, views, solver(orthogonalizer or newton_schulz(), scale, chunk_bytes)
+    )
+    return jax.tree.unflatten(treedef, done)
+
+
+Solver: TypeAlias = Callable[[Sequence[Array]], list[Array]]
+"""From batches of matrices, of any shapes, to their scaled orthogonal factors."""
+
+
+def solver(
+    orthogonalizer: Orthogonalizer, scale: str | ShapeScale, chunk_bytes: int | None
+) -> Solver:
+    """Joins the polar map and the scale, which both look at whole matrices."""
+    rescale = scaler(scale)
+
+    def solve(matrices: Sequence[Array]) -> list[Array]:
+        return [rescale(each) for each in orthogonalize_all(matrices, orthogonalizer, chunk_bytes)]
+
+    return solve
+
+
+def orthogonalize_leaves(
+    leaves: Sequence[Array], views: Sequence[MatrixAxes | None], solve: Solver
+) -> list[Array]:
+    """Solves all leaves that have a view in one call; the others pass through."""
+    parts = [
+        () if view is None else view.to_matrices(leaf)
+        for leaf, view in zip(leaves, views, strict=True)
+    ]
+    solved = iter(solve([part for group in parts for part in group]))
+    return [
+        leaf if view is None else view.from_matrices([next(solved) for _ in group], leaf.shape)
+        for leaf, view, group in zip(leaves, views, parts, strict=True)
+    ]
+
+
+def resolve_views(call: str, tree: Any, axes: Axes) -> list[MatrixAxes | None]:
+    """Returns the view of every leaf in order, checked against its shape."""
+    if axes is None:
+        axes = matrix_axes
+    if callable(axes):
+        axes = axes(tree)
+    views = list[MatrixAxes | None]()
+    jax.tree.map(
+        lambda view, below: views.extend([view] * len(jax.tree.leaves(below))),
+        axes,
+        tree,
+        is_leaf=_is_view,
+    )
+    for (path, leaf), view in zip(jax.tree_util.tree_leaves_with_path(tree), views, strict=True):
+        if view is not None:
+            view.check(jnp.shape(leaf), call=call, path=_checks.path_name(path))
+    return views
+
+
+def _is_view(node: Any) -> bool:
+    return node is None or isinstance(node, MatrixAxes)

@@ -1,0 +1,56 @@
+"""Matrices of one shape share one computation, whatever the chunk."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matrices import gaussian
+
+from muon_jax._batching import orthogonalize_all
+
+SHAPES = [(1, 4, 8), (3, 8, 4), (2, 4, 8), (1, 5, 5), (0, 4, 8), (2, 0, 4)]
+
+
+def cube(matrices):
+    """Commutes with transposition, as a polar factor does, and is cheap to compile."""
+    return matrices @ matrices.mT @ matrices
+
+
+@pytest.mark.parametrize("chunk_bytes", [None, 1, 4 * 32 * 2, 4 * 32 * 4, 10**9])
+def test_every_chunking_gives_what_a_loop_gives(chunk_bytes):
+    matrices = [jnp.asarray(gaussian(*shape, seed=i)) for i, shape in enumerate(SHAPES)]
+    results = orthogonalize_all(matrices, cube, chunk_bytes)
+    for result, batch in zip(results, matrices, strict=True):
+        assert result.shape == batch.shape
+        for one, matrix in zip(result, batch, strict=True):
+            np.testing.assert_allclose(one, cube(matrix), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("chunk_bytes", "sizes"),
+    [(1, {1}), (4 * 32 * 3, {3, 1}), (4 * 32 * 4, {4, 3}), (10**6, {7})],
+)
+def test_a_chunk_holds_no_more_than_its_bound(chunk_bytes, sizes):
+    seen = set()
+
+    def spy(matrices):
+        seen.add(len(matrices))
+        return matrices
+
+    orthogonalize_all([jnp.ones((7, 4, 8))], spy, chunk_bytes)
+    assert seen == sizes
+
+
+def test_dtypes_do_not_mix():
+    half, full = jnp.ones((1, 4, 4), jnp.bfloat16), jnp.ones((1, 4, 4), jnp.float32)
+    results = orthogonalize_all([half, full], cube)
+    assert [result.dtype for result in results] == [half.dtype, full.dtype]
+
+
+def test_the_program_grows_with_shapes_and_not_with_leaves():
+    def products(leaves: int) -> int:
+        matrices = [jnp.ones((1, 4, 8))] * leaves + [jnp.ones((1, 8, 4))] * leaves
+        lowered = jax.jit(lambda batch: orthogonalize_all(batch, cube)).lower(matrices)
+        return lowered.as_text().count("dot_general")
+
+    assert products(2) == products(24) == 2
