@@ -68,7 +68,6 @@ def max_attention_logits(
       (4,)
     """
     query, key = (lax.stop_gradient(jnp.asarray(x)) for x in (query, key))
-    mask = None if mask is None else jnp.atleast_2d(mask)
     _check_shapes(query, key, mask, segment_ids)
     _check_numbers(scale, soft_cap, block_size)
     before, after = _reach(is_causal, local_window_size)
@@ -77,15 +76,15 @@ def max_attention_logits(
     queries, keys, heads = query.shape[_SEQUENCE], key.shape[_SEQUENCE], query.shape[-2]
     query_block, key_block = min(block_size, queries), min(block_size, keys)
     if mask is not None:
-        mask = _gathered(mask, -2, -1)
+        mask = _gathered(_of_rank(mask, query.ndim), -2, -1)
     if segment_ids is not None:
-        segment_ids = _gathered(segment_ids, -1)
+        segment_ids = _gathered(_of_rank(segment_ids, query.ndim - 2), -1)
 
     def visible(query_start: _Start, key_start: _Start) -> Bool[Array, "..."]:
         seen = jnp.array(True)
-        distance = (key_start + jnp.arange(key_block)) - (
-            query_start + jnp.arange(query_block)[:, None]
-        )
+        i = query_start + jnp.arange(query_block)
+        j = key_start + jnp.arange(key_block)
+        distance = _of_rank(j[None, :] - i[:, None], query.ndim)
         if before is not None:
             seen &= distance >= -before
         if after is not None:
@@ -118,6 +117,10 @@ def max_attention_logits(
     if soft_cap is None:
         return maxima
     return jnp.where(jnp.isneginf(maxima), maxima, soft_cap * jnp.tanh(maxima / soft_cap))
+
+
+def _of_rank(x: Array, rank: int) -> Array:
+    return jnp.reshape(x, (1,) * (rank - x.ndim) + x.shape)
 
 
 def _cut(x: Array, start: _Start, size: int, axis: int) -> Array:

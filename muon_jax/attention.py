@@ -47,12 +47,11 @@ def reporting(attention_fn: Callable[..., Array], **options: Any) -> Callable[..
       >>> forward = nnx.capture(lambda layer, x: layer(x, sow_weights=True), nnx.Intermediate)
       >>> _, intermediates = forward(layer, jnp.ones((1, 16, 8)))
     """
-    _checks.check_callable(
-        "attention.reporting",
-        "attention_fn",
-        attention_fn,
-        "give a function such as flax.nnx.dot_product_attention",
-    )
+    if not callable(attention_fn):
+        remedy = "give a function such as flax.nnx.dot_product_attention"
+        raise _checks.invalid(
+            "attention.reporting", "attention_fn", attention_fn, remedy, TypeError
+        )
 
     # `wraps` keeps the signature, by which Linen decides what to pass.
     @functools.wraps(attention_fn)

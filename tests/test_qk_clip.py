@@ -79,13 +79,16 @@ def attention_by_kind(kind):
 
 def queries_and_keys(layer, x):
     return tuple(
-        jnp.einsum("btw,whd->bthd", x, layer[name]["kernel"]) + layer[name]["bias"]
+        jnp.einsum("btw,whd->bthd", x, layer[name]["kernel"]) + layer[name]["bias"][None, None]
         for name in ("query", "key")
     )
 
 
 def shared_key(layer, x):
-    query = jnp.einsum("btw,whd->bthd", x, layer["query"]["kernel"]) + layer["query"]["bias"]
+    query = (
+        jnp.einsum("btw,whd->bthd", x, layer["query"]["kernel"])
+        + layer["query"]["bias"][None, None]
+    )
     return query, (x @ layer["key"]["kernel"])[:, :, None]
 
 
@@ -242,7 +245,8 @@ def plain_steps(tx, weights, x):
 
     def forward(params):
         query, key = (
-            jnp.einsum("btw,whd->bthd", x, params[name]["kernel"]) + params[name]["bias"]
+            jnp.einsum("btw,whd->bthd", x, params[name]["kernel"])
+            + params[name]["bias"][None, None]
             for name in ("query", "key")
         )
         return {"": max_attention_logits(query, key)}
