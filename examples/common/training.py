@@ -27,7 +27,9 @@ from common.progress import TrainingProgress
 from common.run_folder import RunFolder
 
 Batch = Any
-Measured = dict[str, Float[Array, ""]]
+Measured = dict[str, Any]
+"""By name a number, or a tree of arrays, of which every number is logged."""
+MakeOptimizer = Callable[[OptimizerConfig, int], optax.GradientTransformation]
 Objective = Callable[[Any, Batch], tuple[Float[Array, ""], Measured]]
 
 
@@ -89,6 +91,10 @@ class Task:
     """Of the loss: nats per …"""
     settings: Mapping[str, Any]
     """What a resume must agree with, apart from the optimizer: JSON values."""
+    make_optimizer: MakeOptimizer = make_optimizer
+    """Makes the transformation for a number of steps."""
+    update_arguments: Callable[[Measured], Mapping[str, Any]] = lambda measured: {}
+    """Takes what the optimizer's update needs besides gradients from what was measured."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +131,9 @@ def fit(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> Result:
         folder.check_same(settings)
     else:
         folder.begin(settings, overwrite=run.overwrite)
-    transform = make_optimizer(optimizer, run.steps)
+    transform = task.make_optimizer(optimizer, run.steps)
     graph, state = nnx.split((task.model, nnx.Optimizer(task.model, transform, wrt=nnx.Param)))
-    train_step, evaluate = _compiled(graph, task.objective)
+    train_step, evaluate = _compiled(graph, task)
     with Checkpoints(folder.checkpoints) as checkpoints:
         start, state = checkpoints.restore(state, task.batches) if run.resume else (0, state)
         if start > run.steps:
@@ -177,20 +183,20 @@ def fit(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> Result:
     return Result(model, train_loss, held_out_loss, folder, checkpoint, seconds)
 
 
-def _compiled(graph: Any, objective: Objective) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _compiled(graph: Any, task: Task) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Returns the two functions that run on the device, over one pytree of state."""
 
     @partial(jax.jit, donate_argnums=0)
     def train_step(state: nnx.State, batch: Batch) -> tuple[nnx.State, Measured]:
         model, optimizer = nnx.merge(graph, state)
-        (loss, measured), gradients = nnx.value_and_grad(objective, has_aux=True)(model, batch)
-        optimizer.update(model, gradients)
+        (loss, measured), gradients = nnx.value_and_grad(task.objective, has_aux=True)(model, batch)
+        optimizer.update(model, gradients, **task.update_arguments(measured))
         return nnx.state((model, optimizer)), {"loss": loss, **measured}
 
     @jax.jit
     def evaluate(state: nnx.State, batch: Batch) -> Measured:
         model, _ = nnx.merge(graph, state)
-        loss, measured = objective(model, batch)
+        loss, measured = task.objective(model, batch)
         return {"loss": loss, **measured}
 
     return train_step, evaluate
@@ -217,7 +223,7 @@ class _StepLog:
             return
         step, measured = self._pending
         self._pending = None
-        values = {f"train/{name}": float(value) for name, value in measured.items()}
+        values = {f"train/{name}": value for name, value in _numbers(measured).items()}
         loss = values["train/loss"]
         if not math.isfinite(loss):
             raise DivergenceError(
@@ -234,10 +240,22 @@ class _StepLog:
     def add_held_out(self, step: int, measured: list[Measured]) -> None:
         """Writes the mean over held-out batches; the time it took is nobody's speed."""
         self.write_pending()
-        means = {name: float(np.mean([m[name] for m in measured])) for name in measured[0]}
+        numbers = [_numbers(of_batch) for of_batch in measured]
+        means = {name: float(np.mean([n[name] for n in numbers])) for name in numbers[0]}
         self._metrics.write(step, {f"held_out/{name}": mean for name, mean in means.items()})
         self._progress.evaluated(step, means["loss"])
         self._clock = time.monotonic()
+
+
+def _numbers(measured: Measured) -> dict[str, float]:
+    """Names every number by its path, those in arrays by their index as well."""
+    return {
+        "/".join([jax.tree_util.keystr(path, simple=True, separator="/"), *map(str, index)]): float(
+            number
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(measured)
+        for index, number in np.ndenumerate(leaf)
+    }
 
 
 def _settings(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> dict[str, Any]:
