@@ -6,18 +6,19 @@ number of shapes, and the memory it needs beside its input and output is one sta
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from muon_jax._types import Matrices, Orthogonalizer
 
 # One matrix keeps a CPU's cores busy and its cache warm; an accelerator wants its units filled.
-# `python benchmarks/batching.py` compares the ways on the machine at hand.
+# `python benchmarks/step.py` compares the ways on the machine at hand.
 _CPU_CHUNK_BYTES = 1
 _ACCELERATOR_CHUNK_BYTES = 2**28
 
@@ -48,12 +49,9 @@ def orthogonalize_all(
         if stack.size:
             chunk = _chunk_size(len(stack), 4 * short * long, chunk_bytes)
             stack = _in_chunks(stack, orthogonalizer, chunk)
-        start = 0
-        for index in members:
-            batch = matrices[index]
-            part = lax.slice_in_dim(stack, start, start + len(batch))
-            results[index] = part.mT if _is_tall(batch) else part
-            start += len(batch)
+        batches = [matrices[index] for index in members]
+        for index, part in zip(members, _unstacked(stack, batches), strict=True):
+            results[index] = part.mT if _is_tall(matrices[index]) else part
     return [results[index] for index in range(len(matrices))]
 
 
@@ -85,6 +83,34 @@ def _chunk_size(count: int, matrix_bytes: int, chunk_bytes: int | None) -> int:
 
 def _stacked(batches: Sequence[Matrices]) -> Matrices:
     return batches[0] if len(batches) == 1 else jnp.concatenate(batches)
+
+
+def _unstacked(stack: Matrices, batches: Sequence[Matrices]) -> list[Matrices]:
+    """Cuts a stack into parts as long as the batches that it was made of."""
+    ends = list(itertools.accumulate(map(len, batches)))
+    starts = [end - len(batch) for end, batch in zip(ends, batches, strict=True)]
+    if len(batches) == 1 or not stack.size:
+        return [lax.slice_in_dim(stack, *span) for span in zip(starts, ends, strict=True)]
+    if jax.default_backend() == "cpu":
+        starts = _read_at_run_time(starts, stack)
+    return [
+        lax.dynamic_slice_in_dim(stack, start, len(batch))
+        for start, batch in zip(starts, batches, strict=True)
+    ]
+
+
+def _read_at_run_time(numbers: Sequence[int], stack: Matrices) -> list[Int[Array, ""]]:
+    """Returns the numbers as values that the compiler does not know.
+
+    XLA compiles a slice at a known place to a kernel of its own, 20 ms each on a CPU, which is most
+    of the compile time of a step; slices at places that it must read are one kernel for a stack.
+    Both branches below say the same, so whatever the stack holds the numbers are right.
+    """
+
+    def constants() -> list[Int[Array, ""]]:
+        return [jnp.int32(number) for number in numbers]
+
+    return lax.cond(jnp.isnan(stack[0, 0, 0]), constants, constants)
 
 
 def _is_tall(batch: Matrices) -> bool:

@@ -81,7 +81,16 @@ def label_params(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguou
 def matrix_axes(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguous = "error") -> Any:
     """Gives every parameter its view as matrices; None where Muon leaves it alone.
 
-    Args and errors are those of `label_params`.
+    Args:
+        params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
+        rules: as for `label_params`.
+        ambiguous: as for `label_params`.
+
+    Returns:
+        The same tree with a `MatrixAxes` or None for every array, ready for `scale_by_muon(axes=)`.
+
+    Raises:
+        ValueError or TypeError: as `label_params`.
 
     Examples:
         >>> matrix_axes({"query": {"kernel": jnp.ones((8, 2, 4))}})

@@ -141,7 +141,7 @@ def rotate(
     """Turns each pair (i, i + head_dim/2) of features by an angle that grows with position."""
     length, half = x.shape[1], x.shape[-1] // 2
     frequencies = ROTARY_BASE ** (-jnp.arange(half) / half)
-    angles = jnp.arange(length)[:, None, None] * frequencies
+    angles = jnp.outer(jnp.arange(length), frequencies)[None, :, None]
     cosine, sine = jnp.cos(angles), jnp.sin(angles)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate(

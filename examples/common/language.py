@@ -35,6 +35,8 @@ class TextConfig:
 
     data: Path | None = None
     """A file or a folder of UTF-8 text. Default: the source of Python's standard library."""
+    pattern: str = "*"
+    """Which files of the folder: *.txt takes those that end so."""
     tokenizer: str = "bytes"
     """bytes, or bpe:N for a vocabulary of N, trained on the text and kept in the user's cache."""
     context: int = 128
@@ -98,7 +100,7 @@ def train_language_model(
         settings: of the model, as a resume must find them again.
         training: other parts of the `Task`; `objective` is `next_token_loss` unless given.
     """
-    source = read_text(text.data)
+    source = read_text(text.data, text.pattern)
     tokens = tokenize(source, text.tokenizer)
     shape = {"context": text.context, "batch_size": text.batch_size}
     task = Task(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+import muon_jax
 from common.errors import UsageError
 
 OptimizerName = Literal["muon", "optax-muon", "adamw", "lion", "sgd"]
@@ -34,8 +35,8 @@ class OptimizerConfig:
     """Then: to 0 by a cosine, by a line, constant, or wsd (constant, the last fifth to 0)."""
     gradient_clip: float | None = None
     """Largest global norm of a gradient."""
-    orthogonalizer: str = "keller"
-    """How muon orthogonalises: the name of a coefficient set, or svd."""
+    orthogonalizer: str = "fast"
+    """How muon orthogonalises: coefficients that newton_schulz knows by name, or exactly by svd."""
     fallback_learning_rate: float | None = None
     """Of the AdamW to which muon leaves the rest of the model. Default: as muon's."""
 
@@ -48,6 +49,10 @@ class OptimizerConfig:
             raise UsageError(f"--weight-decay {self.weight_decay}: give a number of at least 0")
         if self.warmup_steps < 0:
             raise UsageError(f"--warmup-steps {self.warmup_steps}: give at least 0")
+        try:
+            _orthogonalizer(self.orthogonalizer)
+        except ValueError as error:
+            raise UsageError(f"--orthogonalizer {self.orthogonalizer}: {error}") from error
 
     @property
     def peak(self) -> float:
@@ -82,6 +87,18 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     if config.gradient_clip is None:
         return transform
     return optax.chain(optax.clip_by_global_norm(config.gradient_clip), transform)
+
+
+def _muon(
+    config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
+) -> optax.GradientTransformation:
+    return muon_jax.muon(
+        schedule,
+        weight_decay=config.decay,
+        orthogonalizer=_orthogonalizer(config.orthogonalizer),
+        fallback_learning_rate=fallback,
+        fallback_weight_decay_mask=_matrices,
+    )
 
 
 def _optax_muon(
@@ -130,7 +147,7 @@ class _Recipe:
 
 
 _OPTIMIZERS: dict[str, _Recipe] = {
-    "muon": _Recipe(_optax_muon, 3e-3, 0.1),
+    "muon": _Recipe(_muon, 3e-3, 0.1),
     "optax-muon": _Recipe(_optax_muon, 3e-3, 0.1),
     "adamw": _Recipe(_adamw, 3e-3, 0.1),
     "lion": _Recipe(_lion, 5e-4, 0.5),
@@ -143,6 +160,10 @@ _DECAYS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "constant": jnp.ones_like,
     "wsd": lambda progress: jnp.minimum(1, (1 - progress) / WSD_DECAY),
 }
+
+
+def _orthogonalizer(name: str) -> Callable[[jax.Array], jax.Array]:
+    return muon_jax.polar_by_svd() if name == "svd" else muon_jax.newton_schulz(name)
 
 
 def _matrices(params: Any) -> Any:

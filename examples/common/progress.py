@@ -7,7 +7,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-PLAIN_LINES = 20  # over a whole run
+PLAIN_LINES = 20  # over a whole run; more where that would leave too many steps in silence
+PLAIN_SILENCE = 100
 
 
 class TrainingProgress:
@@ -16,7 +17,7 @@ class TrainingProgress:
     def __init__(self, start: int, steps: int, unit: str, *, quiet: bool) -> None:
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
         self._steps, self._unit = steps, unit
-        self._plain_every = max(1, steps // PLAIN_LINES)
+        self._plain_every = min(max(1, steps // PLAIN_LINES), PLAIN_SILENCE)
         self._first: tuple[int, float] | None = None
         self._speed = 0.0
         columns = (

@@ -8,6 +8,7 @@ the text are held out.
 import hashlib
 import sysconfig
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from common.errors import UsageError
@@ -44,21 +45,22 @@ class Text:
         return digest.hexdigest()
 
 
-def read_text(path: Path | None) -> Text:
-    """Reads a file or a folder; None reads the source of Python's own standard library."""
-    root = Path(sysconfig.get_path("stdlib")) if path is None else path
-    files = _python_files(root) if path is None else _text_files(root)
-    documents = {}
-    for file in files:
-        name = file.relative_to(root).as_posix() if root.is_dir() else file.name
-        document = _read_document(file)
-        if document:
-            documents[name] = document
-    if not documents:
-        what = "Python source" if path is None else "UTF-8 text"
-        raise UsageError(f"{_option(path, root)} holds no {what}; give --data a file or folder")
-    train, held_out = split_documents(documents)
-    return Text(train, held_out, "Python's standard library" if path is None else path.name)
+def read_text(path: Path | None, pattern: str = "*") -> Text:
+    """Reads a file, or those of a folder that match; None reads Python's standard library."""
+    if path is None:
+        name, root = "Python's standard library", Path(sysconfig.get_path("stdlib"))
+        files = _python_source(root)
+    else:
+        name, root = path.resolve().name, path
+        files = _matching(root, pattern) if root.is_dir() else [root]
+    if not root.exists():
+        raise UsageError(f"--data {root} does not exist; give a file or folder of text")
+    documents = {file.relative_to(root).as_posix(): _read_document(file) for file in files}
+    found = {file: text for file, text in documents.items() if text}
+    if not found:
+        matching = "" if pattern == "*" else f" in files named {pattern}"
+        raise UsageError(f"{root} holds no UTF-8 text{matching}; give --data a file or folder")
+    return Text(*split_documents(found), name)
 
 
 def split_documents(documents: dict[str, str]) -> tuple[list[str], list[str]]:
@@ -82,35 +84,31 @@ def split_documents(documents: dict[str, str]) -> tuple[list[str], list[str]]:
     return train, [documents[name] for name in names if name in chosen]
 
 
-def _option(path: Path | None, root: Path) -> str:
-    return f"the standard library at {root}" if path is None else f"--data {path}"
+def _python_source(root: Path) -> list[Path]:
+    return [file for file in _matching(root, "*.py") if NOT_SOURCE.isdisjoint(_inside(file, root))]
 
 
-def _python_files(root: Path) -> list[Path]:
-    files = root.rglob("*.py")
-    return sorted(f for f in files if NOT_SOURCE.isdisjoint(f.relative_to(root).parts))
+def _matching(root: Path, pattern: str) -> list[Path]:
+    """Lists files, hidden ones left out, in an order that is the same everywhere."""
+    files = (file for file in root.rglob("*") if fnmatchcase(file.name, pattern))
+    return sorted(
+        file
+        for file in files
+        if file.is_file() and not any(name.startswith(".") for name in _inside(file, root))
+    )
 
 
-def _text_files(root: Path) -> list[Path]:
-    if root.is_dir():
-        hidden = (f for f in root.rglob("*") if f.is_file())
-        return sorted(
-            f for f in hidden if not any(p.startswith(".") for p in f.relative_to(root).parts)
-        )
-    if not root.exists():
-        raise UsageError(f"--data {root} does not exist; give a file or folder of text")
-    return [root]
+def _inside(file: Path, root: Path) -> tuple[str, ...]:
+    return file.relative_to(root).parts
 
 
-def _read_document(file: Path) -> str | None:
-    """Returns a file's text, or None for one that is empty, binary or not UTF-8."""
+def _read_document(file: Path) -> str:
+    """Returns a file's text, or nothing for a file that is binary or not UTF-8."""
     try:
         data = file.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
-    if b"\0" in data:
-        return None
     try:
-        return data.decode("utf-8") or None
+        return "" if b"\0" in data else data.decode("utf-8")
     except UnicodeDecodeError:
-        return None
+        return ""

@@ -114,7 +114,8 @@ def _cache_key(text: Text, spec: str) -> str:
 def _load(file: Path) -> tuple[Tokenizer, np.ndarray, np.ndarray] | None:
     """Reads a cached encoding; None where there is none, or none whole."""
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        # numpy itself would leave a damaged file open
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             bpe = Tokenizer.from_str(stored["tokenizer"].tobytes().decode())
             return bpe, stored["train"], stored["held_out"]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):

@@ -174,9 +174,9 @@ def fit(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> Result:
         )
     if step < run.steps:
         by = interrupts.received.name if interrupts.received else "--stop-at"
-        status = 128 + interrupts.received if interrupts.received else 0
         raise StoppedError(
-            f"stopped by {by} after step {step} of {run.steps}: {checkpoint}", status
+            f"stopped by {by} after step {step} of {run.steps}; saved {checkpoint}",
+            exit_status=128 + interrupts.received if interrupts.received else 0,
         )
     model, _ = nnx.merge(graph, state)
     seconds = time.monotonic() - began

@@ -1,0 +1,85 @@
+"""How the benchmarks measure: compiled costs exactly, times interleaved and as ratios."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One function compiled for its arguments, and what that took.
+
+    Attributes:
+      call: runs it on the arguments and waits for the result.
+      seconds: CPU time of tracing, lowering and compiling.
+      flops: as XLA counts them; the body of a loop counts once.
+      temporaries: bytes that the program holds beside its inputs and outputs.
+      lines: length of the optimized HLO.
+    """
+
+    call: Callable[[], Any]
+    seconds: float
+    flops: float
+    temporaries: int
+    lines: int
+
+
+def compile_for(function: Callable[..., Any], *arguments: Any) -> Compiled:
+    jax.clear_caches()
+    began = time.process_time()
+    compiled = jax.jit(function).lower(*arguments).compile()
+    seconds = time.process_time() - began
+    memory = compiled.memory_analysis()
+    return Compiled(
+        call=lambda: jax.block_until_ready(compiled(*arguments)),
+        seconds=seconds,
+        flops=compiled.cost_analysis()["flops"],
+        temporaries=memory.temp_size_in_bytes if memory else 0,
+        lines=len(compiled.as_text().splitlines()),
+    )
+
+
+def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, np.ndarray]:
+    """Times all calls in turn, `repeats` rounds after one to warm up; seconds by name."""
+    rounds = []
+    for _ in range(repeats + 1):
+        row = []
+        for call in calls.values():
+            began = time.perf_counter()
+            call()
+            row.append(time.perf_counter() - began)
+        rounds.append(row)
+    return dict(zip(calls, np.array(rounds[1:]).T, strict=True))
+
+
+def median_ratio(times: np.ndarray, baseline: np.ndarray) -> float:
+    """Returns the median over rounds of time / baseline, in which the machine's drift cancels."""
+    return float(np.median(times / baseline))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Writes a Markdown table; numbers are right-aligned."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def conditions() -> str:
+    """Says when, on what and by which command a table was made."""
+    names = ("muon_jax", "jax", "optax", "numpy")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    device = jax.devices()[0]
+    command = " ".join(["python", *sys.argv])
+    return (
+        f"{datetime.date.today()}, Python {platform.python_version()}, {versions}, "
+        f"{device.platform} with {jax.device_count()} device(s) and "
+        f"{os.cpu_count()} cores ({platform.machine()}). Command: `{command}`"
+    )

@@ -1,0 +1,174 @@
+"""Bad input gets one error that names the call, the value and the remedy. The wording is exact."""
+
+import jax.numpy as jnp
+import optax
+import pytest
+
+import muon_jax
+
+MATRIX = {"kernel": jnp.ones((2, 3))}
+
+
+def init(tx: optax.GradientTransformation, params) -> object:
+    return tx.init(params)
+
+
+BAD_VALUES = [
+    (
+        lambda: muon_jax.scale_by_muon(momentum=1.5),
+        "muon_jax.scale_by_muon(momentum=1.5): give a number in [0, 1).",
+    ),
+    (
+        lambda: muon_jax.scale_by_muon(scale="rms"),
+        "muon_jax.scale_by_muon(scale='rms'): choose one of 'match_rms', 'keller', 'spectral', "
+        "'none', 'update_norm', muon_jax.hidden_size(width), or a callable of (rows, cols).",
+    ),
+    (
+        lambda: muon_jax.scale_by_muon(chunk_bytes=0),
+        "muon_jax.scale_by_muon(chunk_bytes=0): give a whole number of at least 1.",
+    ),
+    (
+        lambda: muon_jax.scale_by_muon(momentum_dtype="float8_e4m3fn"),
+        "muon_jax.scale_by_muon(momentum_dtype='float8_e4m3fn'): give float32, bfloat16, float16 "
+        "or float64, or None for the parameter's own.",
+    ),
+    (
+        lambda: muon_jax.newton_schulz(steps=0),
+        "muon_jax.newton_schulz(steps=0): give a whole number of at least 1.",
+    ),
+    (
+        lambda: muon_jax.newton_schulz(dtype="float8"),
+        "muon_jax.newton_schulz(dtype='float8'): choose one of 'float32', 'tensorfloat32', "
+        "'float16', 'bfloat16'.",
+    ),
+    (
+        lambda: muon_jax.newton_schulz(form="gram"),
+        "muon_jax.newton_schulz(form='gram'): choose one of 'auto', 'direct'.",
+    ),
+    (
+        lambda: muon_jax.newton_schulz("fast", steps=7),
+        "muon_jax.newton_schulz(steps=7): 'fast' has 3 steps; leave steps out, or choose "
+        "'minimax'.",
+    ),
+    (
+        lambda: muon_jax.newton_schulz("cans", steps=7),
+        "muon_jax.newton_schulz(steps=7): 'cans' has 5 rows and no rule beyond them; take at most "
+        "5.",
+    ),
+    (
+        lambda: muon_jax.newton_schulz([(1.0, float("nan"))]),
+        "muon_jax.newton_schulz(coefficients=[(1.0, nan)]): give a name, one row of 2 to 5 finite "
+        "numbers, or a sequence of such rows.",
+    ),
+    (
+        lambda: muon_jax.inverse_sqrt(0),
+        "muon_jax.inverse_sqrt(steps=0): give a whole number of at least 1.",
+    ),
+    (
+        lambda: muon_jax.polar_to(1e-9),
+        "muon_jax.polar_to(tolerance=1e-09): give a number in [1e-05, 1), which float32 can reach.",
+    ),
+    (
+        lambda: muon_jax.hidden_size(0),
+        "muon_jax.hidden_size(width=0): give a whole number of at least 1.",
+    ),
+    (
+        lambda: muon_jax.muon(-1.0),
+        "muon_jax.muon(learning_rate=-1.0): give a finite number of at least 0.",
+    ),
+    (
+        lambda: muon_jax.muon(1.0, weight_decay=-0.1),
+        "muon_jax.muon(weight_decay=-0.1): give a finite number of at least 0.",
+    ),
+    (
+        lambda: muon_jax.muon(1.0, fallback=optax.sgd(1.0), fallback_weight_decay=0.1),
+        "muon_jax.muon(fallback_weight_decay=0.1): leave it out and configure the transformation "
+        "given as fallback instead.",
+    ),
+    (
+        lambda: muon_jax.scale_by_momentum_rms(momentum=-0.1),
+        "muon_jax.scale_by_momentum_rms(momentum=-0.1): give a number in [0, 1).",
+    ),
+    (
+        lambda: muon_jax.momentum_rms(float("inf")),
+        "muon_jax.momentum_rms(learning_rate=inf): give a finite number of at least 0.",
+    ),
+]
+
+BAD_TYPES = [
+    (
+        lambda: muon_jax.scale_by_muon(momentum="0.9"),
+        "muon_jax.scale_by_muon(momentum='0.9'): give a number or a schedule.",
+    ),
+    (
+        lambda: muon_jax.scale_by_muon(orthogonalizer="svd"),
+        "muon_jax.scale_by_muon(orthogonalizer='svd'): give a callable from (batch, rows, cols) "
+        "to the same shape, or newton_schulz(...).",
+    ),
+    (
+        lambda: muon_jax.scale_by_muon(momentum_dtype="half a float"),
+        "muon_jax.scale_by_muon(momentum_dtype='half a float'): give float32, bfloat16, float16 "
+        "or float64, or None for the parameter's own.",
+    ),
+    (
+        lambda: muon_jax.newton_schulz(steps=2.5),
+        "muon_jax.newton_schulz(steps=2.5): give a whole number of at least 1.",
+    ),
+]
+
+BAD_TREES = [
+    (
+        lambda: init(
+            muon_jax.scale_by_muon(), {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
+        ),
+        "muon_jax.scale_by_muon: no matrices by the default rules: dense/bias (3,). Use "
+        "muon_jax.muon, or optax.multi_transform with muon_jax.label_params, to send them to "
+        "another optimizer; or say by axes= how they are matrices.",
+    ),
+    (
+        lambda: init(muon_jax.scale_by_muon(), {}),
+        "muon_jax.scale_by_muon: the parameters hold no array. Pass the tree to be trained.",
+    ),
+    (
+        lambda: init(
+            muon_jax.scale_by_muon(axes=muon_jax.MatrixAxes(0, 2)), {"dense": jnp.ones((2, 3))}
+        ),
+        "muon_jax.scale_by_muon: MatrixAxes(rows=0, cols=2) does not fit 'dense' of shape (2, 3): "
+        "it has no axis 2. Name axes between -2 and 1.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_VALUES + BAD_TREES)
+def test_bad_values(call, message):
+    with pytest.raises(ValueError, match="muon_jax") as caught:
+        call()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_TYPES)
+def test_bad_types(call, message):
+    with pytest.raises(TypeError) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "call", [lambda: muon_jax.newton_schulz("muon"), lambda: muon_jax.newton_schulz("standard")]
+)
+def test_an_unknown_schedule_lists_the_known_ones(call):
+    with pytest.raises(ValueError, match=r"choose one of 'fast', 'accurate', 'minimax', 'keller'"):
+        call()
+
+
+@pytest.mark.parametrize("make", [muon_jax.scale_by_muon, lambda: muon_jax.muon(1.0)])
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64])
+def test_only_real_floating_point_leaves_are_trained(make, dtype):
+    with pytest.raises(TypeError, match=r"steps.*(int32|complex64)"):
+        make().init({"steps": jnp.ones((2, 2), dtype)})
+
+
+def test_a_schedule_of_momentum_and_a_traced_value_are_not_checked_early():
+    muon_jax.scale_by_muon(momentum=optax.constant_schedule(0.9))
+    muon_jax.scale_by_muon(momentum=jnp.asarray(0.9))
+    assert muon_jax.muon(optax.constant_schedule(1.0)).init(MATRIX)

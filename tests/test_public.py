@@ -1,0 +1,81 @@
+"""The public door: what it exports, what it documents, and that its examples run."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import muon_jax
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPORTS = {name for name in vars(muon_jax) if not name.startswith("_")}
+MODULES = sorted(module.name for module in pkgutil.iter_modules(muon_jax.__path__))
+
+
+def test_the_exports_are_these():
+    public_modules = {name for name in EXPORTS if inspect.ismodule(getattr(muon_jax, name))}
+    assert EXPORTS - public_modules == {
+        "MatrixAxes",
+        "MomentumRmsState",
+        "MuonState",
+        "Rule",
+        "Split",
+        "hidden_size",
+        "inverse_sqrt",
+        "label_params",
+        "matrix_axes",
+        "momentum_rms",
+        "muon",
+        "newton_schulz",
+        "orthogonalize_tree",
+        "polar_by_svd",
+        "polar_to",
+        "scale_by_momentum_rms",
+        "scale_by_muon",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTS))
+def test_every_export_is_documented(name):
+    value = getattr(muon_jax, name)
+    text = inspect.getdoc(value)
+    assert text
+    if inspect.isfunction(value):
+        signature = inspect.signature(value)
+        for argument in signature.parameters:
+            assert argument in text, f"{name} does not document {argument}"
+        assert "Examples:" in text
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_examples_in_docstrings_run(module):
+    loaded = importlib.import_module(f"muon_jax.{module}")
+    scope = {**vars(muon_jax), **vars(loaded), "jnp": importlib.import_module("jax.numpy")}
+    results = doctest.testmod(loaded, extraglobs=scope, optionflags=doctest.ELLIPSIS)
+    assert results.failed == 0
+
+
+def test_the_library_imports_without_flax():
+    program = "import sys; sys.modules['flax'] = None; import muon_jax"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_version_is_that_of_the_changelog():
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    latest = re.search(r"^## (\S+)", changelog, re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert latest
+    assert latest[1] == project["version"] == muon_jax.__version__
+
+
+def test_no_file_is_longer_than_four_hundred_lines():
+    files = [path for folder in ("muon_jax", "tests") for path in (ROOT / folder).rglob("*.py")]
+    assert files
+    assert [path.name for path in files if len(path.read_text().splitlines()) > 400] == []
