@@ -20,6 +20,7 @@ from common.language import (
     train_language_model,
 )
 from common.latent_attention import LatentAttention, LatentConfig, clip_target
+from common.logit_plots import plot_max_logits
 from common.optimizers import OptimizerConfig, learning_rate_schedule
 from common.training import Measured, RunConfig
 from flax import nnx
@@ -28,15 +29,17 @@ from jaxtyping import Array, Float, Int
 import muon_jax
 from muon_jax.attention import collect_max_logits
 
+PLOT = "max_logits.png"
+
 
 @dataclass(frozen=True)
 class MuonClipConfig:
     """The optimizer, muon_jax.muon_clip."""
 
-    learning_rate: float = 0.02
-    """Its peak. The default is far too large for attention without QK-Clip."""
-    weight_decay: float = 0.1
-    """Of matrices, times the learning rate."""
+    learning_rate: float = 0.05
+    """Its peak. The default is so large that attention logits explode without QK-Clip."""
+    weight_decay: float = 0.0
+    """Times the learning rate. It slows the logits down too, so there is none unless given."""
     threshold: float | None = 100.0
     """Largest attention logit of a head that is left alone; None trains without QK-Clip."""
 
@@ -49,10 +52,10 @@ class MuonClipConfig:
 class Config:
     """All settings of one run."""
 
-    text: TextConfig = field(default_factory=TextConfig)
+    text: TextConfig = field(default_factory=lambda: TextConfig(context=96, batch_size=16))
     decoder: LatentConfig = field(default_factory=LatentConfig)
     optimizer: MuonClipConfig = field(default_factory=MuonClipConfig)
-    run: RunConfig = field(default_factory=RunConfig)
+    run: RunConfig = field(default_factory=lambda: RunConfig(steps=300))
     sample: SampleConfig = field(default_factory=SampleConfig)
 
 
@@ -88,6 +91,7 @@ def train(config: Config) -> LanguageResult:
         make_optimizer=make_optimizer,
         update_arguments=lambda measured: {"max_logits": measured["max_logits"]},
     )
+    plot_max_logits(result.run.folder.path / PLOT, [result.run.folder])
     return result
 
 
@@ -107,7 +111,9 @@ def main() -> None:
         description=__doc__,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    report(train(config))
+    result = train(config)
+    report(result)
+    print(f"  logits      {result.run.folder.path / PLOT}")
 
 
 if __name__ == "__main__":

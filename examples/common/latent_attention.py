@@ -21,6 +21,10 @@ from muon_jax.attention import reporting
 class LatentConfig(DecoderConfig):
     """Size of the transformer and of its latents."""
 
+    width: int = 96
+    """Features per token; a multiple of 2 × heads."""
+    layers: int = 3
+    """Number of blocks."""
     query_latent: int = 64
     """Width of the latent that makes the queries."""
     key_value_latent: int = 32
