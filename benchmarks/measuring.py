@@ -42,9 +42,9 @@ def compile_for(function: Callable[..., Any], *arguments: Any) -> Compiled:
     return Compiled(
         call=lambda: jax.block_until_ready(compiled(*arguments)),
         seconds=seconds,
-        flops=compiled.cost_analysis()["flops"],
+        flops=(compiled.cost_analysis() or {})["flops"],
         temporaries=memory.temp_size_in_bytes if memory else 0,
-        lines=len(compiled.as_text().splitlines()),
+        lines=len((compiled.as_text() or "").splitlines()),
     )
 
 

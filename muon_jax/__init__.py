@@ -2,6 +2,9 @@
 
 from importlib.metadata import version as _version
 
+from muon_jax._explain import explain as explain
+from muon_jax._explanation import ExplainedLeaf as ExplainedLeaf
+from muon_jax._explanation import Explanation as Explanation
 from muon_jax._matrix_axes import MatrixAxes as MatrixAxes
 from muon_jax._matrix_axes import Split as Split
 from muon_jax._momentum_rms import MomentumRmsState as MomentumRmsState

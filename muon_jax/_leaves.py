@@ -1,131 +1,184 @@
-"""What a rule may know of a leaf: its names, its shape, its neighbours, its stacked axes.
-
-A stack axis only repeats a layer (`nn.scan`, `nnx.vmap`, pipeline stages), so rules are written
-for the shape without it. It is found, surest first, from
-1. the axis names that Flax keeps beside a parameter (`nn.PARTITION_NAME`),
-2. vectors that are no longer vectors: a norm's scale of shape (layers, width) says that everything
-   beside it which starts with that length is stacked too,
-3. attention kernels, whose query and output only fit together under one reading,
-4. a container called `layers` or the like that holds no numbered children.
-"""
+"""What a rule may know of a leaf: its names, its shape, its neighbours, its stacked axes."""
 
 import dataclasses
-import fnmatch
 import functools
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from muon_jax._checks import path_name, refused
-
-Shape: TypeAlias = tuple[int, ...]
-Words: TypeAlias = tuple[str, ...]
-
-WEIGHT_NAMES = ("kernel", "weight", "weights", "w", "embedding", "embeddings", "value")
-"""Last words that say only "the array of this layer"; the word before names the layer."""
-
-STACK_AXES = {"layer", "layers", "block", "blocks", "stage", "stages", "scan", "stack"}
-STACK_AXES |= {"exp", "expert", "experts"}
-"""Logical axis names along which a layer, or an expert, is only repeated."""
-
-STACK_CONTAINERS = re.compile(
-    r"(layer|block|stage|scan|stack|repeat|group)s?(_stack|_\d+)?|.*scan.*"
-)
-NORMS = re.compile(r".*norm.*|(ln|bn|gn)_?[a-z0-9]*|.*_(ln|bn|gn)")
-NORM_VECTORS = {"scale", "weight", "gamma", "bias", "beta", "b", "g", "offset"}
+from muon_jax._matrix_axes import Shape
+from muon_jax._names import EMBEDDING, STACK_AXIS, WEIGHT, Words, matches, place_of, words_of
+from muon_jax._stacks import leading_stacks
 
 
 @dataclasses.dataclass(frozen=True)
+class Tree:
+    """The shapes of a whole tree by their words, for leaves that ask about their neighbours."""
+
+    shapes: Mapping[Words, Shape]
+
+    @functools.cached_property
+    def children(self) -> Mapping[Words, Mapping[str, None]]:
+        """The names directly below every place, in order."""
+        below: dict[Words, dict[str, None]] = {}
+        for words in self.shapes:
+            for depth, word in enumerate(words):
+                below.setdefault(words[:depth], {})[word] = None
+        return below
+
+    @functools.cached_property
+    def tables(self) -> frozenset[Shape]:
+        """The shapes of all embeddings, positions apart."""
+        pattern = f"*/{{{EMBEDDING}}}{{,/w,/weight}}"
+        return frozenset(
+            shape
+            for words, shape in self.shapes.items()
+            if matches(pattern, "/".join(words)) and not any("pos" in word for word in words[-2:])
+        )
+
+    @functools.cached_property
+    def dense_among_convolutions(self) -> tuple[Words, ...]:
+        """All plain matrices of a convolutional network; none of any other network."""
+        kernels = {
+            words: shape for words, shape in self.shapes.items() if matches(WEIGHT, words[-1])
+        }
+        has_filters = any(len(shape) == 4 for shape in kernels.values())
+        return tuple(words for words, shape in kernels.items() if has_filters and len(shape) == 2)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Leaf:
     """One parameter as the rules see it.
 
     Attributes:
-        path: the names down to it, joined by `/`, without Flax's final `.value`.
-        shape: as stored, stack axes included.
-        stack: the axes that only repeat the layer.
-        family: the shapes beside it: every leaf below the parent of its layer, by relative path.
+      path: the names down to it, joined by `/`, without the final `.value` of Flax.
+      shape: as stored, stack axes included.
+      stack: the axes that only repeat the layer (`nn.scan`, `nnx.vmap`, experts).
+      tree: the shapes of the whole tree.
     """
 
     path: str
     shape: Shape
     dtype: np.dtype
-    stack: Shape = ()
-    family: Mapping[str, Shape] = dataclasses.field(default_factory=dict)
+    stack: Shape
+    tree: Tree = dataclasses.field(repr=False)
 
     @functools.cached_property
     def words(self) -> Words:
         return words_of(self.path)
 
-    @property
-    def layer(self) -> str:
-        """The word that names the layer: `query` in `attn/query/kernel`, `lm_head` on its own."""
-        return self.words[_layer_depth(self.words) - 1]
+    @functools.cached_property
+    def name(self) -> str:
+        """What patterns see of the path."""
+        return "/".join(self.words)
 
-    @property
+    @functools.cached_property
     def core(self) -> Shape:
         """The shape of one layer: without the stack axes."""
         return tuple(size for axis, size in enumerate(self.shape) if axis not in self.stack)
 
-    def core_of(self, shape: Shape) -> Shape | None:
-        """Strips this leaf's leading stack axes off a neighbour; None where they differ."""
-        lead = tuple(self.shape[axis] for axis in self.stack)
-        return shape[len(lead) :] if shape[: len(lead)] == lead else None
+    @functools.cached_property
+    def place(self) -> Words:
+        return place_of(self.words)
+
+    @property
+    def layer(self) -> str:
+        """The name of the layer: `query` of `attn/query/kernel`, `lm_head` of a bare `lm_head`."""
+        return self.place[-1] if self.place else ""
+
+    @property
+    def outputs_first(self) -> bool:
+        """Whether the name says that outputs are stored first, as in torch and Equinox."""
+        return matches("weight,weights,weight_*,*_weight", self.words[-1])
 
     @property
     def bias(self) -> Shape | None:
         """The bias of the same layer, without stack axes and axes of length one."""
-        for name in (f"{self.layer}/bias", f"{self.layer}/b"):
-            core = self.core_of(self.family[name]) if name in self.family else None
-            if core is not None:
-                return tuple(size for size in core if size != 1)
+        for name in ("bias", "b"):
+            shape = self._core_of(self.tree.shapes.get((*self.place, name)))
+            if shape is not None and self.place != self.words:
+                return tuple(size for size in shape if size != 1)
         return None
 
-    def beside(self, pattern: str) -> Iterator[Shape]:
-        """Yields the shapes of the neighbours whose relative path matches, stack axes removed."""
-        for name, shape in self.family.items():
-            core = self.core_of(shape)
-            if core is not None and fnmatch.fnmatchcase(name, pattern):
-                yield core
+    @functools.cached_property
+    def neighbours(self) -> Mapping[str, Shape | None]:
+        """The layers beside this one: their weights' shapes without stack axes, None if nested."""
+        parent = self.place[:-1]
+        return {
+            name: next(self._weights_at((*parent, name)), None)
+            for name in self.tree.children.get(parent, ())
+            if name != self.layer
+        }
 
+    def beside(self, pattern: str, ndim: int | None = None) -> Shape | None:
+        """Finds the first layer beside this one by its name, and by rank if that is given."""
+        for name, shape in self.neighbours.items():
+            if shape and matches(pattern, name) and ndim in (None, len(shape)):
+                return shape
+        return None
 
-def words_of(path: str) -> Words:
-    """Splits a path at slashes and dots, in lower case, so that one pattern fits every library."""
-    words = tuple(word for word in re.split(r"[/.]", path.lower()) if word not in ("", "~"))
-    return words or ("",)
+    def _weights_at(self, place: Words) -> Iterator[Shape]:
+        arrays = [word for word in self.tree.children.get(place, ()) if matches(WEIGHT, word)]
+        for words in [place, *((*place, word) for word in arrays)]:
+            shape = self._core_of(self.tree.shapes.get(words))
+            if shape is not None:
+                yield shape
+
+    def _core_of(self, shape: Shape | None) -> Shape | None:
+        """Strips this leaf's leading stack axes off a neighbour, if they are the same."""
+        lead = tuple(self.shape[axis] for axis in self.stack)
+        if shape is None or shape[: len(lead)] != lead:
+            return shape
+        return shape[len(lead) :]
 
 
 def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
-    """Lists the leaves of a parameter tree with all that rules may ask.
+    """Lists the leaves of a parameter tree, and its structure.
 
     Raises:
-        ValueError: the tree holds no arrays.
-        TypeError: a leaf is no array of real or complex numbers.
+      ValueError: the tree holds no arrays.
+      TypeError: a leaf is no array of real or complex numbers.
     """
     entries, structure = jax.tree_util.tree_flatten_with_path(params)
-    if not entries:
+    if not entries and not is_masked(params):
         raise refused(call, "the tree of parameters has no arrays", "Give the model's parameters")
-    plain = [_plain_leaf(key_path, value, call) for key_path, value in entries]
-    named = _stacks_by_name(params, [key_path for key_path, _ in entries], plain)
-    stacks = _stacks_by_evidence(plain)
-    families = _families(plain)
-    return [
-        dataclasses.replace(
-            leaf,
-            stack=named.get(leaf.path, tuple(range(stacks[leaf.path]))),
-            family=families[leaf.words[: _layer_depth(leaf.words) - 1]],
+    paths = []
+    for key_path, value in entries:
+        is_boxed = key_path and key_path[-1] == jax.tree_util.GetAttrKey("value")
+        paths.append(path_name(key_path[:-1] if is_boxed else key_path))
+        _check_array(paths[-1], value, call)
+    shapes = [tuple(value.shape) for _, value in entries]
+    words = [words_of(path) for path in paths]
+    named = _stacks_by_name(params, [key_path for key_path, _ in entries], shapes)
+    counts = leading_stacks(
+        list(zip(words, shapes, strict=True)),
+        {words[index]: shapes[index][:1] for index, stack in named.items() if stack == (0,)},
+    )
+    tree = Tree(dict(zip(words, shapes, strict=True)))
+    leaves = [
+        Leaf(path, shape, value.dtype, named.get(index, tuple(range(count))), tree)
+        for index, (path, shape, (_, value), count) in enumerate(
+            zip(paths, shapes, entries, counts, strict=True)
         )
-        for leaf in plain
-    ], structure
+    ]
+    return leaves, structure
 
 
-def _plain_leaf(key_path: Any, value: Any, call: str) -> Leaf:
-    if key_path and key_path[-1] == jax.tree_util.GetAttrKey("value"):
-        key_path = key_path[:-1]
-    path = path_name(key_path)
+def is_masked(params: Any) -> bool:
+    """Tells whether `optax.masked` or `optax.multi_transform` hides a part of the tree."""
+
+    def masked(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    return any(map(masked, jax.tree.leaves(params, is_leaf=masked)))
+
+
+def _check_array(path: str, value: Any, call: str) -> None:
     if not (hasattr(value, "shape") and hasattr(value, "dtype")):
         raise refused(
             call,
@@ -141,96 +194,30 @@ def _plain_leaf(key_path: Any, value: Any, call: str) -> Leaf:
             "Keep it in a collection that is not trained, or freeze it with `optax.masked`",
             TypeError,
         )
-    return Leaf(path, tuple(value.shape), value.dtype)
-
-
-def _layer_depth(words: Words) -> int:
-    """How many words lead to the layer and name it."""
-    return len(words) - (len(words) > 1 and words[-1] in WEIGHT_NAMES)
-
-
-def _families(leaves: Sequence[Leaf]) -> dict[Words, dict[str, Shape]]:
-    """Groups the shapes by the parents of layers; each leaf counts in its two nearest."""
-    parents = {leaf.words[: _layer_depth(leaf.words) - 1] for leaf in leaves}
-    families: dict[Words, dict[str, Shape]] = {parent: {} for parent in parents}
-    for leaf in leaves:
-        for depth in range(max(0, len(leaf.words) - 3), len(leaf.words)):
-            if leaf.words[:depth] in families:
-                families[leaf.words[:depth]]["/".join(leaf.words[depth:])] = leaf.shape
-    return families
 
 
 def _stacks_by_name(
-    params: Any, key_paths: Sequence[Any], leaves: Sequence[Leaf]
-) -> dict[str, Shape]:
+    params: Any, key_paths: Sequence[Any], shapes: Sequence[Shape]
+) -> dict[int, Shape]:
     """Reads the axis names that a Flax variable (NNX) or box (Linen) keeps beside its array."""
-    names = {
-        path: _axis_names(node)
-        for path, node in jax.tree_util.tree_leaves_with_path(
-            params, is_leaf=lambda node: _axis_names(node) is not None
-        )
-    }
+    boxes = jax.tree_util.tree_leaves_with_path(
+        params, is_leaf=lambda node: _axis_names(node) is not None
+    )
+    names = {path: _axis_names(node) for path, node in boxes}
     stacks = {}
-    for key_path, leaf in zip(key_paths, leaves, strict=True):
-        axis_names = names.get(key_path[:-1])
-        if axis_names and len(axis_names) == len(leaf.shape):
-            stack = tuple(axis for axis, name in enumerate(axis_names) if name in STACK_AXES)
-            if stack:
-                stacks[leaf.path] = stack
+    for index, (key_path, shape) in enumerate(zip(key_paths, shapes, strict=True)):
+        axis_names = names.get(key_path[:-1]) or ()
+        stack = tuple(
+            axis
+            for axis, name in enumerate(axis_names)
+            if isinstance(name, str) and matches(STACK_AXIS, name)
+        )
+        if stack and len(axis_names) == len(shape):
+            stacks[index] = stack
     return stacks
 
 
-def _axis_names(node: Any) -> Sequence[str | None] | None:
+def _axis_names(node: Any) -> Sequence[Any] | None:
     if hasattr(node, "get_metadata"):
-        metadata = node.get_metadata()
-        return metadata.get("out_sharding") or metadata.get("sharding_names")
+        return node.get_metadata().get("out_sharding")
     return getattr(node, "names", None) if hasattr(node, "unbox") else None
-
-
-def _stacks_by_evidence(leaves: Sequence[Leaf]) -> dict[str, int]:
-    """Counts the leading stack axes of every leaf."""
-    common = _common_leading_sizes(leaves)
-    found: dict[Words, int] = {}
-    for prefix, sizes in _claims(leaves):
-        for count in range(1, len(sizes) + 1):
-            top = prefix
-            while top and common[top[:-1]][:count] == sizes[:count]:
-                top = top[:-1]
-            if common[top][:count] == sizes[:count]:
-                found[top] = max(found.get(top, 0), count)
-    return {
-        leaf.path: max((found.get(top, 0) for top in _prefixes(leaf.words)), default=0)
-        for leaf in leaves
-    }
-
-
-def _claims(leaves: Sequence[Leaf]) -> Iterator[tuple[Words, Shape]]:
-    """Yields places in the tree with the sizes of the stack axes that a leaf shows there."""
-    for leaf in leaves:
-        words, shape = leaf.words, leaf.shape
-        is_norm = len(words) > 1 and words[-1] in NORM_VECTORS and NORMS.fullmatch(words[-2])
-        if is_norm and len(shape) > 1 and 1 not in shape:
-            yield words, shape[:-1]
-        if len(shape) != 3 or any("conv" in word for word in words):
-            continue
-        for depth, word in enumerate(words[:-1], start=1):
-            if STACK_CONTAINERS.fullmatch(word) and not words[depth].isdigit():
-                yield words[:depth], shape[:1]
-
-
-def _common_leading_sizes(leaves: Sequence[Leaf]) -> dict[Words, Shape]:
-    """For every place in the tree, the sizes with which all shapes below it start."""
-    common: dict[Words, Shape] = {}
-    for leaf in leaves:
-        for place in _prefixes(leaf.words):
-            known = common.get(place, leaf.shape)
-            common[place] = tuple(
-                size
-                for count, size in enumerate(known, start=1)
-                if leaf.shape[:count] == known[:count]
-            )
-    return common
-
-
-def _prefixes(words: Words) -> Iterator[Words]:
-    return (words[:depth] for depth in range(len(words) + 1))

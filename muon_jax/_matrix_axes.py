@@ -25,18 +25,20 @@ class Split:
     """Cuts one fused axis group into parts, each of which is a matrix of its own.
 
     Args:
-        parts: how many equal parts, or the size of every part in order.
-        of: the group that is cut, `"cols"` (outputs fused) or `"rows"` (inputs fused).
-        interleaved: repeat the parts along the axis as a pattern instead of laying each down whole.
-            `Split(2, interleaved=True)` takes even and odd columns apart; `Split((64, 64, 64),
-            interleaved=True)` takes q, k and v apart where every head holds its own three.
+      parts: how many equal parts, or the size of every part in order.
+      of: the group that is cut, `"cols"` (outputs fused) or `"rows"` (inputs fused).
+      interleaved: repeat the parts along the axis as a pattern instead of laying each down whole.
+        `Split(2, interleaved=True)` takes even and odd columns apart; `Split((64, 64, 64),
+        interleaved=True)` takes q, k and v apart where every head holds its own three.
 
     Raises:
-        ValueError: a part is smaller than 1, or there are fewer than two.
+      ValueError: a part is smaller than 1, or there are fewer than two.
 
     Examples:
-        >>> MatrixAxes(rows=0, cols=1, split=Split((8, 2, 2))).matrix_shapes((8, 12))
-        ((1, 8, 8), (1, 8, 2), (1, 8, 2))
+      >>> import muon_jax
+      >>> grouped = muon_jax.MatrixAxes(rows=0, cols=1, split=muon_jax.Split((8, 2, 2)))
+      >>> grouped.matrix_shapes((8, 12))
+      ((1, 8, 8), (1, 8, 2), (1, 8, 2))
     """
 
     parts: int | tuple[int, ...]
@@ -121,21 +123,22 @@ class MatrixAxes:
     """Says which axes of a weight are inputs and which are outputs; the others are batch axes.
 
     Args:
-        rows: the input axis or axes, flattened in the order given. Negative ones count from the
-            end, so that `rows=-2, cols=-1` fits a weight and any stack of it.
-        cols: the output axis or axes.
-        split: how the outputs (or inputs, by `Split(..., of="rows")`) fall into separate matrices:
-            a count of equal parts, their sizes, or a `Split`.
+      rows: the input axis or axes, flattened in the order given. Negative ones count from the
+        end, so that `rows=-2, cols=-1` fits a weight and any stack of it.
+      cols: the output axis or axes.
+      split: how the outputs (or inputs, by `Split(..., of="rows")`) fall into separate matrices:
+        a count of equal parts, their sizes, or a `Split`.
 
     Raises:
-        ValueError: a group is empty, or one axis stands in both.
-        TypeError: an axis is no whole number.
+      ValueError: a group is empty, or one axis stands in both.
+      TypeError: an axis is no whole number.
 
     Examples:
-        >>> MatrixAxes(rows=0, cols=(1, 2)).matrix_shapes((512, 8, 64))  # query: heads as one
-        ((1, 512, 512),)
-        >>> MatrixAxes(rows=0, cols=2).matrix_shapes((512, 8, 64))  # query: each head apart
-        ((8, 512, 64),)
+      >>> import muon_jax
+      >>> muon_jax.MatrixAxes(rows=0, cols=(1, 2)).matrix_shapes((512, 8, 64))  # all heads as one
+      ((1, 512, 512),)
+      >>> muon_jax.MatrixAxes(rows=0, cols=2).matrix_shapes((512, 8, 64))  # each head by itself
+      ((8, 512, 64),)
     """
 
     rows: tuple[int, ...]
@@ -197,8 +200,8 @@ class MatrixAxes:
         """Views a weight as batches of matrices.
 
         Returns:
-            One array of shape (batch, rows, cols). Equal parts of a split are folded into the
-            batch, part by part within each batch entry; unequal parts come as one array each.
+          One array of shape (batch, rows, cols). Equal parts of a split are folded into the
+          batch, part by part within each batch entry; unequal parts come as one array each.
         """
         whole = self._whole(leaf.shape)
         matrices = _transposed(leaf, self._order(leaf.ndim)).reshape(whole)

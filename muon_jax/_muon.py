@@ -1,5 +1,6 @@
 """The transformation: momentum, then its nearest orthogonal matrix, then a scale by shape."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from muon_jax import _checks
+from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._newton_schulz import newton_schulz
+from muon_jax._routing import check_same_leaves
 from muon_jax._scaling import check_scale
 from muon_jax._tree import Axes, orthogonalize_leaves, resolve_views, solver
 from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale
@@ -102,16 +105,14 @@ def scale_by_muon(
     solve = solver(orthogonalizer, scale, chunk_bytes)
 
     def init(params: optax.Params) -> MuonState:
-        leaves, treedef = jax.tree.flatten(params)
         _check_arrays(params)
         views = resolve_views(_CALL, params, axes)
         if axes is None:
             _check_all_routed(params, views)
-        zeros = [
-            optax.MaskedNode() if view is None else jnp.zeros_like(leaf, dtype=momentum_dtype)
-            for leaf, view in zip(leaves, views, strict=True)
-        ]
-        return MuonState(jnp.zeros([], jnp.int32), treedef.unflatten(zeros))
+        zeros = jax.tree.map(
+            lambda leaf: jnp.zeros_like(leaf, dtype=momentum_dtype), _masked(params, views)
+        )
+        return MuonState(jnp.zeros([], jnp.int32), zeros)
 
     def update(
         updates: optax.Updates, state: MuonState, params: optax.Params | None = None
@@ -119,6 +120,7 @@ def scale_by_muon(
         del params
         gradients, treedef = jax.tree.flatten(updates)
         views = resolve_views(_CALL, updates, axes)
+        check_same_leaves(state.momentum, _masked(updates, views), call=_CALL)
         decay = momentum(state.count) if callable(momentum) else momentum
         directions, averages = list[Array](), list[Any]()
         for gradient, average, view in zip(
@@ -142,6 +144,15 @@ def scale_by_muon(
 
     # Optax types every state as one union, which a precise signature does not match.
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _masked(tree: Any, views: Sequence[MatrixAxes | None]) -> Any:
+    """Returns the tree as the momentum mirrors it: leaves without a view are left out."""
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef.unflatten(
+        optax.MaskedNode() if view is None else leaf
+        for leaf, view in zip(leaves, views, strict=True)
+    )
 
 
 def _accumulate(

@@ -10,7 +10,7 @@ from muon_jax._momentum_rms import scale_by_momentum_rms
 from muon_jax._muon import scale_by_muon
 from muon_jax._qk_clip import clip_qk
 from muon_jax._qk_targets import QKTarget
-from muon_jax._routing import label_params, matrix_axes
+from muon_jax._routing import Ambiguous, label_params, matrix_axes
 from muon_jax._rules import FALLBACK, MUON, Rule
 from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale
 
@@ -31,6 +31,7 @@ def muon(
     momentum_dtype: Any = None,
     chunk_bytes: int | None = None,
     rules: Sequence[Rule] = (),
+    ambiguous: Ambiguous = "error",
     fallback: optax.GradientTransformation | None = None,
     fallback_learning_rate: ScalarOrSchedule | None = None,
     fallback_weight_decay: ScalarOrSchedule | None = None,
@@ -57,7 +58,9 @@ def muon(
       scale: size of Muon's updates.
       momentum_dtype: dtype of Muon's state; None is that of the parameters.
       chunk_bytes: bound on the size of the matrices orthogonalised at a time.
-      rules: rules that come before the default ones.
+      rules: rules of your own, tried before the default ones.
+      ambiguous: what becomes of an array that no rule knows and that has several readings as
+        matrices: `"error"`, or `"fallback"`.
       fallback: a whole optimizer for the other leaves, learning rate included, such as
         `optax.lion(1e-4)` or `momentum_rms(1e-3)`; the three arguments below are then refused.
         None is AdamW with b1 = 0.9, b2 = 0.95, as Liu et al. (2025) train.
@@ -101,7 +104,7 @@ def muon(
                 nesterov=nesterov,
                 orthogonalizer=orthogonalizer,
                 scale=scale,
-                axes=matrix_axes(tree, rules=rules),
+                axes=matrix_axes(tree, rules=rules, ambiguous=ambiguous),
                 momentum_dtype=momentum_dtype,
                 chunk_bytes=chunk_bytes,
             ),
@@ -109,7 +112,8 @@ def muon(
             optax.scale_by_learning_rate(learning_rate),
         )
         return optax.multi_transform(
-            {MUON: matrices, FALLBACK: fallback}, label_params(tree, rules=rules)
+            {MUON: matrices, FALLBACK: fallback},
+            label_params(tree, rules=rules, ambiguous=ambiguous),
         )
 
     scale_by_muon(

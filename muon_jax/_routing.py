@@ -1,24 +1,29 @@
-"""Routing: every leaf to Muon under a view, or to the fallback, each for a stated reason."""
+"""Routing: every parameter to Muon under a view, or elsewhere, each for a stated reason."""
 
 import dataclasses
+import functools
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
 
-from muon_jax._checks import check_choice, listed, refused
-from muon_jax._leaves import Leaf, Shape, leaves_of
-from muon_jax._matrix_axes import MatrixAxes
-from muon_jax._rules import DEFAULT_RULES, FALLBACK, MUON, Rule
+from muon_jax._checks import check_choice, listed, path_name, refused
+from muon_jax._default_rules import DEFAULT_RULES
+from muon_jax._leaves import Leaf, is_masked, leaves_of
+from muon_jax._matrix_axes import MatrixAxes, Shape
+from muon_jax._rules import FALLBACK, MUON, Outcome, Rule
 
-Ambiguous = Literal["error", "fallback"]
+_NUMBER = re.compile(r"(?<![^/])\d+(?![^/])")
+"""A whole name that is a number: the index of a layer or an expert."""
+
+Ambiguous: TypeAlias = Literal["error", "fallback"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """Where one leaf goes: its label, its view if Muon takes it, and the rule that said so."""
+    """Where one parameter goes: its label, its view if Muon takes it, and the rule that said so."""
 
     path: str
     shape: Shape
@@ -32,25 +37,29 @@ class Route:
 def route(
     params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguous = "error", call: str = "route"
 ) -> Any:
-    """Routes every leaf of a parameter tree.
+    """Routes every parameter of a tree.
 
     Returns:
-        The same tree with a `Route` for every array. `None` and `optax.MaskedNode` stay.
+      The same tree with a `Route` for every array. `None` and `optax.MaskedNode` stay.
 
     Raises:
-        ValueError: the tree is empty, a view does not fit, or a leaf can be read in several ways.
-        TypeError: a leaf is no array of real or complex numbers.
+      ValueError: the tree is empty, a view does not fit, or a leaf can be read in several ways.
+      TypeError: a leaf is no array of real or complex numbers.
     """
     check_choice(call, "ambiguous", ambiguous, ("error", "fallback"))
+    own = _checked(rules, call)
     leaves, structure = leaves_of(params, call)
-    ordered = (*_checked(rules, call), *DEFAULT_RULES)
-    routes = [_route_leaf(leaf, ordered, call) for leaf in leaves]
-    unread = [leaf for leaf, found in zip(leaves, routes, strict=True) if found is None]
+    decisions = [_decide(leaf, own) for leaf in leaves]
+    unread = {
+        leaf: outcome
+        for leaf, (_, outcome) in zip(leaves, decisions, strict=True)
+        if isinstance(outcome, tuple)
+    }
     if unread and ambiguous == "error":
-        raise _ambiguous(unread, call)
+        raise _ambiguity(unread, is_masked(params), call)
     return jax.tree.unflatten(
         structure,
-        [found or _fallback(leaf) for leaf, found in zip(leaves, routes, strict=True)],
+        [_routed(leaf, *decision, call) for leaf, decision in zip(leaves, decisions, strict=True)],
     )
 
 
@@ -58,21 +67,23 @@ def label_params(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguou
     """Labels every parameter `"muon"` or `"adamw"`, ready for `optax.multi_transform`.
 
     Args:
-        params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
-        rules: rules of your own, tried before the default ones.
-        ambiguous: what to do with an array that no rule knows and that has more than one reading:
-            `"error"`, or `"fallback"` to label it `"adamw"`.
+      params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
+      rules: rules of your own, tried before the default ones; they may give labels of their own.
+      ambiguous: what becomes of an array that no rule knows and that has several readings as
+        matrices: `"error"`, or `"fallback"` to label it `"adamw"`.
 
     Returns:
-        The same tree with a label for every array.
+      The same tree with a label for every array.
 
     Raises:
-        ValueError: an array is ambiguous, a rule's view does not fit, or the tree is empty.
-        TypeError: a leaf is no floating-point array.
+      ValueError: an array is ambiguous, a rule's view does not fit, or the tree is empty.
+      TypeError: a leaf is no array of floating-point numbers.
 
     Examples:
-        >>> label_params({"dense": {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}})
-        {'dense': {'bias': 'adamw', 'kernel': 'muon'}}
+      >>> import jax, muon_jax
+      >>> layer = {"kernel": jax.numpy.ones((4, 8)), "bias": jax.numpy.ones(8)}
+      >>> muon_jax.label_params({"dense": layer})
+      {'dense': {'bias': 'adamw', 'kernel': 'muon'}}
     """
     routes = route(params, rules=rules, ambiguous=ambiguous, call="label_params")
     return jax.tree.map(lambda found: found.label, routes)
@@ -82,22 +93,58 @@ def matrix_axes(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguous
     """Gives every parameter its view as matrices; None where Muon leaves it alone.
 
     Args:
-        params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
-        rules: as for `label_params`.
-        ambiguous: as for `label_params`.
+      params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
+      rules: as for `label_params`.
+      ambiguous: as for `label_params`.
 
     Returns:
-        The same tree with a `MatrixAxes` or None for every array, ready for `scale_by_muon(axes=)`.
+      The same tree with a `MatrixAxes` or None for every array, in agreement with the labels.
 
     Raises:
-        ValueError or TypeError: as `label_params`.
+      TypeError or ValueError: as `label_params`.
 
     Examples:
-        >>> matrix_axes({"query": {"kernel": jnp.ones((8, 2, 4))}})
-        {'query': {'kernel': MatrixAxes(rows=0, cols=(1, 2))}}
+      >>> import jax, muon_jax
+      >>> muon_jax.matrix_axes({"query": {"kernel": jax.numpy.ones((8, 2, 4))}})
+      {'query': {'kernel': MatrixAxes(rows=0, cols=(1, 2))}}
     """
     routes = route(params, rules=rules, ambiguous=ambiguous, call="matrix_axes")
     return jax.tree.map(lambda found: found.axes, routes)
+
+
+def check_same_leaves(found: Any, expected: Any, *, call: str) -> None:
+    """Refuses a momentum that was made under other rules, or for a model of other widths.
+
+    Args:
+      found: the momentum of a state; parameters that are not Muon's are `optax.MaskedNode`.
+      expected: the updates or parameters that are Muon's now, masked likewise.
+      call: the call that is named.
+
+    Raises:
+      ValueError: names the paths that only one tree has, and those whose shapes differ.
+    """
+    old, new = (
+        {
+            path_name(path): np.shape(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (found, expected)
+    )
+    differing = [
+        f"'{path}' has {_shape_of(old, path)} in the state and {_shape_of(new, path)} now"
+        for path in sorted({*old, *new})
+        if old.get(path) != new.get(path)
+    ]
+    if differing:
+        raise refused(
+            call,
+            f"the state does not fit the parameters and rules: {listed(differing, 4)}",
+            "Restore the rules and widths that it was made with, or make a new state with `init`",
+        )
+
+
+def _shape_of(shapes: dict[str, Shape], path: str) -> str:
+    return f"shape {shapes[path]}" if path in shapes else "no momentum"
 
 
 def _checked(rules: Iterable[Rule], call: str) -> tuple[Rule, ...]:
@@ -108,59 +155,70 @@ def _checked(rules: Iterable[Rule], call: str) -> tuple[Rule, ...]:
     return checked
 
 
-def _route_leaf(leaf: Leaf, rules: Sequence[Rule], call: str) -> Route | None:
+def _decide(leaf: Leaf, rules: Sequence[Rule]) -> tuple[Rule, Outcome]:
     for rule in rules:
-        outcome = rule(leaf)
-        if outcome is None:
-            continue
-        label, axes = (MUON, outcome) if isinstance(outcome, MatrixAxes) else (outcome, None)
-        if axes is not None:
-            if rule in DEFAULT_RULES:
-                axes = _stored(axes, leaf)
-            axes.check(leaf.shape, call=call, path=leaf.path)
-        return Route(leaf.path, leaf.shape, leaf.dtype, label, axes, rule.pattern, rule.why)
-    return None
+        outcome = rule.outcome(leaf) if rule.fits(leaf.name) else None
+        if outcome is not None:
+            return rule, outcome
+    for rule in _default_rules_for(_NUMBER.sub("0", leaf.name)):
+        outcome = rule.outcome(leaf)
+        if isinstance(outcome, MatrixAxes):
+            return rule, _as_stored(outcome, leaf)
+        if outcome is not None:
+            return rule, outcome
+    raise AssertionError("the last default rule applies to every leaf")
 
 
-def _stored(axes: MatrixAxes, leaf: Leaf) -> MatrixAxes:
+@functools.lru_cache(maxsize=4096)
+def _default_rules_for(name: str) -> tuple[Rule, ...]:
+    """Matches the patterns once for all layers and experts that differ in a number alone."""
+    return tuple(rule for rule in DEFAULT_RULES if rule.fits(name))
+
+
+def _routed(leaf: Leaf, rule: Rule, outcome: Outcome, call: str) -> Route:
+    known = leaf.path, leaf.shape, leaf.dtype
+    if isinstance(outcome, MatrixAxes):
+        outcome.check(leaf.shape, call=call, path=leaf.path)
+        repeats = f"; axis {listed(map(str, leaf.stack))} repeats it" if leaf.stack else ""
+        return Route(*known, MUON, outcome, rule.name, rule.why + repeats)
+    if isinstance(outcome, str):
+        return Route(*known, outcome, None, rule.name, rule.why)
+    return Route(*known, FALLBACK, None, "ambiguous", rule.why)
+
+
+def _as_stored(axes: MatrixAxes, leaf: Leaf) -> MatrixAxes:
     """Renames the axes of one layer to those of the stored array, which may be a stack."""
-    if not leaf.stack:
-        return axes
     kept = [axis for axis in range(len(leaf.shape)) if axis not in leaf.stack]
     rows, cols = ([kept[axis] for axis in group] for group in (axes.rows, axes.cols))
     return MatrixAxes(rows, cols, axes.split)
 
 
-def _fallback(leaf: Leaf) -> Route:
-    why = "no rule knows it and it has several readings"
-    return Route(leaf.path, leaf.shape, leaf.dtype, FALLBACK, None, "ambiguous", why)
+def _from_the_end(axes: MatrixAxes, ndim: int) -> MatrixAxes:
+    """Counts axes from the end, so that a line to write fits stacks of the same layer too."""
+    rows, cols = ([axis - ndim for axis in group] for group in (axes.rows, axes.cols))
+    return MatrixAxes(rows, cols, axes.split)
 
 
-def _ambiguous(leaves: Sequence[Leaf], call: str) -> Exception:
-    """One line per kind of leaf: layers that differ only in their number share a pattern."""
-    kinds = {re.sub(r"(?<![^/])\d+(?![^/])", "*", leaf.path): leaf for leaf in reversed(leaves)}
-    lines = [
-        f"{leaf.path} {leaf.shape}:"
-        + "".join(f'\n    Rule("{pattern}", {axes!r})  # {said}' for axes, said in _readings(leaf))
-        for pattern, leaf in reversed(kinds.items())
-    ]
+def _ambiguity(unread: Mapping[Leaf, tuple[MatrixAxes, ...]], masked: bool, call: str) -> Exception:
+    """Shows every reading as the line to write; layers that differ in a number share the line."""
+    lines: dict[str, str] = {}
+    for leaf, readings in unread.items():
+        pattern = _NUMBER.sub("*", leaf.path)
+        for reading in readings:
+            axes = _from_the_end(_as_stored(reading, leaf), len(leaf.shape))
+            batch, rows, cols = axes.matrix_shapes(leaf.shape)[0]
+            line = f'Rule("{pattern}", {axes!r})'
+            lines.setdefault(line, f"{line}  # {batch} of {rows} x {cols}")
+    problem = "can be read as matrices in several ways"
+    hidden = (
+        "The tree is masked, which hides shapes that may decide: give "
+        "axes=muon_jax.matrix_axes(params) of the whole tree. Or pass"
+        if masked
+        else "Pass"
+    )
     return refused(
         call,
-        f"{listed((leaf.path for leaf in leaves), 4)} can be read as matrices in several ways",
-        "Pass the reading that fits in `rules=[...]`, or ambiguous='fallback':\n  "
-        + "\n  ".join(lines),
+        f"{listed((f'{leaf.path} {leaf.shape}' for leaf in unread), 4)} {problem}",
+        f"{hidden} the reading that fits in rules=[...], or ambiguous='fallback' to leave it to "
+        "AdamW:\n    " + "\n    ".join(lines.values()),
     )
-
-
-def _readings(leaf: Leaf) -> list[tuple[MatrixAxes, str]]:
-    ndim = len(leaf.shape)
-    views = {
-        MatrixAxes(rows=-2, cols=-1): "a stack",
-        MatrixAxes(rows=tuple(range(ndim - 1)), cols=ndim - 1): "inputs first",
-        MatrixAxes(rows=0, cols=tuple(range(1, ndim))): "one input axis",
-    }
-    return [
-        (axes, f"{said}: {batch} of {rows} x {cols}")
-        for axes, said in views.items()
-        for batch, rows, cols in axes.matrix_shapes(leaf.shape)
-    ]

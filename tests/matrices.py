@@ -23,10 +23,10 @@ def gaussian(*shape: int, seed: int = 0) -> NDArray[np.float64]:
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def polar(matrix: ArrayLike) -> NDArray[np.float64]:
+def polar(matrix: ArrayLike) -> NDArray[np.floating]:
     """Returns the polar factor of every matrix of a batch, by SVD in float64."""
     left, _, right = np.linalg.svd(np.asarray(matrix, np.float64), full_matrices=False)
-    return np.matmul(left, right, dtype=np.float64)
+    return left @ right
 
 
 def polar_error(result: ArrayLike, matrix: ArrayLike) -> float:
@@ -35,5 +35,5 @@ def polar_error(result: ArrayLike, matrix: ArrayLike) -> float:
     return float(np.linalg.norm(np.asarray(result, np.float64) - exact) / np.linalg.norm(exact))
 
 
-def singular_values(matrix: ArrayLike) -> NDArray[np.float64]:
+def singular_values(matrix: ArrayLike) -> NDArray[np.floating]:
     return np.asarray(np.linalg.svd(np.asarray(matrix, np.float64), compute_uv=False))

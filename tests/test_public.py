@@ -22,11 +22,14 @@ MODULES = sorted(module.name for module in pkgutil.iter_modules(muon_jax.__path_
 def test_the_exports_are_these():
     public_modules = {name for name in EXPORTS if inspect.ismodule(getattr(muon_jax, name))}
     assert EXPORTS - public_modules == {
+        "ExplainedLeaf",
+        "Explanation",
         "MatrixAxes",
         "MomentumRmsState",
         "MuonState",
         "Rule",
         "Split",
+        "explain",
         "hidden_size",
         "inverse_sqrt",
         "label_params",

@@ -1,70 +1,30 @@
 """Every leaf goes where a stated rule sends it, in any library's tree."""
 
 import collections
+from typing import Any, cast
 
 import equinox as eqx
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 from flax import nnx
 from flax.core import freeze
+from routes import tree_of, view_of
 
 from muon_jax._matrix_axes import MatrixAxes
-from muon_jax._routing import label_params, matrix_axes, route
+from muon_jax._routing import check_same_leaves, label_params, matrix_axes, route
 from muon_jax._rules import Rule
 
 
-def array(*shape):
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-def tree_of(path, leaf):
-    for name in reversed(path.split("/")):
-        leaf = {name: leaf}
-    return leaf
+def array(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def the_route(path, *shape, **options):
-    (found,) = jax.tree.leaves(route(tree_of(path, array(*shape)), **options))
+    (found,) = jax.tree.leaves(route(tree_of({path: shape}), **options))
     return found
-
-
-COMMON = {
-    # path: (shape, view; None: the fallback)
-    "mlp/up/kernel": ((8, 32), MatrixAxes(0, 1)),
-    "mlp/up/bias": ((32,), None),
-    "norm/scale": ((8,), None),
-    "attn/query/kernel": ((8, 2, 4), MatrixAxes(0, (1, 2))),
-    "attn/out/kernel": ((2, 4, 8), MatrixAxes((0, 1), 2)),
-    "attn/query/bias": ((2, 4), None),
-    "stem/conv/kernel": ((3, 3, 4, 16), MatrixAxes((0, 1, 2), 3)),
-    "conv1/kernel": ((3, 4, 16), MatrixAxes((0, 1), 2)),
-    "dwconv/kernel": ((7, 7, 1, 16), None),
-    "wte/embedding": ((50, 8), None),
-    "pos_embed": ((1, 16, 8), None),
-    "lm_head/kernel": ((8, 50), None),
-    "moe/router/kernel": ((8, 4), None),
-    "moe/experts/w_in": ((4, 8, 16), MatrixAxes(1, 2)),
-    "lstm/hf/kernel": ((8, 8), MatrixAxes(0, 1)),
-    "layers/0/weight": ((32, 8), MatrixAxes(rows=1, cols=0)),
-    "gate_proj/kernel": ((8, 32), MatrixAxes(0, 1)),
-}
-
-
-@pytest.mark.parametrize(("path", "case"), COMMON.items(), ids=COMMON)
-def test_common_leaves(path, case):
-    shape, view = case
-    found = the_route(path, *shape)
-    ndim = len(shape)
-    if view is None:
-        assert (found.label, found.axes) == ("adamw", None)
-    else:
-        assert found.label == "muon"
-        groups = [
-            tuple(axis % ndim for axis in axes) for axes in (found.axes.rows, found.axes.cols)
-        ]
-        assert groups == [view.rows, view.cols]
 
 
 Pair = collections.namedtuple("Pair", ["kernel", "bias"])
@@ -94,15 +54,15 @@ def test_any_pytree_keeps_its_structure(params):
 
 
 def test_labels_drive_multi_transform_over_nnx():
-    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    params = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param)
     transform = optax.multi_transform(
         {"muon": optax.sgd(1.0), "adamw": optax.set_to_zero()}, label_params
     )
-    optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
-    kernel = model.kernel.get_value()
-    optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
-    assert jnp.array_equal(model.kernel.get_value(), kernel - 1)
-    assert not model.bias.get_value().any()
+    ones = jax.tree.map(jnp.ones_like, params)
+    updates, _ = transform.update(ones, transform.init(params), params)
+    bias, kernel = jax.tree.leaves(updates)
+    assert jnp.array_equal(kernel, -jnp.ones((2, 3)))
+    assert not bias.any()
 
 
 def test_your_rules_come_first():
@@ -115,9 +75,66 @@ def test_your_rules_come_first():
     assert the_route("mlp/other/kernel", 16, 4, rules=rules).axes == MatrixAxes(0, 1)
 
 
+def test_a_rule_may_decide_by_the_leaf():
+    def wide(leaf):
+        return "adamw" if leaf.shape[-1] > 1000 else None
+
+    rules = [Rule("*/kernel", wide, name="wide", why="too wide")]
+    assert the_route("a/kernel", 8, 1001, rules=rules).rule == "wide"
+    assert the_route("a/kernel", 8, 1000, rules=rules).rule == "matrix"
+
+
+PATTERNS = {
+    # pattern: (paths that fit, paths that do not)
+    "*/kernel": (["kernel", "a/kernel", "a/b/Kernel"], ["akernel", "kernel/a"]),
+    "blocks/*/kernel": (["blocks/kernel", "blocks/0/mlp/kernel"], ["a/blocks/0/kernel"]),
+    "encoder/*": (["encoder/0/kernel"], ["encoder", "a/encoder/b"]),
+    "*/layer?/*_proj/w": (["layer1/q_proj/w"], ["layer12/q_proj/w", "layer1/a/q_proj_2/w"]),
+    "*/{query,key}/kernel": (["attn/key/kernel"], ["attn/value/kernel"]),
+    "model.*.weight": (["model/layers/0/weight", "model.layers.0.weight"], ["model/weight/a"]),
+    "*": (["anything", "at/all"], []),
+}
+
+
+@pytest.mark.parametrize(("pattern", "paths"), PATTERNS.items(), ids=PATTERNS)
+def test_patterns(pattern, paths):
+    fitting, others = paths
+    rules = [Rule(pattern, "mine")]
+    assert [the_route(path, 4, 8, rules=rules).label for path in fitting] == ["mine"] * len(fitting)
+    assert "mine" not in [the_route(path, 4, 8, rules=rules).label for path in others]
+
+
+UNUSABLE = {
+    "no pattern": (lambda: Rule("", "adamw"), ValueError, "Rule(pattern='')"),
+    "no view": (lambda: Rule("*", "muon"), ValueError, "give the view, such as MatrixAxes("),
+    "no outcome": (
+        lambda: Rule("*", cast(Any, 3)),
+        TypeError,
+        "Rule(to=3): give a MatrixAxes, a label",
+    ),
+    "no rule": (
+        lambda: label_params({"a": array(2, 2)}, rules=cast(Any, ["*/a"])),
+        TypeError,
+        "label_params: rules holds '*/a'",
+    ),
+    "no choice": (
+        lambda: matrix_axes({"a": array(2, 2)}, ambiguous=cast(Any, "skip")),
+        ValueError,
+        "matrix_axes(ambiguous='skip'): choose one of 'error', 'fallback'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "kind", "words"), UNUSABLE.values(), ids=UNUSABLE)
+def test_unusable_arguments_are_refused(make, kind, words):
+    with pytest.raises(kind) as caught:
+        make()
+    assert f"muon_jax.{words}" in str(caught.value) or words in str(caught.value)
+
+
 def test_an_unknown_kernel_is_refused_with_the_lines_to_write():
     params = {"mixer": [{"mix": array(2, 3, 4)}, {"mix": array(2, 3, 4)}]}
-    with pytest.raises(ValueError, match=r"mixer/0/mix, mixer/1/mix can be read") as caught:
+    with pytest.raises(ValueError, match=r"mixer/0/mix .*, mixer/1/mix .* can be read") as caught:
         label_params(params)
     message = str(caught.value)
     line = 'Rule("mixer/*/mix", MatrixAxes(rows=-2, cols=-1))'
@@ -148,10 +165,72 @@ def test_a_view_that_does_not_fit_is_refused_by_path():
         the_route("dense/kernel", 4, 6, rules=[Rule("*/kernel", MatrixAxes(0, 1, split=4))])
 
 
-def test_scanned_layers_are_a_batch():
-    make = nnx.vmap(lambda rngs: nnx.MultiHeadAttention(2, 8, rngs=rngs, decode=False))
-    views = matrix_axes(
-        {"layers": nnx.state(make(nnx.Rngs(0).split(3)), nnx.Param), "norm": array(5)}
+def test_complex_numbers_go_to_the_fallback():
+    assert label_params({"kernel": array(4, 8, dtype=jnp.complex64)}) == {"kernel": "adamw"}
+
+
+def test_nothing_is_left_where_a_mask_hides_all():
+    masked = {"a": optax.MaskedNode(), "b": None}
+    assert label_params(masked) == masked
+
+
+# Stacks by the axis names that Flax keeps
+
+
+def partitioned(in_axes):
+    kernel_init = nnx.with_partitioning(nnx.initializers.ones, ("inputs", "outputs"))
+
+    def make(rngs):
+        return nnx.Linear(4, 6, kernel_init=kernel_init, use_bias=False, rngs=rngs)
+
+    stack = nnx.vmap(make, out_axes=in_axes, transform_metadata={nnx.PARTITION_NAME: "layers"})
+    with nnx.use_eager_sharding(False):
+        return nnx.state(nnx.eval_shape(lambda: stack(nnx.Rngs(0).split(3))), nnx.Param)
+
+
+@pytest.mark.parametrize(("axis", "view"), [(0, "1|2"), (1, "0|2"), (2, "0|1")])
+def test_a_stack_named_by_nnx_may_lie_on_any_axis(axis, view):
+    assert view_of(route(partitioned(axis))["kernel"].get_value()) == view
+
+
+@pytest.mark.parametrize(("axis", "view"), [(0, "1|2"), (1, "0|2")])
+def test_a_stack_named_by_linen_may_lie_on_any_axis(axis, view):
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            init = nn.with_logical_partitioning(nn.initializers.ones, ("inputs", "outputs"))
+            return nn.Dense(4, kernel_init=init, use_bias=False, name="mix")(x), None
+
+    stack = nn.scan(
+        Layer,
+        variable_axes={"params": axis},
+        split_rngs={"params": True},
+        length=3,
+        metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    assert views["layers"]["query"]["kernel"].get_value() == MatrixAxes(1, (2, 3))
-    assert views["layers"]["out"]["kernel"].get_value() == MatrixAxes((1, 2), 3)
+    params = jax.eval_shape(stack().init, jax.random.key(0), array(2, 4), None)
+    assert [view_of(leaf) for leaf in jax.tree.leaves(route(params))] == [view]
+
+
+# States that do not fit
+
+
+def momentum(**shapes):
+    return {name: array(*shape) if shape else optax.MaskedNode() for name, shape in shapes.items()}
+
+
+def test_a_state_of_the_same_leaves_fits():
+    state = momentum(kernel=(2, 3), bias=None)
+    check_same_leaves(state, state, call="scale_by_muon")
+
+
+def test_a_state_made_otherwise_is_refused_with_the_differing_paths():
+    state = momentum(kernel=(2, 3), head=(3, 5), wte=None, same=(2, 2))
+    updates = momentum(kernel=(2, 4), head=None, wte=(9, 2), same=(2, 2))
+    with pytest.raises(ValueError, match=r"^muon_jax\.scale_by_muon: the state does not") as caught:
+        check_same_leaves(state, updates, call="scale_by_muon")
+    message = str(caught.value)
+    assert "'kernel' has shape (2, 3) in the state and shape (2, 4) now" in message
+    assert "'head' has shape (3, 5) in the state and no momentum now" in message
+    assert "'wte' has no momentum in the state and shape (9, 2) now" in message
+    assert "'same'" not in message

@@ -1,0 +1,234 @@
+"""Polar error against FLOPs against time, for this library's orthogonalizers and its rivals'.
+
+python benchmarks/polar.py                         # prints the tables
+python benchmarks/polar.py --write                 # also docs/polar.md and docs/images/polar.png
+python benchmarks/polar.py --momenta momenta.npz   # also matrices saved from a training run
+
+Inputs are Gaussian, log-uniform over 1e2 and 1e4, and of rank 16. The error is the distance to the
+exact polar factor over its norm, restricted to the singular directions above 1e-3 of the largest,
+since below them rounding alone decides. torch.optim.Muon's own iteration joins where torch is
+installed.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from measuring import compile_for, conditions, interleaved, median_ratio, table
+from optax.contrib import _muon as optax_muon
+
+import muon_jax
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+import matrices
+
+BASELINE = "optax, default"
+VISIBLE = 1e-3  # of the largest singular value
+LOOPS = ("optax, dion", "inverse_sqrt", "polar_to(1e-3)")  # XLA counts their bodies once
+KELLER = (3.4445, -4.7750, 2.0315)
+DION = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which inputs, how often each call is timed, and where results go."""
+
+    shapes: tuple[str, ...] = (
+        "256x256",
+        "512x512",
+        "768x768",
+        "1024x1024",
+        "256x1024",
+        "128x2048",
+        "8x256x256",
+    )
+    repeats: int = 11
+    momenta: Path | None = None
+    """An .npz of matrices, as --write-momenta of examples may save; timed like the others."""
+    write: bool = False
+
+
+def methods() -> dict[str, Callable[[Any], Any]]:
+    """Every method as a function of (batch, rows, cols)."""
+
+    def optax_with(coefficients: Any, preconditioning: str) -> Callable[[Any], Any]:
+        def call(batch: Any) -> Any:
+            numbers = jnp.asarray(coefficients)
+            if len(batch) == 1:
+                args = (batch[0], numbers, 5, preconditioning, 1e-8)
+                return optax_muon.orthogonalize_via_newton_schulz(*args)[None]
+            axes = optax_muon.MuonDimensionNumbers(-2, -1)
+            args = (batch, numbers, 5, preconditioning, 1e-8, axes)
+            return optax_muon.orthogonalize_via_newton_schulz(*args)
+
+        return call
+
+    return {
+        BASELINE: optax_with(KELLER, "frobenius"),
+        "optax, dion": optax_with(DION, "frobenius"),
+        "optax, schatten": optax_with(KELLER, "schatten"),
+        "optax, spectral": optax_with(KELLER, "spectral"),
+        "optax, aol": optax_with(KELLER, "aol"),
+        "fast (default)": muon_jax.newton_schulz("fast"),
+        "accurate": muon_jax.newton_schulz("accurate"),
+        "minimax, 5 quintics": muon_jax.newton_schulz("minimax"),
+        "minimax, bfloat16": muon_jax.newton_schulz("minimax", dtype="bfloat16"),
+        "keller": muon_jax.newton_schulz("keller"),
+        "polar_express": muon_jax.newton_schulz("polar_express"),
+        "cans": muon_jax.newton_schulz("cans"),
+        "inverse_sqrt": muon_jax.inverse_sqrt(),
+        "polar_to(1e-3)": muon_jax.polar_to(1e-3),
+    }
+
+
+def inputs(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Matrices of known spectrum; a batch repeats them with other seeds."""
+    *batch, rows, cols = shape
+    count, short = int(np.prod(batch, dtype=int)), min(rows, cols)
+    low_rank = (np.arange(short) < 16).astype(float)
+
+    def stacked(make: Callable[[int], np.ndarray]) -> np.ndarray:
+        return np.stack([make(seed) for seed in range(count)])
+
+    return {
+        "Gaussian": stacked(lambda seed: matrices.gaussian(rows, cols, seed=seed)),
+        "1e2": stacked(lambda seed: matrices.log_uniform(rows, cols, 1e2, seed)),
+        "1e4": stacked(lambda seed: matrices.log_uniform(rows, cols, 1e4, seed)),
+        "rank 16": stacked(lambda seed: matrices.with_spectrum(low_rank, rows, cols, seed)),
+    }
+
+
+def visible_error(result: np.ndarray, batch: np.ndarray) -> float:
+    """Returns the mean relative error on singular directions above VISIBLE of the largest."""
+    errors = []
+    for output, matrix in zip(np.asarray(result, np.float64), batch, strict=True):
+        left, values, right = np.linalg.svd(matrix, full_matrices=False)
+        seen = values > VISIBLE * values[0]
+        middle = left[:, seen].T @ output @ right[seen].T
+        errors.append(np.linalg.norm(middle - np.eye(seen.sum())) / np.sqrt(seen.sum()))
+    return float(np.mean(errors))
+
+
+def torch_methods(batch: np.ndarray) -> dict[str, Callable[[], Any]]:
+    """torch.optim.Muon's iteration, which runs in bfloat16 whatever it is given."""
+    if importlib.util.find_spec("torch") is None or len(batch) != 1:
+        return {}
+    torch = importlib.import_module("torch")
+    iterate = importlib.import_module("torch.optim._muon")._zeropower_via_newtonschulz
+    gradient = torch.tensor(batch[0], dtype=torch.float32)
+    return {"torch.optim.Muon": lambda: iterate(gradient, KELLER, 5, 1e-7).float().numpy()[None]}
+
+
+def measure(named: dict[str, np.ndarray], repeats: int) -> list[dict[str, Any]]:
+    """Runs every method on inputs of one shape; figures are ratios to optax's default."""
+    arrays = {name: jnp.asarray(batch, jnp.float32) for name, batch in named.items()}
+    first = next(iter(arrays.values()))
+    compiled = {name: compile_for(method, first) for name, method in methods().items()}
+    foreign = torch_methods(next(iter(named.values())))
+    calls = {name: each.call for name, each in compiled.items()} | foreign
+    times = interleaved(calls, repeats)
+    runnable = {name: jax.jit(method) for name, method in methods().items()}
+    base = compiled[BASELINE].flops
+    rows = []
+    for name in calls:
+        if name in foreign:
+            errors = [float("nan")] * len(named)
+            errors[0] = visible_error(foreign[name](), next(iter(named.values())))
+        else:
+            results = [np.asarray(runnable[name](array)) for array in arrays.values()]
+            errors = [visible_error(*pair) for pair in zip(results, named.values(), strict=True)]
+        countable = name in compiled and name not in LOOPS
+        rows.append(
+            {
+                "method": name,
+                "flops": compiled[name].flops / base if countable else float("nan"),
+                "time": median_ratio(times[name], times[BASELINE]),
+                **dict(zip(named, errors, strict=True)),
+            }
+        )
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    def shown(value: Any, digits: int) -> str:
+        return "–" if np.isnan(value) else f"{value:.{digits}f}"
+
+    columns = [name for name in rows[0] if name not in ("method", "flops", "time")]
+    return table(
+        ("method", "FLOPs", "time", *(f"error, {name}" for name in columns)),
+        [
+            (
+                row["method"],
+                shown(row["flops"], 3),
+                shown(row["time"], 2),
+                *(shown(row[name], 3) for name in columns),
+            )
+            for row in rows
+        ],
+    )
+
+
+def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Plots error on the Gaussian input against FLOPs: lower left is better."""
+    shown = [shape for shape in ("512x512", "256x1024", "128x2048") if shape in results]
+    figure = Figure(figsize=(4.2 * len(shown), 3.9), dpi=160, layout="constrained")
+    for axes, shape in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
+        for row in results[shape]:
+            if np.isnan(row["flops"]) or row["method"] == "minimax, bfloat16":
+                continue
+            theirs = row["method"].startswith("optax")
+            color = "#3b6fb6" if theirs else "#d1495b"
+            axes.plot(row["flops"], row["Gaussian"], "s" if theirs else "o", color=color)
+            axes.annotate(
+                row["method"],
+                (row["flops"], row["Gaussian"]),
+                xytext=(5, 3),
+                textcoords="offset points",
+                fontsize=7,
+            )
+        axes.set(title=shape.replace("x", " × "), xlabel="FLOPs over optax's", yscale="log")
+        axes.grid(alpha=0.25)
+        axes.margins(x=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supylabel("error, Gaussian matrix")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def main(options: Options) -> None:
+    results = {}
+    for name in options.shapes:
+        results[name] = measure(inputs(tuple(map(int, name.split("x")))), options.repeats)
+    if options.momenta:
+        saved = np.load(options.momenta)
+        for shape in sorted({saved[name].shape for name in saved.files}):
+            named = {n: saved[n][None] for n in saved.files if saved[n].shape == shape}
+            size = "x".join(map(str, shape))
+            results[f"{size}, momenta of a training run"] = measure(named, options.repeats)
+    head = f"Ratios are to `{BASELINE}` on the same input in one run. {conditions()}"
+    text = [head, *(f"## {name}\n\n{markdown(rows)}" for name, rows in results.items())]
+    print("\n\n".join(text))
+    if options.write:
+        title = "# The polar map: error, FLOPs, time\n\n![Pareto plot](images/polar.png)"
+        (ROOT / "docs" / "polar.md").write_text("\n\n".join([title, *text]) + "\n")
+        draw(results, ROOT / "docs" / "images" / "polar.png")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

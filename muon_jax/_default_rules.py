@@ -1,0 +1,181 @@
+"""The default rules, in order: where parameters of known names and shapes go, and why.
+
+The first rule that applies wins. What goes to the fallback comes first, then arrays that hold
+several matrices, then single matrices; the last rule gives up and shows the readings.
+"""
+
+from muon_jax import _readings as reading
+from muon_jax._names import (
+    ATTENTION_INPUT,
+    ATTENTION_OUTPUT,
+    EMBEDDING,
+    FUSED_KEY_VALUE,
+    FUSED_QUERY_KEY_VALUE,
+    LATENT_UP,
+    NORM,
+    NORM_VECTOR,
+    WEIGHT,
+)
+from muon_jax._rules import FALLBACK, Rule
+
+
+def layer(names: str) -> str:
+    """The weight of a layer of one of these names, or a bare array so called."""
+    return f"*/{{{names}}}{{,/{WEIGHT}}}"
+
+
+def table(names: str) -> str:
+    """As `layer`, but without `kernel`: a kernel maps features, it is not looked up."""
+    return f"*/{{{names}}}{{,/weight,/w,/embedding,/embeddings}}"
+
+
+GAIN = "*bias,bias_*,*scale,gamma,beta,offset,b,b?,b_?,*slope"
+STATE_SPACE = "a_log,log_a,log_dt,log_step,log_lambda*,dt_bias"
+POSITION = (
+    "pos,pe,wpe,w_pos,{pos,*_pos,*posit*,*rel,*relative*}*{emb,embed,embeds,embedding,embeddings,"
+    "embedder,encoding,encodings,table,bias,tokens},*rel_pos*,embed_positions,position*"
+)
+TOKENS = "*token,*tokens,latent,*latents,latent_array,*queries,*prompt,*prompts,*slots"
+HEAD = "*head,*logits*,*classifier,*unembed*,w_u,readout,vocab_proj*,*qa_outputs,score,lm_proj"
+LAST = (
+    "out,output,outputs,*_out,out_proj,output_*,decoder,proj,predictions,final*,linear*,dense*,fc*"
+)
+GATE = "gate,gating,gating_network,switch,wg,w_gate"
+CHANNELWISE = "*depthwise*,dwconv*,dw_conv*,*conv1d*,*short_conv*,*causal_conv*"
+GATE_AND_UP = "gate_up*,gate_and_up*,up_gate*,up_and_gate*,gateup*,w13,gating_einsum,wi_fused"
+RECURRENT = (
+    "dense_i,dense_h,weight_ih*,weight_hh*,w_i,w_h,ih,hh,i2h,h2h,recurrent_kernel,*lstm*,*gru*"
+)
+
+LOGITS = "its outputs are logits, one column a class"
+
+DEFAULT_RULES = (
+    # What is no matrix, or should not be orthogonalised
+    Rule("*", reading.no_matrix, "has at most one axis longer than one", "vector"),
+    Rule("*", reading.complex_numbers, "its numbers are complex", "complex"),
+    Rule(
+        layer("lora_*,*lora*/a,*lora*/b"),
+        reading.matrix,
+        "each factor of the low-rank change is a matrix",
+        "LoRA factor",
+    ),
+    Rule(
+        f"*/{{{GAIN}}},*/{NORM}{{,/{NORM_VECTOR}}}",
+        FALLBACK,
+        "acts on every channel alone",
+        "bias or gain",
+    ),
+    Rule(f"*/{{{STATE_SPACE}}}", FALLBACK, "rates of a state space, each its own", "state space"),
+    Rule(
+        f"{table(POSITION)},*/*_pos",
+        FALLBACK,
+        "looked up, or added to activations",
+        "position table",
+    ),
+    Rule(
+        f"{table(EMBEDDING)},*/{{embedding,embeddings}}",
+        reading.lookup,
+        "rows are looked up, each trained when it occurs; so too if tied to the head",
+        "embedding",
+    ),
+    Rule(table(TOKENS), FALLBACK, "a state of its own, no map of one", "learned tokens"),
+    Rule(layer(HEAD), FALLBACK, LOGITS, "head"),
+    Rule(f"*/{{head,heads,classifier}}/{{{LAST}}}/{WEIGHT}", FALLBACK, LOGITS, "head"),
+    Rule(layer(LAST), reading.tied_shape, "has the shape of the embedding: logits", "head"),
+    Rule(layer("*"), reading.only_dense, "the one dense layer among convolutions: logits", "head"),
+    Rule(
+        layer("*router*,*moe*gate*"),
+        FALLBACK,
+        "its outputs are logits, one column an expert",
+        "router",
+    ),
+    Rule(
+        layer(GATE),
+        reading.gate_of_experts,
+        "experts stand beside it: its outputs are their logits",
+        "router",
+    ),
+    Rule(
+        layer(CHANNELWISE),
+        reading.taps_by_channel,
+        "filters every channel alone",
+        "depthwise convolution",
+    ),
+    Rule(
+        f"*/{{{WEIGHT},*conv*,*_kernel}}",
+        reading.single_channel,
+        "every filter sees one channel",
+        "depthwise convolution",
+    ),
+    Rule("*", reading.broadcast, "broadcast along its first axis: no map", "broadcast table"),
+    # Several matrices in one array
+    Rule(
+        layer(FUSED_QUERY_KEY_VALUE),
+        reading.fused_query_key_value,
+        "query, key and value are each a matrix",
+        "fused attention",
+    ),
+    Rule(
+        layer(FUSED_KEY_VALUE),
+        reading.fused_key_value,
+        "key and value are each a matrix",
+        "fused attention",
+    ),
+    Rule(
+        layer("query_key_value"),
+        reading.fused_in_every_head,
+        "in some models every head holds its own query, key and value",
+        "fused attention",
+    ),
+    Rule(
+        layer(f"{GATE_AND_UP},wi,w_in,fc1"),
+        reading.paired,
+        "gate and up are each a matrix",
+        "fused gate and up",
+    ),
+    Rule(
+        layer(GATE_AND_UP),
+        reading.gate_and_up,
+        "gate and up are each a matrix",
+        "fused gate and up",
+    ),
+    Rule(
+        layer("in_proj"),
+        reading.gated_input,
+        "input and gate are each a matrix",
+        "fused gated input",
+    ),
+    Rule(
+        layer(RECURRENT),
+        reading.recurrent_gates,
+        "every gate is a matrix",
+        "fused recurrent gates",
+    ),
+    Rule(
+        "*/*lstm*/linear/w", reading.four_gates, "every gate is a matrix", "fused recurrent gates"
+    ),
+    Rule("*", reading.expert_stack, "every expert is a matrix", "experts"),
+    # Single matrices
+    Rule(
+        layer(f"{ATTENTION_INPUT},{LATENT_UP}"),
+        reading.attention_input,
+        "all heads together are its outputs",
+        "attention input",
+    ),
+    Rule(
+        layer(ATTENTION_OUTPUT),
+        reading.attention_output,
+        "all heads together are its inputs",
+        "attention output",
+    ),
+    Rule(layer("*conv*"), reading.convolution, "its input is a flattened patch", "convolution"),
+    Rule(
+        f"*/{{{WEIGHT},*_kernel}}",
+        reading.filter_shaped,
+        "its input is a flattened patch",
+        "convolution",
+    ),
+    Rule(f"*/{WEIGHT}", reading.by_bias, "its bias has the output axes", "outputs by bias"),
+    Rule("*", reading.matrix, "inputs and outputs have an axis each", "matrix"),
+    Rule("*", reading.several, "no rule knows it, and it has several readings", "ambiguous"),
+)

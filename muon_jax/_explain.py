@@ -1,0 +1,137 @@
+"""What Muon will do with every parameter, said before training starts."""
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from muon_jax import _checks
+from muon_jax._explanation import ExplainedLeaf, Explanation
+from muon_jax._newton_schulz import newton_schulz
+from muon_jax._routing import Ambiguous, Route, route
+from muon_jax._rules import FALLBACK, MUON, Rule
+from muon_jax._scaling import SHAPE_SCALES, check_scale
+from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale
+
+Mask: TypeAlias = Any | Callable[[optax.Params], Any]
+
+_CALL = "explain"
+_ADAM_MOMENTS = 2
+
+
+def explain(
+    params: Any,
+    *,
+    rules: Iterable[Rule] = (),
+    ambiguous: Ambiguous = "error",
+    orthogonalizer: Orthogonalizer | None = None,
+    scale: str | ShapeScale = "match_rms",
+    momentum_dtype: Any = None,
+    weight_decay: ScalarOrSchedule = 0.1,
+    weight_decay_mask: Mask | None = None,
+    fallback_weight_decay: ScalarOrSchedule | None = None,
+    fallback_weight_decay_mask: Mask | None = None,
+) -> Explanation:
+    """Says what `muon`, given the same arguments, would do with every parameter.
+
+    Only shapes are looked at, so the parameters may be what `jax.eval_shape` returns for a model
+    far larger than this machine.
+
+    Args:
+      params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
+      rules: rules of your own, tried before the default ones.
+      ambiguous: what becomes of an array with several readings: `"error"` or `"fallback"`.
+      orthogonalizer: its `flops(rows, cols)` tells the cost, if it has one; None is
+        `newton_schulz()`.
+      scale: size of the updates, as for `scale_by_muon`.
+      momentum_dtype: dtype of the momentum; None is that of the parameter.
+      weight_decay: decay of the matrices.
+      weight_decay_mask: which of them decay: a tree of booleans, or a function from the parameters
+        to one; None is all.
+      fallback_weight_decay: decay of the others; None is `weight_decay`.
+      fallback_weight_decay_mask: which of them decay; None is all.
+
+    Returns:
+      An `Explanation`: it prints as a table, which rich colours and notebooks render, and has every
+      number in `leaves` and `to_dict()`.
+
+    Raises:
+      TypeError or ValueError: for parameters that `muon` would refuse at `init`, or an unknown
+        scale.
+
+    Examples:
+      >>> import jax, muon_jax
+      >>> params = {"query": {"kernel": jax.ShapeDtypeStruct((64, 4, 16), "float32")}}
+      >>> muon_jax.explain(params).leaves[0].matrices
+      ((1, 64, 64),)
+    """
+    check_scale(_CALL, scale)
+    momentum_dtype = _checks.check_float_dtype(_CALL, "momentum_dtype", momentum_dtype)
+    routes = jax.tree.leaves(route(params, rules=rules, ambiguous=ambiguous, call=_CALL))
+    if fallback_weight_decay is None:
+        fallback_weight_decay = weight_decay
+    decays = {
+        MUON: _decays(weight_decay, weight_decay_mask, params),
+        FALLBACK: _decays(fallback_weight_decay, fallback_weight_decay_mask, params),
+    }
+    factor = SHAPE_SCALES.get(scale) if isinstance(scale, str) else scale
+    told: Callable[[int, int], int | None]
+    told = functools.cache(getattr(orthogonalizer or newton_schulz(), "flops", _untold))
+
+    def explained(index: int, found: Route, leaf: Any) -> ExplainedLeaf:
+        matrices = found.axes.matrix_shapes(found.shape) if found.axes else ()
+        costs = [told(rows, cols) for _, rows, cols in matrices]
+        known = [cost * count for cost, (count, _, _) in zip(costs, matrices, strict=True) if cost]
+        return ExplainedLeaf(
+            path=found.path,
+            shape=found.shape,
+            dtype=str(found.dtype),
+            label=found.label,
+            rule=found.rule,
+            why=found.why,
+            axes=found.axes,
+            matrices=matrices,
+            scale=tuple(factor(rows, cols) if factor else None for _, rows, cols in matrices),
+            weight_decay=decays[found.label][index] if found.label in decays else None,
+            flops=None if None in costs else sum(known),
+            state_bytes=_state_bytes(found, momentum_dtype),
+            sharding=_partition(leaf),
+        )
+
+    leaves = [
+        explained(index, found, leaf)
+        for index, (found, leaf) in enumerate(zip(routes, jax.tree.leaves(params), strict=True))
+    ]
+    return Explanation(tuple(leaves), sum(_ADAM_MOMENTS * _bytes(found) for found in routes))
+
+
+def _untold(rows: int, cols: int) -> None:
+    """Stands in for an orthogonalizer that does not know its cost."""
+    del rows, cols
+
+
+def _decays(decay: ScalarOrSchedule, mask: Mask | None, params: Any) -> list[float | str]:
+    """The decay of every leaf, under Optax's idea of a mask: a prefix tree, or what makes one."""
+    shown = "schedule" if callable(decay) else float(decay)
+    chosen = True if mask is None else mask(params) if callable(mask) else mask
+    full = jax.tree.map(lambda keep, below: jax.tree.map(lambda _: keep, below), chosen, params)
+    return [shown if keep else 0.0 for keep in jax.tree.leaves(full)]
+
+
+def _bytes(found: Route, dtype: Any = None) -> int:
+    return math.prod(found.shape) * jnp.dtype(dtype or found.dtype).itemsize
+
+
+def _state_bytes(found: Route, momentum_dtype: Any) -> int:
+    if found.label == MUON:
+        return _bytes(found, momentum_dtype)
+    return _ADAM_MOMENTS * _bytes(found) if found.label == FALLBACK else 0
+
+
+def _partition(leaf: Any) -> str | None:
+    spec = getattr(getattr(leaf, "sharding", None), "spec", None)
+    return None if spec is None or all(axis is None for axis in spec) else str(spec)

@@ -1,0 +1,81 @@
+"""Names of parameters: one pattern language, and the words that libraries use for the same thing.
+
+Libraries join names by slashes or dots and disagree about case (`SelfAttention_0/query/kernel`,
+`self_attn.q_proj.weight`), so paths are compared as lower-case words joined by slashes.
+"""
+
+import functools
+import re
+from typing import TypeAlias
+
+Words: TypeAlias = tuple[str, ...]  # never empty
+
+WEIGHT = "{kernel,weight,weights,w}"
+"""Last words that say only "the array of this layer"; the word before names the layer."""
+
+STACK_AXIS = "{layer,layers,block,blocks,stage,stages,scan,stack,exp,expert,experts}"
+"""Logical axis names along which a layer, or an expert, is only repeated."""
+
+STACK_CONTAINER = "{layer,block,stage,stack,repeat,group}s,*scan*"
+"""Containers that hold a stack when their children are not numbered."""
+
+EMBEDDING = (
+    "wte,w_e,emb,*_emb,shared,embed_*,*embed,*embeds,*embedding,*embeddings,*embedder,"
+    "*embedding_table,*codebook*,*vocab"
+)
+"""Tables whose rows are looked up, as a bare array or as the weight of a layer (not a `kernel`)."""
+
+NORM = "{*norm*,ln,ln?,ln_*,*_ln,bn,bn?,bn_*,*_bn,gn,gn_*}"
+NORM_VECTOR = "{scale,weight,gamma,bias,beta,b,g,offset}"
+
+DENSE = "{dense,dense_*,linear,linear?,linear_*,fc,fc?,fc_*,mlp,wi,wi_*,w1,w2,w3,w_in,w_out}"
+MLP = "{up,down,gate,*_up,*_down,up_proj,down_proj,gate_proj,c_fc}"
+"""Layers whose weight is a matrix in every library, so that a third axis repeats it."""
+
+_SUFFIX = "{,_proj,_projection,_einsum,_dense,_lin,_linear,_kernel,_weight}"
+ATTENTION_INPUT = f"{{,w,w_,to_,c_}}{{q,k,v,query,key,value}}{_SUFFIX}"
+FUSED_KEY_VALUE = f"{{,w,w_,to_,c_}}kv{_SUFFIX},key_value{_SUFFIX}"
+FUSED_QUERY_KEY_VALUE = (
+    f"{{,w,w_,to_,c_,attn_}}qkv{_SUFFIX},c_attn,*att*/in_proj,*att*/in_proj_weight"
+)
+ATTENTION_OUTPUT = (
+    f"{{,w,w_,to_,c_,attn_,attention_}}{{o,out,output}}{_SUFFIX},"
+    "proj,c_proj,attn_proj,attn_vec_einsum"
+)
+LATENT_UP = "{q,k,v,kv}_{b,up}{,_proj},w{q,k,v,kv}_b"
+"""Up-projections of multi-head latent attention: from a latent to all heads."""
+
+
+def words_of(path: str) -> Words:
+    """Splits a path at slashes and dots, in lower case, without Haiku's `~`."""
+    words = tuple(word for word in re.split(r"[/.]", path.lower()) if word not in ("", "~"))
+    return words or ("",)
+
+
+def place_of(words: Words, arrays: str = WEIGHT) -> Words:
+    """The words down to a layer and its name: without a final `kernel` and the like."""
+    return words[:-1] if matches(arrays, words[-1]) else words
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Tells whether a word, or words joined by `/`, fits a pattern as a whole.
+
+    A `*` that is a whole word stands for any number of words, also none; within a word it stands
+    for any characters, and `?` for one. `{query,key}` is either word, and a comma outside braces
+    parts patterns.
+    """
+    return _expression(pattern).fullmatch(text) is not None
+
+
+@functools.cache
+def _expression(pattern: str) -> re.Pattern[str]:
+    any_words, any_rest, any_text = r"(?<![^/,])\*/", r"(?<=/)\*(?![^,])", r"^\*$"
+    tokens = {"*": "[^/]*", "?": "[^/]", "{": "(?:", "}": ")", ",": "|"}
+    expression = ""
+    for match in re.finditer(f"({any_words})|({any_rest}|{any_text})|(.)", pattern.lower()):
+        words, rest, letter = match.groups()
+        if words or rest:
+            expression += "(?:.*/)?" if words else ".*"
+        else:
+            expression += tokens.get(letter, re.escape(letter))
+    return re.compile(expression)

@@ -1,0 +1,283 @@
+"""How the array of one layer reads as matrices: every function sees a leaf and gives an outcome.
+
+Axes are those of one layer; routing adds the stack axes. None means that shape or neighbours speak
+against the reading, several views that they leave it open.
+"""
+
+import math
+
+from muon_jax._leaves import Leaf
+from muon_jax._matrix_axes import MatrixAxes, Shape, Split
+from muon_jax._names import ATTENTION_INPUT, ATTENTION_OUTPUT, matches
+from muon_jax._rules import FALLBACK, Outcome
+
+EXPERTS = "*expert*,*moe*"
+ATTENTION = "*attn*,*attention*"
+RECURRENT = "dense_h,w_h,hh,h2h,weight_hh*,recurrent_kernel"
+DOWN = "*down*,wo,w2,w_out,w_o,output,out*,linear,fc2,c_proj"
+
+# No matrices
+
+
+def no_matrix(leaf: Leaf) -> Outcome:
+    """At most one axis is longer than one."""
+    return FALLBACK if math.prod(leaf.core) in (0, max(leaf.core, default=1)) else None
+
+
+def complex_numbers(leaf: Leaf) -> Outcome:
+    return FALLBACK if leaf.dtype.kind == "c" else None
+
+
+def broadcast(leaf: Leaf) -> Outcome:
+    """An array that is no weight and starts with an axis of one is broadcast to activations."""
+    is_weight = matches("*kernel,*weight,*weights,w,w?", leaf.words[-1])
+    return FALLBACK if leaf.core[0] == 1 and not is_weight else None
+
+
+def lookup(leaf: Leaf) -> Outcome:
+    """A table, unlike a patch embedding, which is a map of pixels."""
+    return FALLBACK if len(leaf.core) == 2 and "patch" not in leaf.layer else None
+
+
+def tied_shape(leaf: Leaf) -> Outcome:
+    """A matrix outside all layers that has the shape of an embedding, reversed or not."""
+    in_layer = leaf.stack or any(word[-1].isdigit() for word in leaf.place[:-1])
+    is_table = not leaf.tree.tables.isdisjoint({leaf.core, leaf.core[::-1]})
+    return FALLBACK if is_table and not in_layer and leaf.core != leaf.core[::-1] else None
+
+
+def only_dense(leaf: Leaf) -> Outcome:
+    """The one plain matrix among convolutions, at the top of the tree."""
+    at_top = leaf.place[:-1] in ((), ("params",))
+    return FALLBACK if at_top and leaf.tree.dense_among_convolutions == (leaf.words,) else None
+
+
+def gate_of_experts(leaf: Leaf) -> Outcome:
+    """Experts stand beside it, by name or as stacks of as many matrices as it has outputs."""
+    if len(leaf.core) != 2 or leaf.beside(ATTENTION_INPUT):
+        return None
+    outputs = leaf.core[_oriented(leaf).cols[0]]
+    named = any(matches(EXPERTS, name) for name in leaf.neighbours)
+    stacks = [shape for shape in leaf.neighbours.values() if shape and len(shape) == 3]
+    return FALLBACK if named or any(shape[0] == outputs for shape in stacks) else None
+
+
+# Plain matrices
+
+
+def matrix(leaf: Leaf) -> MatrixAxes | None:
+    """Inputs and outputs have an axis each."""
+    return _oriented(leaf) if len(leaf.core) == 2 else None
+
+
+def by_bias(leaf: Leaf) -> Outcome:
+    """The axes that the bias has are the outputs, the others the inputs."""
+    bias, ndim = leaf.bias or (), len(leaf.core)
+    inputs = ndim - len(bias)
+    if ndim < 3 or not bias or not inputs or leaf.core[inputs:] != bias:
+        return None
+    return MatrixAxes(rows=range(inputs), cols=range(inputs, ndim))
+
+
+def several(leaf: Leaf) -> Outcome:
+    """All that an array of three axes or more may be."""
+    first, *inner, last = range(len(leaf.core))
+    return (
+        MatrixAxes(rows=inner[-1], cols=last),
+        MatrixAxes(rows=(first, *inner), cols=last),
+        MatrixAxes(rows=first, cols=(*inner, last)),
+    )
+
+
+def _oriented(leaf: Leaf, lead: int = 0) -> MatrixAxes:
+    """The two axes after `lead`: the bias, or else the name, says which one is the output."""
+    batch, (first, second) = leaf.core[:lead], leaf.core[lead : lead + 2]
+    outputs_first = leaf.outputs_first
+    if first != second and leaf.bias in ((*batch, first), (*batch, second)):
+        outputs_first = leaf.bias == (*batch, first)
+    return MatrixAxes(lead + 1, lead) if outputs_first else MatrixAxes(lead, lead + 1)
+
+
+# Attention
+
+
+def attention_input(leaf: Leaf) -> Outcome:
+    """(inputs, heads, size), or (heads, inputs, size) where the output layer shows that width."""
+    return _with_heads(leaf, (0, 1, 2)) if len(leaf.core) == 3 else None
+
+
+def attention_output(leaf: Leaf) -> Outcome:
+    """(heads, size, outputs), beside a query or within something called attention."""
+    in_attention = any(matches(ATTENTION, word) for word in leaf.place)
+    if len(leaf.core) != 3 or not (in_attention or leaf.beside(ATTENTION_INPUT)):
+        return None
+    return MatrixAxes(rows=(0, 1), cols=2)
+
+
+def fused_query_key_value(leaf: Leaf) -> Outcome:
+    return _fused_heads(leaf, 3) or _fused_columns(leaf)
+
+
+def fused_key_value(leaf: Leaf) -> Outcome:
+    return _fused_heads(leaf, 2) or _halves(leaf)
+
+
+def fused_in_every_head(leaf: Leaf) -> Outcome:
+    """Some models lay q, k and v down whole, others head by head: the shape is the same."""
+    view = matrix(leaf)
+    return (_split(view, 3), view) if view else _fused_heads(leaf, 3)
+
+
+def _fused_columns(leaf: Leaf) -> Outcome:
+    """The output layer shows how wide the queries are; without it, only three squares are sure."""
+    if len(leaf.core) != 2:
+        return None
+    view = _oriented(leaf)
+    known = leaf.bias or leaf.outputs_first
+    for rows, cols in [(view.rows, view.cols), (view.cols, view.rows)][: 1 if known else 2]:
+        inputs, outputs = leaf.core[rows[0]], leaf.core[cols[0]]
+        output_layer = leaf.beside(f"{ATTENTION_OUTPUT},out_proj", ndim=2)
+        query = output_layer[0] if output_layer and output_layer[1] == inputs else None
+        if query is None and outputs == 3 * inputs:
+            query = inputs
+        if query and query < outputs and (outputs - query) % 2 == 0:
+            shared = (outputs - query) // 2
+            return MatrixAxes(rows, cols, 3 if shared == query else (query, shared, shared))
+    thirds = (_split(view, 3),) if leaf.core[view.cols[0]] % 3 == 0 else ()
+    return view, *thirds
+
+
+def _fused_heads(leaf: Leaf, parts: int) -> Outcome:
+    """An axis as long as there are parts holds them; otherwise the heads or their sizes do."""
+    core, ndim = leaf.core, len(leaf.core)
+    if ndim not in (3, 4):
+        return None
+    pairs = [axis for axis in range(ndim) if core[axis] == parts]
+    views = [_with_heads(leaf, [axis for axis in range(ndim) if axis != pair]) for pair in pairs]
+    if len(views) == 1:
+        return views[0]
+    heads, size = core[-2:]
+    whole = MatrixAxes(rows=range(ndim - 2), cols=(ndim - 2, ndim - 1))
+    if not views and heads % parts == 0:
+        views.append(_split(whole, parts))
+    if not views and size % parts == 0:
+        views.append(_split(whole, Split((size // parts,) * parts, interleaved=True)))
+    return whole, *views
+
+
+def _with_heads(leaf: Leaf, axes: Shape | list[int]) -> MatrixAxes:
+    """Two axes, or three of which the last two, or the first and last, are heads and their size."""
+    if len(axes) == 2:
+        return MatrixAxes(rows=axes[0], cols=axes[1])
+    first, second, last = axes
+    output = leaf.beside(ATTENTION_OUTPUT, ndim=3)
+    if output and leaf.core[second] == output[-1] != leaf.core[first]:
+        return MatrixAxes(rows=second, cols=(first, last))
+    return MatrixAxes(rows=first, cols=(second, last))
+
+
+def _split(view: MatrixAxes, split: int | Split) -> MatrixAxes:
+    return MatrixAxes(view.rows, view.cols, split)
+
+
+# Gates
+
+
+def paired(leaf: Leaf) -> Outcome:
+    """An axis of two apart from inputs and outputs: (inputs, 2, outputs), (2, inputs, outputs)."""
+    core = leaf.core
+    if len(core) < 3 or core.count(2) != 1 or core[-1] == 2:
+        return None
+    rows, cols = [axis for axis in range(len(core)) if core[axis] != 2][-2:]
+    down = leaf.beside(DOWN, ndim=2)
+    if down and core[rows] == down[0] != core[cols]:
+        rows, cols = cols, rows
+    return MatrixAxes(rows, cols)
+
+
+def gate_and_up(leaf: Leaf) -> Outcome:
+    """Two halves of the outputs; experts may come first."""
+    if len(leaf.core) not in (2, 3):
+        return None
+    view = _oriented(leaf, lead=len(leaf.core) - 2)
+    down = leaf.beside(DOWN, ndim=len(leaf.core))
+    if down and leaf.core[view.cols[0]] not in (2 * down[-2], 2 * down[-1]):
+        view = MatrixAxes(view.cols, view.rows)
+    return _split(view, 2) if leaf.core[view.cols[0]] % 2 == 0 else None
+
+
+def gated_input(leaf: Leaf) -> Outcome:
+    """Twice as many outputs as the output layer beside it has inputs."""
+    output = leaf.beside("out_proj,output_proj", ndim=2)
+    if len(leaf.core) != 2 or not output:
+        return None
+    inner = output[1] if leaf.outputs_first else output[0]
+    return _halves(leaf) if leaf.core[_oriented(leaf).cols[0]] == 2 * inner else None
+
+
+def _halves(leaf: Leaf) -> Outcome:
+    view = matrix(leaf)
+    return _split(view, 2) if view and leaf.core[view.cols[0]] % 2 == 0 else None
+
+
+def recurrent_gates(leaf: Leaf) -> Outcome:
+    """Three or four gates over one hidden state, whose width the recurrent kernel shows."""
+    view = matrix(leaf) or convolution(leaf)
+    kernel = leaf.core if matches(RECURRENT, leaf.layer) else leaf.beside(RECURRENT)
+    kernel = kernel or leaf.tree.shapes.get((*leaf.place, "recurrent_kernel"))  # Keras
+    if view is None or kernel is None:
+        return None
+    hidden = min(kernel) if len(kernel) == 2 else kernel[-2]
+    gates, rest = divmod(leaf.core[view.cols[0]], hidden)
+    return _split(view, gates) if gates in (3, 4) and not rest else None
+
+
+def four_gates(leaf: Leaf) -> Outcome:
+    """Input and hidden state joined along the inputs, as Haiku stores an LSTM."""
+    return MatrixAxes(rows=0, cols=1, split=4) if leaf.core[-1] % 4 == 0 else None
+
+
+# Experts and convolutions
+
+
+def expert_stack(leaf: Leaf) -> Outcome:
+    """(experts, inputs, outputs) below something called experts, unless attention comes between."""
+    if len(leaf.core) == 3:
+        for word in reversed(leaf.place):
+            if matches(ATTENTION, word):
+                break
+            if matches(EXPERTS, word):
+                return _oriented(leaf, lead=1)
+    return None
+
+
+def convolution(leaf: Leaf) -> MatrixAxes | None:
+    """(space…, inputs, outputs), or (outputs, inputs, space…) as torch stores it."""
+    if len(leaf.core) < 3:
+        return None
+    axes = range(len(leaf.core))
+    if leaf.outputs_first:
+        return MatrixAxes(rows=axes[1:], cols=axes[0])
+    *space, inputs, outputs = axes
+    if leaf.bias == (leaf.core[inputs],) != (leaf.core[outputs],):
+        inputs, outputs = outputs, inputs  # a transposed convolution with `transpose_kernel`
+    return MatrixAxes(rows=(*space, inputs), cols=outputs)
+
+
+def filter_shaped(leaf: Leaf) -> Outcome:
+    """Four axes or more, those in space of one length (or one): (3, 3), (7, 1), (1, 3, 3)."""
+    space = leaf.core[2:] if leaf.outputs_first else leaf.core[:-2]
+    return convolution(leaf) if len(space) > 1 and len(set(space) - {1}) <= 1 else None
+
+
+def single_channel(leaf: Leaf) -> Outcome:
+    """Every filter sees one channel: depthwise, or the first layer on gray images."""
+    if len(leaf.core) < 3:
+        return None
+    return FALLBACK if leaf.core[1 if leaf.outputs_first else -2] == 1 else None
+
+
+def taps_by_channel(leaf: Leaf) -> Outcome:
+    """(taps, channels), or in Keras (space…, channels, multiplier)."""
+    keras = leaf.words[-1] == "depthwise_kernel"
+    return FALLBACK if len(leaf.core) == 2 or keras else None

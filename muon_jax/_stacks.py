@@ -1,0 +1,145 @@
+"""Finds the leading axes that only repeat a layer: scanned, vmapped and pipelined stacks, experts.
+
+Arrays do not say what their first axis is, but their neighbours do. A norm's gain is a vector, so
+one of shape (layers, width) shows a stack, and so does every other leaf whose rank its name, its
+bias or its counterpart fixes. Such a claim then covers the largest part of the tree around it in
+which all shapes start with the same sizes: what was stacked together.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+from muon_jax._matrix_axes import Shape
+from muon_jax._names import (
+    ATTENTION_INPUT,
+    ATTENTION_OUTPUT,
+    DENSE,
+    LATENT_UP,
+    MLP,
+    NORM,
+    NORM_VECTOR,
+    STACK_CONTAINER,
+    WEIGHT,
+    Words,
+    matches,
+    place_of,
+)
+
+Entries: TypeAlias = Sequence[tuple[Words, Shape]]
+Claim: TypeAlias = tuple[Words, Shape]
+"""A place in the tree, and the leading sizes that are stacked there."""
+
+
+def leading_stacks(leaves: Entries, known: Mapping[Words, Shape]) -> list[int]:
+    """Counts the leading stack axes of every leaf.
+
+    Args:
+      leaves: words and shape of every leaf.
+      known: leading sizes that are stacked for certain, by the words of a leaf.
+    """
+    shapes = dict(leaves)
+    common = _common_leading_sizes(leaves)
+    found: dict[Words, int] = {}
+    sure = [*known.items(), *_by_rank(shapes), *_by_bias(shapes)]
+    for place, sizes in sure:
+        for count in range(1, len(sizes) + 1):
+            top = _highest(place, sizes[:count], common)
+            found[top] = max(found.get(top, 0), count)
+    for place, sizes in (*_by_attention(shapes), *_by_container(shapes)):
+        top = _highest(place, sizes, common)
+        if common[top][:1] == sizes:
+            found.setdefault(top, 1)
+    return [
+        max(found.get(words[:depth], 0) for depth in range(len(words) + 1)) for words, _ in leaves
+    ]
+
+
+def _by_rank(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:
+    """Leaves whose name fixes their rank have too many axes."""
+    for words, shape in shapes.items():
+        rank = _rank_by_name(words, shape)
+        if rank and len(shape) > rank:
+            yield words, shape[:-rank]
+
+
+def _rank_by_name(words: Words, shape: Shape) -> int | None:
+    last, place = words[-1], place_of(words, f"{WEIGHT},{NORM_VECTOR}")
+    layer = place[-1] if place else ""
+    if matches(NORM, layer) and (place == words or matches(NORM_VECTOR, last)):
+        return 1
+    if len(shape) < 3 or not (place == words or matches(WEIGHT, last)):
+        return None
+    if matches(f"{DENSE},{MLP}", layer):
+        return 3 if shape[-2] == 2 else 2  # (inputs, 2, outputs): gate and up fused
+    is_output = matches(ATTENTION_OUTPUT, layer) and any("att" in word for word in words)
+    is_convolution = shape[0] == shape[1]
+    if (is_output or matches(f"{ATTENTION_INPUT},{LATENT_UP}", layer)) and not is_convolution:
+        return 3
+    return None
+
+
+def _by_bias(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:
+    """A bias has the output axes of its layer, so what it has besides is stacked."""
+    for words, shape in shapes.items():
+        if len(shape) < 3 or not matches(WEIGHT, words[-1]):
+            continue
+        bias = next((shapes[key] for key in _biases(words) if key in shapes), ())
+        lead = bias[:1]
+        outputs = tuple(size for size in bias[1:] if size != 1)
+        first, last = shape[1 : 1 + len(outputs)], shape[len(shape) - len(outputs) :]
+        explained = bias == shape[len(shape) - len(bias) :]
+        if outputs and lead == shape[:1] and outputs in (first, last) and not explained:
+            yield words, lead
+
+
+def _biases(words: Words) -> tuple[Words, Words]:
+    return (*words[:-1], "bias"), (*words[:-1], "b")
+
+
+def _by_attention(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:
+    """Queries (x, a, b) and outputs (x, b, c) fit together only as stacks of x matrices.
+
+    The claim stands for the surroundings of the attention layer, which must be stacked likewise:
+    heads stored first, (heads, width, size) and (heads, size, width), look the same from inside.
+    """
+    inputs, outputs = {}, {}
+    for words, shape in shapes.items():
+        if len(shape) == 3:
+            place = place_of(words)
+            if place and matches(ATTENTION_INPUT, place[-1]):
+                inputs.setdefault(place[:-1], shape)
+            elif place and matches(ATTENTION_OUTPUT, place[-1]):
+                outputs.setdefault(place[:-1], shape)
+    for family, (stack, _, size) in inputs.items():
+        output = outputs.get(family, ())
+        if family and output[:2] == (stack, size) and inputs[family][1:] != output[:2]:
+            yield family[:-1], (stack,)
+
+
+def _by_container(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:
+    """`layers` without numbered children holds a stack, if its matrices have a third axis."""
+    for words, shape in shapes.items():
+        if len(shape) == 3 and not any("conv" in word for word in words):
+            for depth, word in enumerate(words[:-1], start=1):
+                if matches(STACK_CONTAINER, word) and not words[depth].isdigit():
+                    yield words[:depth], shape[:1]
+
+
+def _common_leading_sizes(leaves: Entries) -> dict[Words, Shape]:
+    """For every place in the tree, the sizes with which all shapes below it start."""
+    common: dict[Words, Shape] = {}
+    for words, shape in leaves:
+        for depth in range(len(words) + 1):
+            known = common.setdefault(words[:depth], shape)
+            same = 0
+            while same < min(len(known), len(shape)) and known[same] == shape[same]:
+                same += 1
+            common[words[:depth]] = known[:same]
+    return common
+
+
+def _highest(place: Words, sizes: Shape, common: Mapping[Words, Shape]) -> Words:
+    """Climbs from a place as long as everything below starts with these sizes."""
+    while place and common[place[:-1]][: len(sizes)] == sizes:
+        place = place[:-1]
+    return place

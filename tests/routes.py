@@ -1,0 +1,25 @@
+"""Trees of shapes, and routes in short: how tests of the routing write what they expect.
+
+A view is `rows|cols` with `/` before a split: `0|1,2`, `0|1/3`, `1|0/(8,4,4)`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def tree_of(shapes):
+    """Builds nested dictionaries from paths, with nothing but shapes at their ends."""
+    tree = {}
+    for path, shape in shapes.items():
+        *parents, last = path.split("/")
+        place = tree
+        for name in parents:
+            place = place.setdefault(name, {})
+        place[last] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return tree
+
+
+def view_of(route):
+    rows, cols = (",".join(map(str, axes)) for axes in (route.axes.rows, route.axes.cols))
+    split = route.axes.split
+    return f"{rows}|{cols}" + ("" if split is None else f"/{split.parts}".replace(" ", ""))
