@@ -65,15 +65,14 @@ def train(config: Config) -> LanguageResult:
 
     def make_optimizer(optimizer: OptimizerConfig, steps: int) -> optax.GradientTransformation:
         schedule = learning_rate_schedule(optimizer, steps)
-        heads_as_one = muon_jax.MatrixAxes(rows=0, cols=(1, 2))
-        muon = {
-            "weight_decay": optimizer.decay,
-            "rules": [muon_jax.Rule("*/attention/{q,kv}_up/kernel", heads_as_one)],
-        }
         if clip.threshold is None:
-            return muon_jax.muon(schedule, **muon)
-        targets = {"blocks/*/attention": clip_target(config.decoder)}
-        return muon_jax.muon_clip(schedule, threshold=clip.threshold, targets=targets, **muon)
+            return muon_jax.muon(schedule, weight_decay=optimizer.decay)
+        return muon_jax.muon_clip(
+            schedule,
+            threshold=clip.threshold,
+            targets={"blocks/*/attention": clip_target(config.decoder)},
+            weight_decay=optimizer.decay,
+        )
 
     result = train_language_model(
         lambda vocabulary, rngs: Decoder(

@@ -44,9 +44,10 @@ def clip_qk(
 
     Args:
       threshold: τ, above 0. Kimi K2 uses 100.
-      targets: `QKTarget`s by the path of their layer in the parameters, where `*` stands for
-        anything. None infers them for the attention of Flax, NNX and Linen, and for `qkv` kernels
-        of shape (inputs, 3, heads, head_dim), each alone or stacked by a scan along axis 0.
+      targets: `QKTarget`s by the path of their layer in the parameters, or by a pattern of paths
+        as in `Rule`, such as `"blocks/*/attn"`. None infers them for the attention of Flax, NNX
+        and Linen, and for `qkv` kernels of shape (inputs, 3, heads, head_dim), each alone or
+        stacked by a scan along axis 0.
 
     Returns:
       A transformation whose `update` takes `max_logits=`, a tree with the targets' paths and
@@ -177,7 +178,7 @@ def _named_maxima(max_logits: Any, expected: Mapping[str, Shape]) -> dict[str, A
             "max_attention_logits(query, key) by layer",
         )
     maxima = {
-        parameter_name(path): jnp.asarray(leaf)
+        parameter_name(path): jnp.asarray(leaf, jnp.float32)
         for path, leaf in jax.tree_util.tree_leaves_with_path(max_logits)
     }
     if unknown := [repr(layer) for layer in maxima if layer not in expected]:

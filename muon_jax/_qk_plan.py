@@ -1,6 +1,5 @@
 """Which parameters of a tree QK-Clip scales: the targets read against names and shapes."""
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 
 from muon_jax import _checks
+from muon_jax._names import matches, words_of
 from muon_jax._qk_targets import QKPart, QKTarget, Shape
 
 _CALL = "clip_qk"
@@ -104,7 +104,7 @@ def _matched(
         layers = [
             node
             for node in sorted(nodes)
-            if fnmatch.fnmatchcase(node, pattern) and _join(node, path) in nodes
+            if matches(pattern, "/".join(words_of(node))) and _join(node, path) in nodes
         ]
         if not layers:
             raise _checks.refused(
