@@ -170,6 +170,8 @@ def _draw(path: Path) -> None:
         right.plot(LEARNING_RATES, sweep, "o-", color=color, label=name)
     left.set(xlabel="step", ylabel="held-out loss (nats per byte)", title="best rate, 3 seeds")
     right.set(xlabel="peak learning rate", xscale="log", title=f"after {STEPS} steps, seed 0")
+    right.set_xticks(LEARNING_RATES, [f"{rate:g}" for rate in LEARNING_RATES], minor=False)
+    right.minorticks_off()
     for axes in (left, right):
         axes.legend(frameon=False)
         axes.grid(alpha=0.25)

@@ -60,7 +60,7 @@ class Options:
     )
     repeats: int = 11
     momenta: Path | None = None
-    """An .npz of matrices, as --write-momenta of examples may save; timed like the others."""
+    """Matrices that benchmarks/save_momenta.py saved; errors are means over those of a shape."""
     write: bool = False
 
 
@@ -195,8 +195,10 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
             theirs = row["method"].startswith("optax")
             color = "#3b6fb6" if theirs else "#d1495b"
             axes.plot(row["flops"], row["Gaussian"], "s" if theirs else "o", color=color)
+            if theirs and row["method"] != BASELINE:
+                continue  # their presets lie on one point; the squares show how close
             axes.annotate(
-                row["method"],
+                "optax, all presets" if theirs else row["method"],
                 (row["flops"], row["Gaussian"]),
                 xytext=(5, 3),
                 textcoords="offset points",
@@ -211,6 +213,17 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure.savefig(path)
 
 
+def _means(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Averages the rows of several inputs of one shape, method by method."""
+    return [
+        {
+            key: rows[0][key] if key == "method" else float(np.mean([row[key] for row in rows]))
+            for key in rows[0]
+        }
+        for rows in zip(*runs, strict=True)
+    ]
+
+
 def main(options: Options) -> None:
     results = {}
     for name in options.shapes:
@@ -218,9 +231,11 @@ def main(options: Options) -> None:
     if options.momenta:
         saved = np.load(options.momenta)
         for shape in sorted({saved[name].shape for name in saved.files}):
-            named = {n: saved[n][None] for n in saved.files if saved[n].shape == shape}
+            same = [saved[name] for name in saved.files if saved[name].shape == shape]
             size = "x".join(map(str, shape))
-            results[f"{size}, momenta of a training run"] = measure(named, options.repeats)
+            results[f"{size}, momenta of a training run"] = _means(
+                [measure({"momenta": matrix[None]}, 3) for matrix in same]
+            )
     head = f"Ratios are to `{BASELINE}` on the same input in one run. {conditions()}"
     text = [head, *(f"## {name}\n\n{markdown(rows)}" for name, rows in results.items())]
     print("\n\n".join(text))

@@ -22,7 +22,8 @@ from common.language import (
 from common.latent_attention import LatentAttention, LatentConfig, clip_target
 from common.logit_plots import plot_max_logits
 from common.optimizers import OptimizerConfig, learning_rate_schedule
-from common.training import Measured, RunConfig
+from common.task import Measured
+from common.training import RunConfig
 from flax import nnx
 from jaxtyping import Array, Float, Int
 

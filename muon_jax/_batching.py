@@ -18,7 +18,7 @@ from jaxtyping import Array, Int
 from muon_jax._types import Matrices, Orthogonalizer
 
 # One matrix keeps a CPU's cores busy and its cache warm; an accelerator wants its units filled.
-# `python benchmarks/step.py` compares the ways on the machine at hand.
+# `python benchmarks/batching.py` compares the ways on the machine at hand.
 _CPU_CHUNK_BYTES = 1
 _ACCELERATOR_CHUNK_BYTES = 2**28
 

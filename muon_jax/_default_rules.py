@@ -1,7 +1,6 @@
 """The default rules, in order: where parameters of known names and shapes go, and why.
 
-The first rule that applies wins. What goes to the fallback comes first, then arrays that hold
-several matrices, then single matrices; the last rule gives up and shows the readings.
+The first rule that applies wins, and the last one gives up: it shows the readings.
 """
 
 from muon_jax import _readings as reading
@@ -36,12 +35,15 @@ POSITION = (
     "embedder,encoding,encodings,table,bias,tokens},*rel_pos*,embed_positions,position*"
 )
 TOKENS = "*token,*tokens,latent,*latents,latent_array,*queries,*prompt,*prompts,*slots"
-HEAD = "*head,*logits*,*classifier,*unembed*,w_u,readout,vocab_proj*,*qa_outputs,score,lm_proj"
+HEAD = (
+    "*head,*logit*,*classifier,class_embed,*unembed*,w_u,readout,predictions,vocab_proj*,lm_proj,"
+    "*qa_outputs,score"
+)
 LAST = (
     "out,output,outputs,*_out,out_proj,output_*,decoder,proj,predictions,final*,linear*,dense*,fc*"
 )
 GATE = "gate,gating,gating_network,switch,wg,w_gate"
-CHANNELWISE = "*depthwise*,dwconv*,dw_conv*,*conv1d*,*short_conv*,*causal_conv*"
+CHANNELWISE = "*depthwise*,dwconv*,dw_conv*,*conv1d*,*conv_1d*,*short_conv*,*causal_conv*"
 GATE_AND_UP = "gate_up*,gate_and_up*,up_gate*,up_and_gate*,gateup*,w13,gating_einsum,wi_fused"
 RECURRENT = (
     "dense_i,dense_h,weight_ih*,weight_hh*,w_i,w_h,ih,hh,i2h,h2h,recurrent_kernel,*lstm*,*gru*"
@@ -49,19 +51,11 @@ RECURRENT = (
 
 LOGITS = "its outputs are logits, one column a class"
 
-DEFAULT_RULES = (
-    # What is no matrix, or should not be orthogonalised
+NOT_FOR_MUON = (
     Rule("*", reading.no_matrix, "has at most one axis longer than one", "vector"),
-    Rule("*", reading.complex_numbers, "its numbers are complex", "complex"),
-    Rule(
-        layer("lora_*,*lora*/a,*lora*/b"),
-        reading.matrix,
-        "each factor of the low-rank change is a matrix",
-        "LoRA factor",
-    ),
     Rule(
         f"*/{{{GAIN}}},*/{NORM}{{,/{NORM_VECTOR}}}",
-        FALLBACK,
+        reading.gain,
         "acts on every channel alone",
         "bias or gain",
     ),
@@ -80,11 +74,11 @@ DEFAULT_RULES = (
     ),
     Rule(table(TOKENS), FALLBACK, "a state of its own, no map of one", "learned tokens"),
     Rule(layer(HEAD), FALLBACK, LOGITS, "head"),
-    Rule(f"*/{{head,heads,classifier}}/{{{LAST}}}/{WEIGHT}", FALLBACK, LOGITS, "head"),
+    Rule(f"*/{{head,heads,classifier,*logit*}}/{{{LAST}}}/{WEIGHT}", FALLBACK, LOGITS, "head"),
     Rule(layer(LAST), reading.tied_shape, "has the shape of the embedding: logits", "head"),
     Rule(layer("*"), reading.only_dense, "the one dense layer among convolutions: logits", "head"),
     Rule(
-        layer("*router*,*moe*gate*"),
+        layer("*router*,moe_gate,moegate*"),
         FALLBACK,
         "its outputs are logits, one column an expert",
         "router",
@@ -108,7 +102,10 @@ DEFAULT_RULES = (
         "depthwise convolution",
     ),
     Rule("*", reading.broadcast, "broadcast along its first axis: no map", "broadcast table"),
-    # Several matrices in one array
+)
+"""No matrices, or matrices that should not be orthogonalised."""
+
+FUSED = (
     Rule(
         layer(FUSED_QUERY_KEY_VALUE),
         reading.fused_query_key_value,
@@ -124,8 +121,8 @@ DEFAULT_RULES = (
     Rule(
         layer("query_key_value"),
         reading.fused_in_every_head,
-        "in some models every head holds its own query, key and value",
-        "fused attention",
+        "every head may hold its own query, key and value: an error asks",
+        "fused by head",
     ),
     Rule(
         layer(f"{GATE_AND_UP},wi,w_in,fc1"),
@@ -154,8 +151,17 @@ DEFAULT_RULES = (
     Rule(
         "*/*lstm*/linear/w", reading.four_gates, "every gate is a matrix", "fused recurrent gates"
     ),
+)
+"""Several matrices in one array."""
+
+WEIGHTS = (
+    Rule(
+        layer("lora_*,*lora*/a,*lora*/b"),
+        reading.matrix,
+        "each factor of the low-rank change is a matrix",
+        "LoRA factor",
+    ),
     Rule("*", reading.expert_stack, "every expert is a matrix", "experts"),
-    # Single matrices
     Rule(
         layer(f"{ATTENTION_INPUT},{LATENT_UP}"),
         reading.attention_input,
@@ -177,5 +183,9 @@ DEFAULT_RULES = (
     ),
     Rule(f"*/{WEIGHT}", reading.by_bias, "its bias has the output axes", "outputs by bias"),
     Rule("*", reading.matrix, "inputs and outputs have an axis each", "matrix"),
-    Rule("*", reading.several, "no rule knows it, and it has several readings", "ambiguous"),
 )
+"""One matrix an array, or one a layer of a stack."""
+
+UNKNOWN = Rule("*", reading.several, "no rule knows it, and it has several readings", "ambiguous")
+
+DEFAULT_RULES = (*NOT_FOR_MUON, *FUSED, *WEIGHTS, UNKNOWN)

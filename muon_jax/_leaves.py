@@ -13,7 +13,9 @@ import optax
 from muon_jax._checks import path_name, refused
 from muon_jax._matrix_axes import Shape
 from muon_jax._names import EMBEDDING, STACK_AXIS, WEIGHT, Words, matches, place_of, words_of
-from muon_jax._stacks import leading_stacks
+from muon_jax._stacks import stack_axes
+
+_BOXES = tuple(map(jax.tree_util.GetAttrKey, ("value", "array")))  # of Flax, of Haliax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Leaf:
     """One parameter as the rules see it.
 
     Attributes:
-      path: the names down to it, joined by `/`, without the final `.value` of Flax.
+      path: the names down to it, joined by `/`, without a final `.value` of Flax.
       shape: as stored, stack axes included.
       stack: the axes that only repeat the layer (`nn.scan`, `nnx.vmap`, experts).
       tree: the shapes of the whole tree.
@@ -107,7 +109,10 @@ class Leaf:
 
     @functools.cached_property
     def neighbours(self) -> Mapping[str, Shape | None]:
-        """The layers beside this one: their weights' shapes without stack axes, None if nested."""
+        """The layers beside this one: shapes of their weights, without stack axes and axes of one.
+
+        Layers that are nested, or whose weight is hidden, have None.
+        """
         parent = self.place[:-1]
         return {
             name: next(self._weights_at((*parent, name)), None)
@@ -127,14 +132,15 @@ class Leaf:
         for words in [place, *((*place, word) for word in arrays)]:
             shape = self._core_of(self.tree.shapes.get(words))
             if shape is not None:
-                yield shape
+                yield tuple(size for size in shape if size != 1)
 
     def _core_of(self, shape: Shape | None) -> Shape | None:
-        """Strips this leaf's leading stack axes off a neighbour, if they are the same."""
-        lead = tuple(self.shape[axis] for axis in self.stack)
-        if shape is None or shape[: len(lead)] != lead:
+        """Takes this leaf's stack axes off a neighbour that has them too."""
+        if shape is None or any(
+            shape[axis : axis + 1] != (self.shape[axis],) for axis in self.stack
+        ):
             return shape
-        return shape[len(lead) :]
+        return tuple(size for axis, size in enumerate(shape) if axis not in self.stack)
 
 
 def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
@@ -145,37 +151,41 @@ def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
       TypeError: a leaf is no array of real or complex numbers.
     """
     entries, structure = jax.tree_util.tree_flatten_with_path(params)
-    if not entries and not is_masked(params):
+    if not entries and not hidden_by_masks(params):
         raise refused(call, "the tree of parameters has no arrays", "Give the model's parameters")
-    paths = []
     for key_path, value in entries:
-        is_boxed = key_path and key_path[-1] == jax.tree_util.GetAttrKey("value")
-        paths.append(path_name(key_path[:-1] if is_boxed else key_path))
-        _check_array(paths[-1], value, call)
+        _check_array(path_of(key_path), value, call)
+    paths = [path_of(key_path) for key_path, _ in entries]
     shapes = [tuple(value.shape) for _, value in entries]
     words = [words_of(path) for path in paths]
     named = _stacks_by_name(params, [key_path for key_path, _ in entries], shapes)
-    counts = leading_stacks(
+    stacks = stack_axes(
         list(zip(words, shapes, strict=True)),
         {words[index]: shapes[index][:1] for index, stack in named.items() if stack == (0,)},
+        hidden_by_masks(params),
     )
     tree = Tree(dict(zip(words, shapes, strict=True)))
     leaves = [
-        Leaf(path, shape, value.dtype, named.get(index, tuple(range(count))), tree)
-        for index, (path, shape, (_, value), count) in enumerate(
-            zip(paths, shapes, entries, counts, strict=True)
+        Leaf(path, shape, value.dtype, named.get(index, stack), tree)
+        for index, (path, shape, (_, value), stack) in enumerate(
+            zip(paths, shapes, entries, stacks, strict=True)
         )
     ]
     return leaves, structure
 
 
-def is_masked(params: Any) -> bool:
-    """Tells whether `optax.masked` or `optax.multi_transform` hides a part of the tree."""
+def hidden_by_masks(params: Any) -> set[Words]:
+    """The words of all that `optax.masked` or `optax.multi_transform` hides of a tree."""
+    nodes = jax.tree_util.tree_leaves_with_path(
+        params, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
+    )
+    return {words_of(path_of(path)) for path, node in nodes if isinstance(node, optax.MaskedNode)}
 
-    def masked(node: Any) -> bool:
-        return isinstance(node, optax.MaskedNode)
 
-    return any(map(masked, jax.tree.leaves(params, is_leaf=masked)))
+def path_of(key_path: Any) -> str:
+    """Writes a path without the box that some libraries keep around an array."""
+    is_boxed = key_path and key_path[-1] in _BOXES
+    return path_name(key_path[:-1] if is_boxed else key_path)
 
 
 def _check_array(path: str, value: Any, call: str) -> None:
@@ -219,5 +229,6 @@ def _stacks_by_name(
 
 def _axis_names(node: Any) -> Sequence[Any] | None:
     if hasattr(node, "get_metadata"):
-        return node.get_metadata().get("out_sharding")
+        metadata = node.get_metadata()
+        return metadata.get("out_sharding", metadata.get("sharding_names"))  # the older name
     return getattr(node, "names", None) if hasattr(node, "unbox") else None

@@ -8,7 +8,7 @@ import functools
 import re
 from typing import TypeAlias
 
-Words: TypeAlias = tuple[str, ...]  # never empty
+Words: TypeAlias = tuple[str, ...]
 
 WEIGHT = "{kernel,weight,weights,w}"
 """Last words that say only "the array of this layer"; the word before names the layer."""
@@ -28,11 +28,13 @@ EMBEDDING = (
 NORM = "{*norm*,ln,ln?,ln_*,*_ln,bn,bn?,bn_*,*_bn,gn,gn_*}"
 NORM_VECTOR = "{scale,weight,gamma,bias,beta,b,g,offset}"
 
-DENSE = "{dense,dense_*,linear,linear?,linear_*,fc,fc?,fc_*,mlp,wi,wi_*,w1,w2,w3,w_in,w_out}"
-MLP = "{up,down,gate,*_up,*_down,up_proj,down_proj,gate_proj,c_fc}"
+DENSE = (
+    "dense,dense_*,linear,linear?,linear_*,fc,fc?,fc_*,mlp,wi,wi_*,w1,w2,w3,w_in,w_out,"
+    "{up,down,gate}_proj,c_fc"
+)
 """Layers whose weight is a matrix in every library, so that a third axis repeats it."""
 
-_SUFFIX = "{,_proj,_projection,_einsum,_dense,_lin,_linear,_kernel,_weight}"
+_SUFFIX = "{,_w,_proj,_projection,_einsum,_dense,_lin,_linear,_kernel,_weight}"
 ATTENTION_INPUT = f"{{,w,w_,to_,c_}}{{q,k,v,query,key,value}}{_SUFFIX}"
 FUSED_KEY_VALUE = f"{{,w,w_,to_,c_}}kv{_SUFFIX},key_value{_SUFFIX}"
 FUSED_QUERY_KEY_VALUE = (

@@ -4,11 +4,13 @@ Axes are those of one layer; routing adds the stack axes. None means that shape 
 against the reading, several views that they leave it open.
 """
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import MatrixAxes, Shape, Split
-from muon_jax._names import ATTENTION_INPUT, ATTENTION_OUTPUT, matches
+from muon_jax._names import ATTENTION_INPUT, ATTENTION_OUTPUT, FUSED_QUERY_KEY_VALUE, matches
 from muon_jax._rules import FALLBACK, Outcome
 
 EXPERTS = "*expert*,*moe*"
@@ -24,19 +26,20 @@ def no_matrix(leaf: Leaf) -> Outcome:
     return FALLBACK if math.prod(leaf.core) in (0, max(leaf.core, default=1)) else None
 
 
-def complex_numbers(leaf: Leaf) -> Outcome:
-    return FALLBACK if leaf.dtype.kind == "c" else None
+def gain(leaf: Leaf) -> Outcome:
+    """A bias or gain, unlike the second factor of a LoRA, which may be called `b` as well."""
+    return None if any("lora" in word for word in leaf.words) else FALLBACK
 
 
 def broadcast(leaf: Leaf) -> Outcome:
     """An array that is no weight and starts with an axis of one is broadcast to activations."""
-    is_weight = matches("*kernel,*weight,*weights,w,w?", leaf.words[-1])
+    is_weight = matches("*kernel,*weight,*weights,w,w?,w_*", leaf.words[-1])
     return FALLBACK if leaf.core[0] == 1 and not is_weight else None
 
 
 def lookup(leaf: Leaf) -> Outcome:
     """A table, unlike a patch embedding, which is a map of pixels."""
-    return FALLBACK if len(leaf.core) == 2 and "patch" not in leaf.layer else None
+    return FALLBACK if len(leaf.core) < 4 and "patch" not in leaf.layer else None
 
 
 def tied_shape(leaf: Leaf) -> Outcome:
@@ -103,23 +106,28 @@ def _oriented(leaf: Leaf, lead: int = 0) -> MatrixAxes:
 
 def attention_input(leaf: Leaf) -> Outcome:
     """(inputs, heads, size), or (heads, inputs, size) where the output layer shows that width."""
-    return _with_heads(leaf, (0, 1, 2)) if len(leaf.core) == 3 else None
+    if len(leaf.core) != 3 or leaf.outputs_first:
+        return None
+    # One head stored first, or a convolution of one pixel: the same matrix.
+    return convolution(leaf) if leaf.core[0] == 1 else _with_heads(leaf, (0, 1, 2))
 
 
 def attention_output(leaf: Leaf) -> Outcome:
     """(heads, size, outputs), beside a query or within something called attention."""
-    in_attention = any(matches(ATTENTION, word) for word in leaf.place)
-    if len(leaf.core) != 3 or not (in_attention or leaf.beside(ATTENTION_INPUT)):
+    if len(leaf.core) != 3 or leaf.outputs_first:
+        return None
+    named = any(matches(ATTENTION, word) for word in leaf.place)
+    if not named and not leaf.beside(f"{ATTENTION_INPUT},{FUSED_QUERY_KEY_VALUE}"):
         return None
     return MatrixAxes(rows=(0, 1), cols=2)
 
 
 def fused_query_key_value(leaf: Leaf) -> Outcome:
-    return _fused_heads(leaf, 3) or _fused_columns(leaf)
+    return _pointwise(leaf, _fused_columns) or _fused_heads(leaf, 3)
 
 
 def fused_key_value(leaf: Leaf) -> Outcome:
-    return _fused_heads(leaf, 2) or _halves(leaf)
+    return _pointwise(leaf, _halves) or _fused_heads(leaf, 2)
 
 
 def fused_in_every_head(leaf: Leaf) -> Outcome:
@@ -128,18 +136,32 @@ def fused_in_every_head(leaf: Leaf) -> Outcome:
     return (_split(view, 3), view) if view else _fused_heads(leaf, 3)
 
 
+def _pointwise(leaf: Leaf, read: Callable[[Leaf], Outcome]) -> Outcome:
+    """Reads a convolution that sees one pixel at a time as the matrix that it is."""
+    ones = tuple(axis for axis, size in enumerate(leaf.shape) if size == 1)
+    kept = [axis for axis, size in enumerate(leaf.core) if size != 1]
+    if len(kept) != 2:
+        return None
+    outcome = read(dataclasses.replace(leaf, stack=(*leaf.stack, *ones)))
+
+    def unfolded(view: MatrixAxes) -> MatrixAxes:
+        return MatrixAxes(kept[view.rows[0]], kept[view.cols[0]], view.split)
+
+    if isinstance(outcome, tuple):
+        return tuple(map(unfolded, outcome))
+    return unfolded(outcome) if isinstance(outcome, MatrixAxes) else outcome
+
+
 def _fused_columns(leaf: Leaf) -> Outcome:
     """The output layer shows how wide the queries are; without it, only three squares are sure."""
-    if len(leaf.core) != 2:
-        return None
     view = _oriented(leaf)
     known = leaf.bias or leaf.outputs_first
     for rows, cols in [(view.rows, view.cols), (view.cols, view.rows)][: 1 if known else 2]:
         inputs, outputs = leaf.core[rows[0]], leaf.core[cols[0]]
-        output_layer = leaf.beside(f"{ATTENTION_OUTPUT},out_proj", ndim=2)
-        query = output_layer[0] if output_layer and output_layer[1] == inputs else None
-        if query is None and outputs == 3 * inputs:
-            query = inputs
+        output_layer = leaf.beside(ATTENTION_OUTPUT, ndim=2) or (0, 0)
+        query, width = reversed(output_layer) if leaf.outputs_first else output_layer
+        if width != inputs:
+            query = inputs if outputs == 3 * inputs else 0
         if query and query < outputs and (outputs - query) % 2 == 0:
             shared = (outputs - query) // 2
             return MatrixAxes(rows, cols, 3 if shared == query else (query, shared, shared))
@@ -234,7 +256,8 @@ def recurrent_gates(leaf: Leaf) -> Outcome:
 
 def four_gates(leaf: Leaf) -> Outcome:
     """Input and hidden state joined along the inputs, as Haiku stores an LSTM."""
-    return MatrixAxes(rows=0, cols=1, split=4) if leaf.core[-1] % 4 == 0 else None
+    view = matrix(leaf)
+    return _split(view, 4) if view and leaf.core[view.cols[0]] % 4 == 0 else None
 
 
 # Experts and convolutions
@@ -256,7 +279,7 @@ def convolution(leaf: Leaf) -> MatrixAxes | None:
     if len(leaf.core) < 3:
         return None
     axes = range(len(leaf.core))
-    if leaf.outputs_first:
+    if _space_is_last(leaf):
         return MatrixAxes(rows=axes[1:], cols=axes[0])
     *space, inputs, outputs = axes
     if leaf.bias == (leaf.core[inputs],) != (leaf.core[outputs],):
@@ -265,16 +288,33 @@ def convolution(leaf: Leaf) -> MatrixAxes | None:
 
 
 def filter_shaped(leaf: Leaf) -> Outcome:
-    """Four axes or more, those in space of one length (or one): (3, 3), (7, 1), (1, 3, 3)."""
-    space = leaf.core[2:] if leaf.outputs_first else leaf.core[:-2]
-    return convolution(leaf) if len(space) > 1 and len(set(space) - {1}) <= 1 else None
+    """Space is one pixel, or two axes or more of one length: (3, 3), (7, 1), (1, 3, 3)."""
+    space = leaf.core[2:] if _space_is_last(leaf) else leaf.core[:-2]
+    if not _is_space(space) or (len(space) == 1 and space != (1,)):
+        return None
+    return convolution(leaf)
 
 
 def single_channel(leaf: Leaf) -> Outcome:
     """Every filter sees one channel: depthwise, or the first layer on gray images."""
-    if len(leaf.core) < 3:
+    single_head = len(leaf.core) == 3 and matches(ATTENTION_INPUT, leaf.layer)
+    if len(leaf.core) < 3 or single_head:
         return None
-    return FALLBACK if leaf.core[1 if leaf.outputs_first else -2] == 1 else None
+    return FALLBACK if leaf.core[1 if _space_is_last(leaf) else -2] == 1 else None
+
+
+def _space_is_last(leaf: Leaf) -> bool:
+    """The bias, the shape, or else the name says whether outputs or space come first."""
+    first, last = leaf.core[0], leaf.core[-1]
+    if first != last and leaf.bias in ((first,), (last,)):
+        return leaf.bias == (first,)
+    if _is_space(leaf.core[2:]) != _is_space(leaf.core[:-2]):
+        return _is_space(leaf.core[2:])
+    return leaf.outputs_first
+
+
+def _is_space(sizes: Shape) -> bool:
+    return len(set(sizes) - {1}) <= 1
 
 
 def taps_by_channel(leaf: Leaf) -> Outcome:

@@ -1,6 +1,7 @@
 """Whole optimizers: Muon for the matrices, another optimizer for the rest."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import optax
@@ -32,6 +33,7 @@ def muon(
     chunk_bytes: int | None = None,
     rules: Sequence[Rule] = (),
     ambiguous: Ambiguous = "error",
+    others: Mapping[str, optax.GradientTransformation] = MappingProxyType({}),
     fallback: optax.GradientTransformation | None = None,
     fallback_learning_rate: ScalarOrSchedule | None = None,
     fallback_weight_decay: ScalarOrSchedule | None = None,
@@ -61,6 +63,8 @@ def muon(
       rules: rules of your own, tried before the default ones.
       ambiguous: what becomes of an array that no rule knows and that has several readings as
         matrices: `"error"`, or `"fallback"`.
+      others: whole optimizers for labels of your own that `rules` give, such as
+        `{"frozen": optax.set_to_zero()}`.
       fallback: a whole optimizer for the other leaves, learning rate included, such as
         `optax.lion(1e-4)` or `momentum_rms(1e-3)`; the three arguments below are then refused.
         None is AdamW with b1 = 0.9, b2 = 0.95, as Liu et al. (2025) train.
@@ -96,6 +100,11 @@ def muon(
             fallback_weight_decay_mask=fallback_weight_decay_mask,
         )
 
+    taken = {MUON, FALLBACK} & set(others)
+    if taken:
+        remedy = f"give labels of your own, not {min(taken)!r}, which is taken"
+        raise _checks.invalid("muon", "others", dict(others), remedy)
+
     def routed(tree: Any) -> optax.GradientTransformationExtraArgs:
         """Builds the chain with labels and views read off the whole tree, not a masked part."""
         matrices = optax.chain(
@@ -112,7 +121,7 @@ def muon(
             optax.scale_by_learning_rate(learning_rate),
         )
         return optax.multi_transform(
-            {MUON: matrices, FALLBACK: fallback},
+            {**others, MUON: matrices, FALLBACK: fallback},
             label_params(tree, rules=rules, ambiguous=ambiguous),
         )
 

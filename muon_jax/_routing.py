@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeAlias
 import jax
 import numpy as np
 
-from muon_jax._checks import check_choice, listed, path_name, refused
+from muon_jax._checks import check_choice, listed, refused
 from muon_jax._default_rules import DEFAULT_RULES
-from muon_jax._leaves import Leaf, is_masked, leaves_of
+from muon_jax._leaves import Leaf, hidden_by_masks, leaves_of, path_of
 from muon_jax._matrix_axes import MatrixAxes, Shape
 from muon_jax._rules import FALLBACK, MUON, Outcome, Rule
 
@@ -56,7 +56,7 @@ def route(
         if isinstance(outcome, tuple)
     }
     if unread and ambiguous == "error":
-        raise _ambiguity(unread, is_masked(params), call)
+        raise _ambiguity(unread, bool(hidden_by_masks(params)), call)
     return jax.tree.unflatten(
         structure,
         [_routed(leaf, *decision, call) for leaf, decision in zip(leaves, decisions, strict=True)],
@@ -98,10 +98,10 @@ def matrix_axes(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguous
       ambiguous: as for `label_params`.
 
     Returns:
-      The same tree with a `MatrixAxes` or None for every array, in agreement with the labels.
+      The same tree with a `MatrixAxes` or None for every array, ready for `scale_by_muon(axes=)`.
 
     Raises:
-      TypeError or ValueError: as `label_params`.
+      ValueError or TypeError: as `label_params`.
 
     Examples:
       >>> import jax, muon_jax
@@ -124,10 +124,7 @@ def check_same_leaves(found: Any, expected: Any, *, call: str) -> None:
       ValueError: names the paths that only one tree has, and those whose shapes differ.
     """
     old, new = (
-        {
-            path_name(path): np.shape(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
+        {path_of(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (found, expected)
     )
     differing = [
@@ -178,6 +175,13 @@ def _default_rules_for(name: str) -> tuple[Rule, ...]:
 def _routed(leaf: Leaf, rule: Rule, outcome: Outcome, call: str) -> Route:
     known = leaf.path, leaf.shape, leaf.dtype
     if isinstance(outcome, MatrixAxes):
+        if leaf.dtype.kind == "c":
+            raise refused(
+                call,
+                f"'{leaf.path}' has dtype {leaf.dtype}, but Muon orthogonalises real matrices",
+                f'Send it elsewhere, by rules=[Rule("{leaf.path}", "adamw")]',
+                TypeError,
+            )
         outcome.check(leaf.shape, call=call, path=leaf.path)
         repeats = f"; axis {listed(map(str, leaf.stack))} repeats it" if leaf.stack else ""
         return Route(*known, MUON, outcome, rule.name, rule.why + repeats)

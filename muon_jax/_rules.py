@@ -53,6 +53,8 @@ class Rule:
     def __post_init__(self):
         if not isinstance(self.pattern, str) or not self.pattern:
             raise invalid("Rule", "pattern", self.pattern, 'give a pattern such as "*/kernel"')
+        if self.pattern.count("{") != self.pattern.count("}"):
+            raise invalid("Rule", "pattern", self.pattern, "close every brace, as in {query,key}")
         if self.to == MUON:
             raise invalid("Rule", "to", MUON, "give the view, such as MatrixAxes(rows=-2, cols=-1)")
         if not (isinstance(self.to, MatrixAxes | str) or callable(self.to)):
@@ -66,4 +68,8 @@ class Rule:
 
     def outcome(self, leaf: Leaf) -> Outcome:
         """Returns where a leaf that fits goes, or None where the rule does not apply after all."""
-        return self.to(leaf) if callable(self.to) else self.to
+        found = self.to(leaf) if callable(self.to) else self.to
+        if found == MUON or not isinstance(found, MatrixAxes | str | tuple | None):
+            remedy = 'let the function return a MatrixAxes, a label such as "adamw", or None'
+            raise invalid("Rule", "to", found, remedy, TypeError)
+        return found

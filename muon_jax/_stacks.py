@@ -1,12 +1,13 @@
-"""Finds the leading axes that only repeat a layer: scanned, vmapped and pipelined stacks, experts.
+"""Finds the axes that only repeat a layer: scanned, vmapped and pipelined stacks, experts.
 
 Arrays do not say what their first axis is, but their neighbours do. A norm's gain is a vector, so
 one of shape (layers, width) shows a stack, and so does every other leaf whose rank its name, its
 bias or its counterpart fixes. Such a claim then covers the largest part of the tree around it in
-which all shapes start with the same sizes: what was stacked together.
+which all shapes start with the same sizes: what was stacked together. Stacks along the second axis,
+which some scanned models have, show in the same way.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from muon_jax._matrix_axes import Shape
@@ -15,7 +16,6 @@ from muon_jax._names import (
     ATTENTION_OUTPUT,
     DENSE,
     LATENT_UP,
-    MLP,
     NORM,
     NORM_VECTOR,
     STACK_CONTAINER,
@@ -25,23 +25,43 @@ from muon_jax._names import (
     place_of,
 )
 
+_TABLE_OR_WEIGHT = f"{WEIGHT},embedding,embeddings"
+
 Entries: TypeAlias = Sequence[tuple[Words, Shape]]
 Claim: TypeAlias = tuple[Words, Shape]
 """A place in the tree, and the leading sizes that are stacked there."""
 
 
-def leading_stacks(leaves: Entries, known: Mapping[Words, Shape]) -> list[int]:
-    """Counts the leading stack axes of every leaf.
+def stack_axes(
+    leaves: Entries, known: Mapping[Words, Shape], hidden: Collection[Words]
+) -> list[Shape]:
+    """Lists the stack axes of every leaf.
 
     Args:
       leaves: words and shape of every leaf.
       known: leading sizes that are stacked for certain, by the words of a leaf.
+      hidden: the words of leaves whose shapes a mask hides.
     """
+    second = _stacked_second(leaves, hidden)
+    without = [
+        (words, shape[:1] + shape[2:] if is_second else shape)
+        for (words, shape), is_second in zip(leaves, second, strict=True)
+    ]
+    stacks = []
+    for count, is_second in zip(_leading_stacks(without, known, hidden), second, strict=True):
+        leading = tuple(range(count + 1 if is_second and count else count))
+        stacks.append(leading or (1,) * is_second)
+    return stacks
+
+
+def _leading_stacks(
+    leaves: Entries, known: Mapping[Words, Shape], hidden: Collection[Words]
+) -> list[int]:
+    """Counts the leading stack axes of every leaf."""
     shapes = dict(leaves)
     common = _common_leading_sizes(leaves)
     found: dict[Words, int] = {}
-    sure = [*known.items(), *_by_rank(shapes), *_by_bias(shapes)]
-    for place, sizes in sure:
+    for place, sizes in [*known.items(), *_by_rank(shapes, hidden), *_by_bias(shapes)]:
         for count in range(1, len(sizes) + 1):
             top = _highest(place, sizes[:count], common)
             found[top] = max(found.get(top, 0), count)
@@ -54,11 +74,35 @@ def leading_stacks(leaves: Entries, known: Mapping[Words, Shape]) -> list[int]:
     ]
 
 
-def _by_rank(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:
-    """Leaves whose name fixes their rank have too many axes."""
+def _stacked_second(leaves: Entries, hidden: Collection[Words]) -> list[bool]:
+    """Tells which leaves are stacked along their second axis.
+
+    They are where a claim covers more of the tree by its second size than by its first, and no
+    weight there is left with less than two axes.
+    """
+    common = _common_leading_sizes(leaves)
+    seconds = _common_leading_sizes(
+        [
+            (words, shape[1:2] if len(shape) > 1 + matches(_TABLE_OR_WEIGHT, words[-1]) else ())
+            for words, shape in leaves
+        ]
+    )
+    shapes, tops = dict(leaves), set()
+    for place, sizes in _by_rank(shapes, hidden):
+        top = _highest(place, shapes[place][1:2], seconds)
+        if len(top) < len(_highest(place, sizes[:1], common)):
+            tops.add(top)
+    return [any(words[:depth] in tops for depth in range(len(words))) for words, _ in leaves]
+
+
+def _by_rank(shapes: Mapping[Words, Shape], hidden: Collection[Words]) -> Iterator[Claim]:
+    """Leaves whose name fixes their rank have too many axes, and no bias speaks against it."""
     for words, shape in shapes.items():
         rank = _rank_by_name(words, shape)
-        if rank and len(shape) > rank:
+        bias = _bias(words, shapes)
+        untold = rank == 2 and (*words[:-1], "bias") in hidden
+        fits = bias[0] == shape[0] if bias else not untold
+        if rank and len(shape) > rank and fits:
             yield words, shape[:-rank]
 
 
@@ -67,33 +111,31 @@ def _rank_by_name(words: Words, shape: Shape) -> int | None:
     layer = place[-1] if place else ""
     if matches(NORM, layer) and (place == words or matches(NORM_VECTOR, last)):
         return 1
-    if len(shape) < 3 or not (place == words or matches(WEIGHT, last)):
+    is_filter = len(shape) > 3 and (shape[0] == shape[1] or shape[-2] == shape[-1])
+    if len(shape) < 3 or is_filter or not (place == words or matches(WEIGHT, last)):
         return None
-    if matches(f"{DENSE},{MLP}", layer):
+    if matches(DENSE, layer):
         return 3 if shape[-2] == 2 else 2  # (inputs, 2, outputs): gate and up fused
     is_output = matches(ATTENTION_OUTPUT, layer) and any("att" in word for word in words)
-    is_convolution = shape[0] == shape[1]
-    if (is_output or matches(f"{ATTENTION_INPUT},{LATENT_UP}", layer)) and not is_convolution:
-        return 3
-    return None
+    return 3 if is_output or matches(f"{ATTENTION_INPUT},{LATENT_UP}", layer) else None
 
 
 def _by_bias(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:
     """A bias has the output axes of its layer, so what it has besides is stacked."""
     for words, shape in shapes.items():
-        if len(shape) < 3 or not matches(WEIGHT, words[-1]):
-            continue
-        bias = next((shapes[key] for key in _biases(words) if key in shapes), ())
-        lead = bias[:1]
-        outputs = tuple(size for size in bias[1:] if size != 1)
+        lead, *rest = _bias(words, shapes) or (0,)
+        outputs = tuple(size for size in rest if size != 1)
         first, last = shape[1 : 1 + len(outputs)], shape[len(shape) - len(outputs) :]
-        explained = bias == shape[len(shape) - len(bias) :]
-        if outputs and lead == shape[:1] and outputs in (first, last) and not explained:
-            yield words, lead
+        explained = (lead, *rest) == shape[len(shape) - 1 - len(rest) :]
+        fits = outputs and lead == shape[0] and outputs in (first, last)
+        if len(shape) > 2 and fits and not explained:
+            yield words, (lead,)
 
 
-def _biases(words: Words) -> tuple[Words, Words]:
-    return (*words[:-1], "bias"), (*words[:-1], "b")
+def _bias(words: Words, shapes: Mapping[Words, Shape]) -> Shape:
+    """The shape of the bias beside a weight; nothing where there is none."""
+    names = ("bias", "b") if matches(WEIGHT, words[-1]) else ()
+    return next((shapes[key] for name in names if (key := (*words[:-1], name)) in shapes), ())
 
 
 def _by_attention(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:

@@ -86,6 +86,10 @@ BAD_VALUES = [
         "given as fallback instead.",
     ),
     (
+        lambda: muon_jax.muon(1.0, others={"adamw": 1}),
+        "muon_jax.muon(others={'adamw': 1}): give labels of your own, not 'adamw', which is taken.",
+    ),
+    (
         lambda: muon_jax.scale_by_momentum_rms(momentum=-0.1),
         "muon_jax.scale_by_momentum_rms(momentum=-0.1): give a number in [0, 1).",
     ),

@@ -5,6 +5,8 @@ the fallback. What has no line is a vector, or the bias or gain of one.
 """
 
 import re
+import runpy
+from pathlib import Path
 
 import jax
 import optax
@@ -12,6 +14,7 @@ import pytest
 from architectures import ARCHITECTURES
 from routes import tree_of, view_of
 
+import muon_jax
 from muon_jax._routing import matrix_axes, route
 
 PINNED = {
@@ -264,3 +267,24 @@ def test_what_a_mask_hides_is_asked_for():
     assert view_of(route(whole)["mix"]["kernel"]) == "0,1|2,3"
     with pytest.raises(ValueError, match=r"masked.*axes=muon_jax\.matrix_axes\(params\)"):
         route(masked)
+
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def test_the_page_of_models_is_current():
+    page = runpy.run_path(str(DOCS / "make_models.py"))["page"]()
+    current = (DOCS / "models.md").read_text(encoding="utf-8")
+    assert page == current, "run `python docs/make_models.py`"
+
+
+def test_the_rules_that_the_page_shows_can_be_written():
+    (block,) = re.findall(
+        r"```python\n(from muon_jax .*?)```", (DOCS / "models.md").read_text(), re.S
+    )
+    names = {"muon_jax": muon_jax}
+    exec(block, names)
+    params = tree_of({"attn/query/kernel": (8, 2, 4), "grouped_conv/kernel": (3, 3, 2, 16)})
+    views = matrix_axes(params, rules=names["rules"])
+    assert views["attn"]["query"]["kernel"].matrix_shapes((8, 2, 4)) == ((2, 8, 4),)
+    assert views["grouped_conv"]["kernel"].matrix_shapes((3, 3, 2, 16)) == ((8, 18, 2),)

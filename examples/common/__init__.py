@@ -1,7 +1,7 @@
-"""What the examples share. Each file has one idea; an example is its own entry point.
+"""What the examples share, one idea a file.
 
-text → tokens → windows     from files on disk to batches of token windows
-decoder, sampling           the language model, and text drawn from it
-optimizers                  names → Optax transformations and learning-rate schedules
-training                    the loop, with checkpoints, metrics, progress and plots around it
+From files on disk to batches: `text`, `tokens`, `windows`. The model: `decoder`, `sampling`. What
+trains it: `optimizers`, `task`, `training`. What a run leaves behind: `run_folder`, `checkpoints`,
+`metrics`, `plots`, `progress`. How a run ends early: `errors`, `interrupts`. `language` puts them
+together for text.
 """

@@ -6,9 +6,10 @@ files without notice, so the hashes of a checkpoint's files lie beside them.
 
 import hashlib
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -20,29 +21,17 @@ KEPT = 2
 SEAL = "sha256.json"
 
 
+@dataclass(frozen=True)
 class Checkpoints:
     """The last few checkpoints of one run, each in a folder named by its step."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        keep: Any = ocp.training.preservation_policies.LatestN(KEPT)  # typed for Orbax's older API
-        self._orbax = ocp.training.Checkpointer(str(folder.absolute()), preservation_policy=keep)
+    folder: Path
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._orbax.close()
-
-    @property
-    def latest(self) -> int | None:
-        newest = self._orbax.latest
-        return None if newest is None else newest.step
+    def steps(self) -> list[int]:
+        """Lists the steps that were saved, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(entry.name) for entry in self.folder.iterdir() if entry.name.isdecimal())
 
     def save(self, step: int, state: Any, position: Any) -> Path:
         """Saves at a step, unless that step is saved already, and returns where.
@@ -52,12 +41,14 @@ class Checkpoints:
             state: any pytree of arrays.
             position: an iterator that Orbax can save, such as grain's.
         """
-        folder = self._at(step)
-        if self.latest != step:
+        target = self._at(step)
+        if not target.exists():
             parts = {"state": _by_path(state), "position": position}
-            self._orbax.save_checkpointables(step, parts, force=True)
-            write_whole(folder / SEAL, json.dumps(_hashes(folder), indent=2))
-        return folder
+            ocp.save_checkpointables(str(target.absolute()), parts)
+            write_whole(target / SEAL, json.dumps(_hashes(target), indent=2))
+        for old in self.steps()[:-KEPT]:
+            shutil.rmtree(self._at(old))
+        return target
 
     def restore(self, state: Any, position: Any) -> tuple[int, Any]:
         """Returns the newest step and its state, and moves `position` to where it was.
@@ -69,25 +60,23 @@ class Checkpoints:
         Raises:
             UsageError: no checkpoint, or the newest is damaged or not of this structure.
         """
-        step = self.latest
+        *older, step = self.steps() or [None]
         if step is None:
-            raise UsageError(f"{self.folder} holds no finished checkpoint; start with --overwrite")
-        damage = _damage(self._at(step))
+            raise UsageError(f"{self.folder} holds no checkpoint; start again with --overwrite")
+        source = self._at(step)
+        damage = _damage(source)
         if damage:
-            older = [checkpoint.step for checkpoint in self._orbax.checkpoints[:-1]]
             remedy = f"resume from step {older[-1]}" if older else "start again with --overwrite"
-            raise UsageError(f"{self._at(step)} is damaged ({damage}); remove it and {remedy}")
+            raise UsageError(f"{source} is damaged ({damage}); remove it and {remedy}")
         wanted = _by_path(jax.tree.map(_abstract, state))
+        parts = {"state": wanted, "position": position}
         try:
-            loaded = self._orbax.load_checkpointables(
-                step, {"state": wanted, "position": position}
-            )["state"]
+            loaded = ocp.load_checkpointables(str(source.absolute()), parts)["state"]
         except Exception as error:  # of whatever type tensorstore, Orbax or grain raise
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UsageError(f"{self._at(step)} cannot be restored: {reason}") from error
-        return step, jax.tree.unflatten(
-            jax.tree.structure(state), [loaded[name] for name in wanted]
-        )
+            raise UsageError(f"{source} cannot be restored: {reason}") from error
+        leaves = [loaded[name] for name in wanted]
+        return step, jax.tree.unflatten(jax.tree.structure(state), leaves)
 
     def _at(self, step: int) -> Path:
         return self.folder / str(step)
@@ -114,8 +103,8 @@ def _hashes(folder: Path) -> dict[str, str]:
 def _damage(folder: Path) -> str:
     """Says what is wrong with a checkpoint's files; nothing where all is well."""
     try:
-        sealed = json.loads((folder / SEAL).read_text())
-    except (OSError, ValueError):
+        sealed = dict(json.loads((folder / SEAL).read_text()))
+    except (OSError, ValueError, TypeError):
         return f"{SEAL} is missing or unreadable: half-written"
     found = _hashes(folder)
     changed = [name for name, digest in sealed.items() if found.get(name) != digest]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from common.errors import UsageError
 from common.optimizers import OptimizerConfig
 from common.run_folder import write_whole
 from common.sampling import sample_tokens
+from common.task import Result, Task
 from common.text import read_text
 from common.tokens import Tokens, tokenize
-from common.training import Result, RunConfig, Task, fit
+from common.training import RunConfig, fit
 from common.windows import held_out_batches, training_batches
 
 PROMPT_TOKENS = 32
@@ -107,7 +109,7 @@ def train_language_model(
         name=name,
         data=source.name,
         amount=source.amount,
-        model=build(tokens.vocabulary, nnx.Rngs(run.seed)),
+        model=nnx.jit(partial(build, tokens.vocabulary))(nnx.Rngs(run.seed)),
         batches=training_batches(tokens, seed=run.seed, **shape),
         held_out=held_out_batches(tokens, **shape),
         items=text.context * text.batch_size,

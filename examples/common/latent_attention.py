@@ -16,6 +16,8 @@ from common.decoder import DecoderConfig, residual_init, rotate
 from common.errors import UsageError
 from muon_jax.attention import reporting
 
+_attend = reporting(jax.nn.dot_product_attention)
+
 
 @dataclass(frozen=True)
 class LatentConfig(DecoderConfig):
@@ -85,9 +87,6 @@ class LatentAttention(nnx.Module):
         query = jnp.concatenate([query, rotate(query_rotary)], axis=-1)
         key = jnp.concatenate([key, key_rotary], axis=-1)
         return self.out(_attend(query, key, value, is_causal=True, module=self if report else None))
-
-
-_attend = reporting(jax.nn.dot_product_attention)
 
 
 def clip_target(config: LatentConfig) -> muon_jax.QKTarget:

@@ -15,8 +15,8 @@ OptimizerName = Literal["muon", "optax-muon", "adamw", "lion", "sgd"]
 ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
 
 WSD_DECAY = 0.2  # of the steps; Hägele et al. 2024 find a fifth as good as a whole cosine
-MUON_RMS = 0.2  # gives Muon's updates the size of AdamW's (Liu et al. 2025), so one rate fits both
-BETA2 = 0.95  # of AdamW and Lion: 0.999 would average over longer than these runs take
+MUON_RMS = 0.2  # of an update, about AdamW's (Liu et al. 2025), and what muon_jax.muon gives
+BETA2 = 0.95  # of AdamW; the usual 0.999 would average over more steps than these runs take
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class OptimizerConfig:
     optimizer: OptimizerName = "muon"
     """optax-muon is optax.contrib.muon with the dimension numbers that attention needs."""
     learning_rate: float | None = None
-    """Its peak. Default: muon, optax-muon and adamw 3e-3, lion 5e-4, sgd 0.3."""
+    """Its peak. Default: muon and optax-muon 1e-2, adamw 5e-3, lion 3e-3, sgd 0.1."""
     weight_decay: float | None = None
     """Of matrices, times the learning rate. Default: 0.1, but lion 0.5, sgd 1e-4."""
     warmup_steps: int = 50
@@ -52,7 +52,10 @@ class OptimizerConfig:
         try:
             _orthogonalizer(self.orthogonalizer)
         except ValueError as error:
-            raise UsageError(f"--orthogonalizer {self.orthogonalizer}: {error}") from error
+            _, remedy = str(error).split(": ", 1)
+            raise UsageError(
+                f"--orthogonalizer {self.orthogonalizer}: svd, bfloat16, or {remedy}"
+            ) from error
 
     @property
     def peak(self) -> float:
@@ -147,11 +150,11 @@ class _Recipe:
 
 
 _OPTIMIZERS: dict[str, _Recipe] = {
-    "muon": _Recipe(_muon, 3e-3, 0.1),
-    "optax-muon": _Recipe(_optax_muon, 3e-3, 0.1),
-    "adamw": _Recipe(_adamw, 3e-3, 0.1),
-    "lion": _Recipe(_lion, 5e-4, 0.5),
-    "sgd": _Recipe(_sgd, 0.3, 1e-4),
+    "muon": _Recipe(_muon, 1e-2, 0.1),
+    "optax-muon": _Recipe(_optax_muon, 1e-2, 0.1),
+    "adamw": _Recipe(_adamw, 5e-3, 0.1),
+    "lion": _Recipe(_lion, 3e-3, 0.5),
+    "sgd": _Recipe(_sgd, 0.1, 1e-4),
 }
 
 _DECAYS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -163,7 +166,11 @@ _DECAYS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def _orthogonalizer(name: str) -> Callable[[jax.Array], jax.Array]:
-    return muon_jax.polar_by_svd() if name == "svd" else muon_jax.newton_schulz(name)
+    if name == "svd":
+        return muon_jax.polar_by_svd()
+    if name == "bfloat16":
+        return muon_jax.newton_schulz("minimax", dtype="bfloat16")
+    return muon_jax.newton_schulz(name)
 
 
 def _matrices(params: Any) -> Any:

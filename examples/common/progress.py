@@ -15,7 +15,7 @@ class TrainingProgress:
     """Shows step, loss, speed and time left of a run."""
 
     def __init__(self, start: int, steps: int, unit: str, *, quiet: bool) -> None:
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True)
         self._steps, self._unit = steps, unit
         self._plain_every = min(max(1, steps // PLAIN_LINES), PLAIN_SILENCE)
         self._first: tuple[int, float] | None = None
@@ -42,8 +42,8 @@ class TrainingProgress:
         if self.console.is_terminal:
             self._bar.stop()
 
-    def say(self, line: str) -> None:
-        self.console.print(line)
+    def say(self, line: str, style: str | None = None) -> None:
+        self.console.print(line, style=style)
 
     def trained(self, step: int, loss: float, per_second: float) -> None:
         """Shows one finished step."""

@@ -68,12 +68,12 @@ class RunFolder:
         if not self._holds_run():
             raise UsageError(f"{self.path} holds no run to resume; leave --resume out")
         try:
-            begun = json.loads(self.settings.read_text())
-            names = sorted({*begun, *settings})
+            begun = dict(json.loads(self.settings.read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise UsageError(
                 f"{self.settings} is missing or damaged; start again with --overwrite"
             ) from error
+        names = sorted({*begun, *settings})
         different = [name for name in names if begun.get(name) != settings.get(name)]
         if different:
             shown = ", ".join(

@@ -30,7 +30,7 @@ class Text:
     def amount(self) -> str:
         """How much of it there is, in a line."""
         train, held_out = (
-            f"{len(part)} documents, {sum(map(len, part)) / 1e6:.2f} M characters"
+            f"{sum(map(len, part)) / 1e6:.2f} M characters in {len(part)} files"
             for part in (self.train, self.held_out)
         )
         return f"training text: {train}; held out: {held_out}"

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,22 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
 
 from common.checkpoints import Checkpoints
 from common.errors import DivergenceError, StoppedError, UsageError
 from common.interrupts import Interrupts
 from common.metrics import Metrics
-from common.optimizers import OptimizerConfig, learning_rate_schedule, make_optimizer
+from common.optimizers import OptimizerConfig, learning_rate_schedule
 from common.plots import plot_loss
 from common.progress import TrainingProgress
 from common.run_folder import RunFolder
-
-Batch = Any
-Measured = dict[str, Any]
-"""By name a number, or a tree of arrays, of which every number is logged."""
-MakeOptimizer = Callable[[OptimizerConfig, int], optax.GradientTransformation]
-Objective = Callable[[Any, Batch], tuple[Float[Array, ""], Measured]]
+from common.task import Batch, Measured, Result, Task
 
 
 @dataclass(frozen=True)
@@ -67,51 +61,6 @@ class RunConfig:
             raise UsageError("--resume and --overwrite exclude each other; give one")
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is trained on what."""
-
-    name: str
-    """One word, for the folder."""
-    data: str
-    """Where the data came from, in a few words."""
-    amount: str
-    """How much there is for training and held out, in a line."""
-    model: nnx.Module
-    objective: Objective
-    """Maps (model, batch) to a mean loss and other mean measurements."""
-    batches: Iterator[Batch]
-    """Endless; Orbax can save its position, as it can that of grain's iterators."""
-    held_out: Sequence[Batch]
-    items: int
-    """In one batch, for the speed shown."""
-    unit: str
-    """Of an item, in the plural."""
-    loss_unit: str
-    """Of the loss: nats per …"""
-    settings: Mapping[str, Any]
-    """What a resume must agree with, apart from the optimizer: JSON values."""
-    make_optimizer: MakeOptimizer = make_optimizer
-    """Makes the transformation for a number of steps."""
-    update_arguments: Callable[[Measured], Mapping[str, Any]] = lambda measured: {}
-    """Takes what the optimizer's update needs besides gradients from what was measured."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run."""
-
-    model: Any
-    train_loss: dict[int, float]
-    """By step: the loss of the batch that made update 1, 2, …"""
-    held_out_loss: dict[int, float]
-    """By step: after so many updates."""
-    folder: RunFolder
-    checkpoint: Path
-    seconds: float
-    """Of this session, compilation and evaluation included."""
-
-
 def fit(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> Result:
     """Trains a model, or goes on training it, and leaves a run folder.
 
@@ -134,44 +83,37 @@ def fit(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> Result:
     transform = task.make_optimizer(optimizer, run.steps)
     graph, state = nnx.split((task.model, nnx.Optimizer(task.model, transform, wrt=nnx.Param)))
     train_step, evaluate = _compiled(graph, task)
-    with Checkpoints(folder.checkpoints) as checkpoints:
-        start, state = checkpoints.restore(state, task.batches) if run.resume else (0, state)
-        if start > run.steps:
-            raise UsageError(f"--steps {run.steps}: the run has done {start} already; give more")
-        with (
-            Metrics(folder, start=start) as metrics,
-            TrainingProgress(start, run.steps, task.unit, quiet=run.quiet) as progress,
-            Interrupts() as interrupts,
-        ):
-            progress.say(f"[bold]{title}[/]\n{described}\n{task.amount}")
-            progress.say(
-                f"{f'going on after step {start}' if start else 'writing'} in {folder.path}"
-            )
-            log = _StepLog(metrics, progress, learning_rate_schedule(optimizer, run.steps), task)
-            step, limit = start, min(run.steps, run.stop_at or run.steps)
-            while step < limit and not interrupts.received:
-                state, measured = train_step(state, next(task.batches))
-                step += 1
-                log.add(step, measured)
-                if step % run.eval_every == 0:
-                    log.add_held_out(step, [evaluate(state, batch) for batch in task.held_out])
-                if step % run.checkpoint_every == 0:
-                    log.write_pending()
-                    checkpoints.save(step, state, task.batches)
-            log.write_pending()
-            if step == run.steps and step not in metrics.series("held_out/loss"):
+    checkpoints = Checkpoints(folder.checkpoints)
+    start, state = checkpoints.restore(state, task.batches) if run.resume else (0, state)
+    if start > run.steps:
+        raise UsageError(f"--steps {run.steps}: the run has done {start} already; give more")
+    with (
+        Metrics(folder, start=start) as metrics,
+        TrainingProgress(start, run.steps, task.unit, quiet=run.quiet) as progress,
+        Interrupts() as interrupts,
+    ):
+        progress.say(title, style="bold")
+        progress.say(f"{described}\n{task.amount}")
+        begins = f"going on after step {start}" if run.resume else "writing"
+        progress.say(f"{begins} in {folder.path}")
+        log = _StepLog(metrics, progress, learning_rate_schedule(optimizer, run.steps), task)
+        step, limit = start, min(run.steps, run.stop_at or run.steps)
+        while step < limit and not interrupts.received:
+            state, measured = train_step(state, next(task.batches))
+            step += 1
+            log.add(step, measured)
+            if step % run.eval_every == 0:
                 log.add_held_out(step, [evaluate(state, batch) for batch in task.held_out])
-            checkpoint = checkpoints.save(step, state, task.batches)
-        train_loss, held_out_loss = metrics.series("train/loss"), metrics.series("held_out/loss")
-    if train_loss:
-        plot_loss(
-            folder.plot,
-            train_loss,
-            held_out_loss,
-            title=title,
-            settings=described,
-            unit=task.loss_unit,
-        )
+            if step % run.checkpoint_every == 0:
+                log.write_pending()
+                checkpoints.save(step, state, task.batches)
+        log.write_pending()
+        if step == run.steps and step not in metrics.series("held_out/loss"):
+            log.add_held_out(step, [evaluate(state, batch) for batch in task.held_out])
+        checkpoint = checkpoints.save(step, state, task.batches)
+    curves = metrics.series("train/loss"), metrics.series("held_out/loss")
+    if curves[0]:
+        plot_loss(folder.plot, *curves, title=title, settings=described, unit=task.loss_unit)
     if step < run.steps:
         by = interrupts.received.name if interrupts.received else "--stop-at"
         raise StoppedError(
@@ -180,7 +122,7 @@ def fit(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> Result:
         )
     model, _ = nnx.merge(graph, state)
     seconds = time.monotonic() - began
-    return Result(model, train_loss, held_out_loss, folder, checkpoint, seconds)
+    return Result(model, *curves, folder, checkpoint, seconds)
 
 
 def _compiled(graph: Any, task: Task) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -249,13 +191,12 @@ class _StepLog:
 
 def _numbers(measured: Measured) -> dict[str, float]:
     """Names every number by its path, those in arrays by their index as well."""
-    return {
-        "/".join([jax.tree_util.keystr(path, simple=True, separator="/"), *map(str, index)]): float(
-            number
-        )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(measured)
-        for index, number in np.ndenumerate(leaf)
-    }
+    numbers = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(measured):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for index, number in np.ndenumerate(leaf):
+            numbers["/".join([name, *map(str, index)])] = float(number)
+    return numbers
 
 
 def _settings(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+"""Writes docs/models.md: where muon_jax sends the parameters of known architectures.
+
+Run `python docs/make_models.py` after a change to the rules or to the table that `explain` prints.
+"""
+
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+from architectures import ARCHITECTURES  # noqa: E402
+
+from muon_jax._default_rules import FUSED, NOT_FOR_MUON, UNKNOWN, WEIGHTS  # noqa: E402
+from muon_jax._explain import explain  # noqa: E402
+
+PAGE = REPOSITORY / "docs" / "models.md"
+
+INTRODUCTION = """\
+# Models: what goes to Muon
+
+<!-- Written by docs/make_models.py: change that, or the rules, and run it again. -->
+
+Muon wants every weight that maps a hidden state to another as a matrix, inputs by outputs, and
+nothing else. `muon_jax` finds out by ordered rules on the names and shapes of parameters, in Flax
+NNX, Flax Linen, Equinox, Haiku, Keras, torch-like and plain trees. See what they do to your model
+before you train it; shapes are enough, so the model need not fit on the machine:
+
+```python
+params = jax.eval_shape(model.init, key, inputs)  # or nnx.state(nnx.eval_shape(...), nnx.Param)
+print(muon_jax.explain(params))
+```
+
+## The rules
+
+The first rule that applies decides.
+
+| rule | goes to | why |
+|---|---|---|
+"""
+
+MORE = """
+Three things that the rules do not need to be told:
+
+- **Stacks.** An axis that only repeats a layer (`nn.scan`, `nnx.vmap`, pipeline stages, experts) is
+  a batch axis. It is known from the axis names that Flax keeps (`nn.PARTITION_NAME`), or seen from
+  leaves whose rank is known: a norm's gain of shape (layers, width) shows that everything around it
+  that starts with the same length was stacked with it. A stack along the second axis is seen too.
+- **Orientation.** `kernel` and `w` are stored as (inputs, outputs), `weight` as (outputs, inputs);
+  where a bias stands beside a weight, its width decides. It matters to the scales `"keller"` and
+  `"spectral"`, and to splits.
+- **Fused axes.** Queries, keys and values side by side, gate and up, and the gates of recurrent
+  cells are matrices of their own. For queries, keys and values of unequal width, the output layer
+  beside them tells the widths.
+
+## Rules of your own
+
+They come first, and the table of `explain` shows them.
+
+```python
+from muon_jax import MatrixAxes, Rule, Split
+
+rules = [
+    Rule("*/probe/kernel", "adamw"),  # leave it to AdamW
+    Rule("*/query/kernel", MatrixAxes(rows=-3, cols=-1)),  # every head by itself
+    Rule("*/gate_up/kernel", MatrixAxes(-2, -1, Split(2, interleaved=True))),
+    Rule("*/grouped_conv/kernel", MatrixAxes((-4, -3, -2), -1, split=8)),  # 8 groups
+]
+tx = muon_jax.muon(3e-4, rules=rules)
+```
+
+An array that no rule knows and that can be read in several ways, such as a bare array of three
+axes, is an error that shows the readings and the lines to write.
+
+What shapes do not show, and the rules take as it comes most often:
+
+- Fused parts lie one after the other, not head by head or column by column.
+- The groups of a grouped convolution are one matrix, unless a rule splits its outputs.
+- A filter that sees one channel is depthwise, also in the first layer of a network on gray images.
+- A bare two-axis array of an unusual name is a weight, not a table.
+- A dense layer that reads pixels or patches is a map like others, and goes to Muon; an embedding of
+  tokens, whose rows are trained only when their token occurs, does not.
+
+Inside `optax.multi_transform` a transformation sees its own parameters only. `scale_by_muon` then
+still finds stacks by the weights themselves, but not by norms and biases: give it
+`axes=muon_jax.matrix_axes(params)` where that matters. `muon` always sees the whole tree.
+
+## Architectures
+
+Small versions of each. `*` stands for numbers; axes are those of the array as stored.
+"""
+
+
+def page() -> str:
+    """Returns the page as it should be."""
+    groups = {
+        "AdamW": NOT_FOR_MUON,
+        "Muon, split": FUSED,
+        "Muon": WEIGHTS,
+        "an error, or AdamW": (UNKNOWN,),
+    }
+    whys: dict[tuple[str, str], dict[str, None]] = {}
+    for label, rules in groups.items():
+        for rule in rules:
+            whys.setdefault((rule.name, label), {})[rule.why] = None
+    lines = [f"| {name} | {label} | {'; '.join(why)} |" for (name, label), why in whys.items()]
+    sections = [
+        f"\n### {name}\n\n```text\n{explain(make())}\n```\n" for name, make in ARCHITECTURES.items()
+    ]
+    return INTRODUCTION + "\n".join(lines) + "\n" + MORE + "".join(sections)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
