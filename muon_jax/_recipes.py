@@ -9,6 +9,8 @@ import optax
 from muon_jax import _checks
 from muon_jax._momentum_rms import scale_by_momentum_rms
 from muon_jax._muon import scale_by_muon
+from muon_jax._qk_clip import clip_qk
+from muon_jax._qk_targets import QKTarget
 from muon_jax._routing import Ambiguous, label_params, matrix_axes
 from muon_jax._rules import FALLBACK, MUON, Rule
 from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale
@@ -143,6 +145,42 @@ def muon(
         return routed(updates).update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def muon_clip(
+    learning_rate: ScalarOrSchedule,
+    *,
+    threshold: float = 100.0,
+    targets: Mapping[str, QKTarget] | None = None,
+    **muon_arguments: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """Trains as `muon` does and holds the attention logits of every head near a threshold.
+
+    This is MuonClip (Kimi Team, 2025): Muon with decay and updates of AdamW's RMS, then QK-Clip,
+    which scales the query and key weights of the heads whose largest logit exceeds the threshold.
+
+    Args:
+      learning_rate: as for `muon`.
+      threshold: as for `clip_qk`.
+      targets: as for `clip_qk`: what makes queries and keys; None finds them in Flax attention.
+      muon_arguments: any other argument of `muon`, with its default.
+
+    Returns:
+      An optimizer for any tree of parameters whose `update` takes the largest logits of every head
+      as `max_logits=`; `muon_jax.attention` measures them.
+
+    Raises:
+      TypeError or ValueError: as `muon` and `clip_qk` do.
+
+    Examples:
+      >>> import jax, muon_jax
+      >>> kernel = {"kernel": jax.numpy.ones((8, 2, 4))}
+      >>> params = {"attn": {"query": kernel, "key": kernel}}
+      >>> tx = muon_jax.muon_clip(3e-4)
+      >>> maxima = {"attn": jax.numpy.array([400.0, 20.0])}
+      >>> updates, state = tx.update(params, tx.init(params), params, max_logits=maxima)
+    """
+    return optax.chain(muon(learning_rate, **muon_arguments), clip_qk(threshold, targets))
 
 
 def momentum_rms(

@@ -4,7 +4,9 @@ Kernels keep the shapes that Flax gives them, so attention has three axes: (widt
 head_dim) for query, key and value, (heads, head_dim, width) for the output.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,9 @@ from jaxtyping import Array, Float, Int
 from common.errors import UsageError
 
 ROTARY_BASE = 10_000.0  # Su et al. 2021, "RoFormer"
+
+MakeAttention = Callable[..., nnx.Module]
+"""Makes a layer of (batch, length, width) from `(config, rngs=...)`."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Attention(nnx.Module):
             width,
             axis=(-2, -1),
             use_bias=False,
-            kernel_init=_residual_init(config),
+            kernel_init=residual_init(config),
             rngs=rngs,
         )
 
@@ -72,7 +77,7 @@ class SwiGLU(nnx.Module):
         self.gate = nnx.Linear(width, hidden, use_bias=False, rngs=rngs)
         self.up = nnx.Linear(width, hidden, use_bias=False, rngs=rngs)
         self.down = nnx.Linear(
-            hidden, width, use_bias=False, kernel_init=_residual_init(config), rngs=rngs
+            hidden, width, use_bias=False, kernel_init=residual_init(config), rngs=rngs
         )
 
     def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
@@ -82,23 +87,36 @@ class SwiGLU(nnx.Module):
 class Block(nnx.Module):
     """Attention and MLP, each behind a norm and added to the residual stream."""
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: DecoderConfig, attention: MakeAttention, *, rngs: nnx.Rngs) -> None:
         self.attention_norm = nnx.RMSNorm(config.width, rngs=rngs)
-        self.attention = Attention(config, rngs=rngs)
+        self.attention = attention(config, rngs=rngs)
         self.mlp_norm = nnx.RMSNorm(config.width, rngs=rngs)
         self.mlp = SwiGLU(config, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
-        x = x + self.attention(self.attention_norm(x))
+    def __call__(
+        self, x: Float[Array, "batch length width"], **attention_options: Any
+    ) -> Float[Array, "batch length width"]:
+        x = x + self.attention(self.attention_norm(x), **attention_options)
         return x + self.mlp(self.mlp_norm(x))
 
 
 class Decoder(nnx.Module):
-    """Maps tokens to the logits of the token that follows each of them."""
+    """Maps tokens to the logits of the token that follows each of them.
 
-    def __init__(self, config: DecoderConfig, vocabulary: int, *, rngs: nnx.Rngs) -> None:
+    Args:
+        attention: makes the attention of a block from the config.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        vocabulary: int,
+        *,
+        attention: MakeAttention = Attention,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.embed = nnx.Embed(vocabulary, config.width, rngs=rngs)
-        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
+        self.blocks = nnx.List([Block(config, attention, rngs=rngs) for _ in range(config.layers)])
         self.norm = nnx.RMSNorm(config.width, rngs=rngs)
         self.head = nnx.Linear(
             config.width,
@@ -108,10 +126,12 @@ class Decoder(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length vocab"]:
+    def __call__(
+        self, tokens: Int[Array, "batch length"], **attention_options: Any
+    ) -> Float[Array, "batch length vocab"]:
         x = self.embed(tokens)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, **attention_options)
         return self.head(self.norm(x))
 
 
@@ -129,6 +149,6 @@ def rotate(
     )
 
 
-def _residual_init(config: DecoderConfig) -> nnx.Initializer:
+def residual_init(config: DecoderConfig) -> nnx.Initializer:
     """Keeps the residual stream's variance near one however many layers write into it."""
     return nnx.initializers.variance_scaling(1 / (2 * config.layers), "fan_in", "normal")

@@ -93,12 +93,14 @@ def train_language_model(
     sample: SampleConfig,
     optimizer: OptimizerConfig,
     run: RunConfig,
+    **training: Any,
 ) -> LanguageResult:
     """Trains the model that `build` makes and draws a sample from it.
 
     Args:
         name: of the example, in one word.
         settings: of the model, as a resume must find them again.
+        training: other parts of the `Task`; `objective` is `next_token_loss` unless given.
     """
     source = read_text(text.data, text.pattern)
     tokens = tokenize(source, text.tokenizer)
@@ -108,7 +110,6 @@ def train_language_model(
         data=source.name,
         amount=source.amount,
         model=nnx.jit(partial(build, tokens.vocabulary))(nnx.Rngs(run.seed)),
-        objective=next_token_loss,
         batches=training_batches(tokens, seed=run.seed, **shape),
         held_out=held_out_batches(tokens, **shape),
         items=text.context * text.batch_size,
@@ -120,6 +121,7 @@ def train_language_model(
             **shape,
             "text": f"sha256 {tokens.digest[:12]}",
         },
+        **{"objective": next_token_loss, **training},
     )
     result = fit(task, optimizer, run)
     prompt, written = _write(result.model, tokens, text.context, sample, run.seed)
@@ -132,8 +134,13 @@ def next_token_loss(
     model: Any, windows: Int[Array, "batch context+1"]
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Returns the mean cross-entropy of each next token, and how often the likeliest was right."""
-    targets = windows[:, 1:]
-    logits = model(windows[:, :-1])
+    return compare(model(windows[:, :-1]), windows[:, 1:])
+
+
+def compare(
+    logits: Float[Array, "batch context vocabulary"], targets: Int[Array, "batch context"]
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Returns what `next_token_loss` does, for a model that is called in another way."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return losses.mean(), {"accuracy": (logits.argmax(-1) == targets).mean()}
 

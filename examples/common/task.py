@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from common.optimizers import OptimizerConfig, make_optimizer
 from common.run_folder import RunFolder
 
 Batch = Any
-Measured = dict[str, Float[Array, ""]]
+Measured = dict[str, Any]
+"""By name a number, or a tree of arrays, of which every number is logged."""
+MakeOptimizer = Callable[[OptimizerConfig, int], optax.GradientTransformation]
 Objective = Callable[[Any, Batch], tuple[Float[Array, ""], Measured]]
 
 
@@ -39,6 +43,10 @@ class Task:
     """Of the loss: nats per …"""
     settings: Mapping[str, Any]
     """What a resume must agree with, apart from the optimizer: JSON values."""
+    make_optimizer: MakeOptimizer = make_optimizer
+    """Makes the transformation for a number of steps."""
+    update_arguments: Callable[[Measured], Mapping[str, Any]] = lambda measured: {}
+    """Takes from what was measured what the optimizer's update needs besides gradients."""
 
 
 @dataclass(frozen=True)

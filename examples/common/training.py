@@ -20,11 +20,11 @@ from common.checkpoints import Checkpoints
 from common.errors import DivergenceError, StoppedError, UsageError
 from common.interrupts import Interrupts
 from common.metrics import Metrics
-from common.optimizers import OptimizerConfig, learning_rate_schedule, make_optimizer
+from common.optimizers import OptimizerConfig, learning_rate_schedule
 from common.plots import plot_loss
 from common.progress import TrainingProgress
 from common.run_folder import RunFolder
-from common.task import Batch, Measured, Objective, Result, Task
+from common.task import Batch, Measured, Result, Task
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ def fit(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> Result:
         folder.check_same(settings)
     else:
         folder.begin(settings, overwrite=run.overwrite)
-    transform = make_optimizer(optimizer, run.steps)
+    transform = task.make_optimizer(optimizer, run.steps)
     graph, state = nnx.split((task.model, nnx.Optimizer(task.model, transform, wrt=nnx.Param)))
-    train_step, evaluate = _compiled(graph, task.objective)
+    train_step, evaluate = _compiled(graph, task)
     checkpoints = Checkpoints(folder.checkpoints)
     start, state = checkpoints.restore(state, task.batches) if run.resume else (0, state)
     if start > run.steps:
@@ -125,20 +125,20 @@ def fit(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> Result:
     return Result(model, *curves, folder, checkpoint, seconds)
 
 
-def _compiled(graph: Any, objective: Objective) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _compiled(graph: Any, task: Task) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Returns the two functions that run on the device, over one pytree of state."""
 
     @partial(jax.jit, donate_argnums=0)
     def train_step(state: nnx.State, batch: Batch) -> tuple[nnx.State, Measured]:
         model, optimizer = nnx.merge(graph, state)
-        (loss, measured), gradients = nnx.value_and_grad(objective, has_aux=True)(model, batch)
-        optimizer.update(model, gradients)
+        (loss, measured), gradients = nnx.value_and_grad(task.objective, has_aux=True)(model, batch)
+        optimizer.update(model, gradients, **task.update_arguments(measured))
         return nnx.state((model, optimizer)), {"loss": loss, **measured}
 
     @jax.jit
     def evaluate(state: nnx.State, batch: Batch) -> Measured:
         model, _ = nnx.merge(graph, state)
-        loss, measured = objective(model, batch)
+        loss, measured = task.objective(model, batch)
         return {"loss": loss, **measured}
 
     return train_step, evaluate
@@ -165,7 +165,7 @@ class _StepLog:
             return
         step, measured = self._pending
         self._pending = None
-        values = {f"train/{name}": float(value) for name, value in measured.items()}
+        values = {f"train/{name}": value for name, value in _numbers(measured).items()}
         loss = values["train/loss"]
         if not math.isfinite(loss):
             raise DivergenceError(
@@ -182,10 +182,21 @@ class _StepLog:
     def add_held_out(self, step: int, measured: list[Measured]) -> None:
         """Writes the mean over held-out batches; the time it took is nobody's speed."""
         self.write_pending()
-        means = {name: float(np.mean([m[name] for m in measured])) for name in measured[0]}
+        numbers = [_numbers(of_batch) for of_batch in measured]
+        means = {name: float(np.mean([n[name] for n in numbers])) for name in numbers[0]}
         self._metrics.write(step, {f"held_out/{name}": mean for name, mean in means.items()})
         self._progress.evaluated(step, means["loss"])
         self._clock = time.monotonic()
+
+
+def _numbers(measured: Measured) -> dict[str, float]:
+    """Names every number by its path, those in arrays by their index as well."""
+    numbers = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(measured):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for index, number in np.ndenumerate(leaf):
+            numbers["/".join([name, *map(str, index)])] = float(number)
+    return numbers
 
 
 def _settings(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> dict[str, Any]:

@@ -1,0 +1,120 @@
+"""Trains a small language model with multi-head latent attention by MuonClip.
+
+python examples/train_mla.py
+
+python examples/train_mla.py --threshold None    # Muon without QK-Clip: the logits grow
+"""
+
+from dataclasses import asdict, dataclass, field
+
+import optax
+import tyro
+from common.decoder import Decoder
+from common.errors import UsageError, run_command
+from common.language import (
+    LanguageResult,
+    SampleConfig,
+    TextConfig,
+    compare,
+    report,
+    train_language_model,
+)
+from common.latent_attention import LatentAttention, LatentConfig, clip_target
+from common.logit_plots import plot_max_logits
+from common.optimizers import OptimizerConfig, learning_rate_schedule
+from common.task import Measured
+from common.training import RunConfig
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+import muon_jax
+from muon_jax.attention import collect_max_logits
+
+PLOT = "max_logits.png"
+
+
+@dataclass(frozen=True)
+class MuonClipConfig:
+    """The optimizer, muon_jax.muon_clip."""
+
+    learning_rate: float = 0.05
+    """Its peak. The default is so large that attention logits explode without QK-Clip."""
+    weight_decay: float = 0.0
+    """Times the learning rate. It slows the logits down too, so there is none unless given."""
+    threshold: float | None = 100.0
+    """Largest attention logit of a head that is left alone; None trains without QK-Clip."""
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 < self.threshold < float("inf"):
+            raise UsageError(f"--threshold {self.threshold}: give a number above 0, or None")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one run."""
+
+    text: TextConfig = field(default_factory=lambda: TextConfig(context=96, batch_size=16))
+    decoder: LatentConfig = field(default_factory=LatentConfig)
+    optimizer: MuonClipConfig = field(default_factory=MuonClipConfig)
+    run: RunConfig = field(default_factory=lambda: RunConfig(steps=300))
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+
+def train(config: Config) -> LanguageResult:
+    """Runs one training from data to sample."""
+    clip = config.optimizer
+
+    def make_optimizer(optimizer: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+        schedule = learning_rate_schedule(optimizer, steps)
+        if clip.threshold is None:
+            return muon_jax.muon(schedule, weight_decay=optimizer.decay)
+        return muon_jax.muon_clip(
+            schedule,
+            threshold=clip.threshold,
+            targets={"blocks/*/attention": clip_target(config.decoder)},
+            weight_decay=optimizer.decay,
+        )
+
+    result = train_language_model(
+        lambda vocabulary, rngs: Decoder(
+            config.decoder, vocabulary, attention=LatentAttention, rngs=rngs
+        ),
+        name="mla",
+        settings={**asdict(config.decoder), "threshold": clip.threshold},
+        text=config.text,
+        sample=config.sample,
+        optimizer=OptimizerConfig(
+            "muon", learning_rate=clip.learning_rate, weight_decay=clip.weight_decay
+        ),
+        run=config.run,
+        objective=loss_and_max_logits,
+        make_optimizer=make_optimizer,
+        update_arguments=lambda measured: {"max_logits": measured["max_logits"]},
+    )
+    plot_max_logits(result.run.folder.path / PLOT, [result.run.folder])
+    return result
+
+
+def loss_and_max_logits(
+    model: Decoder, windows: Int[Array, "batch context+1"]
+) -> tuple[Float[Array, ""], Measured]:
+    """Returns the loss, the accuracy, and the largest logits of every layer and head."""
+    forward = nnx.capture(lambda model, x: model(x, report=True), nnx.Intermediate)
+    logits, intermediates = forward(model, windows[:, :-1])
+    loss, measured = compare(logits, windows[:, 1:])
+    return loss, {**measured, "max_logits": collect_max_logits(intermediates)}
+
+
+def main() -> None:
+    config = tyro.cli(
+        Config,
+        description=__doc__,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    result = train(config)
+    report(result)
+    print(f"  logits      {result.run.folder.path / PLOT}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,111 @@
+"""The example with latent attention: what it logs, what QK-Clip holds, and wrong input."""
+
+import re
+import sys
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import train_mla
+from common.errors import UsageError
+from common.language import SampleConfig, TextConfig
+from common.latent_attention import LatentAttention, LatentConfig, clip_target
+from common.logit_plots import plot_max_logits
+from common.metrics import Metrics
+from common.run_folder import RunFolder
+from common.training import RunConfig
+from flax import nnx
+
+import muon_jax
+from muon_jax.attention import collect_max_logits
+
+TINY = LatentConfig(
+    width=16, layers=2, heads=2, query_latent=8, key_value_latent=6, content=4, rotary=2
+)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mla")
+    (folder / "text.txt").write_text("the quick brown fox jumps over a lazy dog\n" * 60)
+    return train_mla.Config(
+        text=TextConfig(data=folder / "text.txt", context=16, batch_size=4),
+        decoder=TINY,
+        optimizer=train_mla.MuonClipConfig(threshold=0.5),
+        run=RunConfig(steps=6, quiet=True, out=folder / "clipped"),
+        sample=SampleConfig(sample_tokens=4),
+    )
+
+
+def test_logs_every_head_and_clips_those_over_the_threshold(config):
+    out = config.run.out
+    alone = replace(
+        config,
+        optimizer=replace(config.optimizer, threshold=None),
+        run=replace(config.run, out=out.with_name("alone")),
+    )
+    logged = {}
+    for name, settings in (("clipped", config), ("alone", alone)):
+        result = train_mla.train(settings)
+        assert (settings.run.out / train_mla.PLOT).stat().st_size > 1000
+        with Metrics(result.run.folder, start=6) as metrics:
+            logged[name] = np.array(
+                [
+                    list(metrics.series(f"train/max_logits/blocks/{i}/attention/{h}").values())
+                    for i in range(2)
+                    for h in range(2)
+                ]
+            )
+    assert logged["clipped"].shape == (4, 6)
+    np.testing.assert_array_equal(logged["clipped"][:, 0], logged["alone"][:, 0])
+    assert logged["clipped"].max() > 0.5  # at the start, where there was nothing to clip yet
+    assert (logged["clipped"][:, 1:] < logged["alone"][:, 1:]).any()
+
+
+def test_the_target_bounds_latent_attention():
+    attention = LatentAttention(TINY, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (2, 12, TINY.width))
+    graph, params = nnx.split(attention)
+
+    @jax.jit
+    def maxima(params):
+        forward = nnx.capture(lambda layer: layer(x, report=True), nnx.Intermediate)
+        return collect_max_logits(forward(nnx.merge(graph, params))[1])
+
+    before = maxima(params)
+    threshold = float(jnp.mean(before[""]))
+    tx = muon_jax.clip_qk(threshold, {"": clip_target(TINY)})
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, state = tx.update(zeros, tx.init(params), params, max_logits=before)
+    after = maxima(optax.apply_updates(params, updates))
+    assert state.clipped_heads == 1
+    np.testing.assert_allclose(after[""], np.minimum(before[""], threshold), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--threshold 0", "--threshold 0.0: give a number above 0, or None"),
+        ("--rotary 3", "--rotary 3: features turn in pairs; give an even number"),
+        ("--content 0", "--query-latent, --key-value-latent, --content and --rotary must be"),
+    ],
+)
+def test_unusable_settings_are_refused(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train_mla.py", *arguments.split()])
+    with pytest.raises(UsageError, match=re.escape(message)):
+        train_mla.main()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_runs_that_logged_can_be_drawn(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.begin({"threshold": None}, overwrite=False)
+    with pytest.raises(UsageError, match=r"cannot read .*metrics\.jsonl: No such file"):
+        plot_max_logits(tmp_path / "plot.png", [folder])
+    folder.metrics.write_text('{"step": 1, "train/loss": 2.0}\n')
+    with pytest.raises(UsageError, match="logged no largest logits; train it by train_mla"):
+        plot_max_logits(tmp_path / "plot.png", [folder])
