@@ -15,8 +15,13 @@ from muon_jax._newton_schulz import newton_schulz as newton_schulz
 from muon_jax._polar import inverse_sqrt as inverse_sqrt
 from muon_jax._polar import polar_by_svd as polar_by_svd
 from muon_jax._polar_to import polar_to as polar_to
+from muon_jax._qk_clip import QKClipState as QKClipState
+from muon_jax._qk_clip import clip_qk as clip_qk
+from muon_jax._qk_targets import QKPart as QKPart
+from muon_jax._qk_targets import QKTarget as QKTarget
 from muon_jax._recipes import momentum_rms as momentum_rms
 from muon_jax._recipes import muon as muon
+from muon_jax._recipes import muon_clip as muon_clip
 from muon_jax._routing import label_params as label_params
 from muon_jax._routing import matrix_axes as matrix_axes
 from muon_jax._rules import Rule as Rule

@@ -38,7 +38,7 @@ def test_the_gram_form_agrees_with_the_direct_form(name, shape):
 def test_flops_are_those_that_the_compiler_counts(name, shape):
     orthogonalizer = muon_jax.newton_schulz(name)
     compiled = jax.jit(orthogonalizer).lower(jnp.ones((1, *shape))).compile()
-    counted = compiled.cost_analysis()["flops"]
+    counted = (compiled.cost_analysis() or {})["flops"]
     # What is not a product is 1/short of it, times some forty operations an entry.
     assert orthogonalizer.flops(*shape) <= counted < orthogonalizer.flops(*shape) * 1.25
     assert orthogonalizer.flops(*shape) == orthogonalizer.flops(*reversed(shape))
