@@ -20,7 +20,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/python examples/train_lm.py
+	$(BIN)/python examples/train_lm.py --out runs/demo --overwrite
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term
