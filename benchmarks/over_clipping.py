@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from muon_jax._qk_clip import clip_qk
+from muon_jax import clip_qk
 from muon_jax.attention import max_attention_logits
 
 LAYERS, WIDTH, HEADS, LENGTH, BATCH = 3, 64, 8, 96, 8
