@@ -185,23 +185,24 @@ def _unpack_results(convoy: Convoy, parcels: Shaped[Array, "..."]) -> dict[Lot, 
     Returns:
         For each lot an array (devices along the dropped axes, units, *shard of a unit).
     """
-    parts = group_size(convoy.dropped, convoy.mesh)
-    parcels = parcels.reshape(parts, convoy.owners.size, convoy.room)
-    sources = np.argsort(convoy.owners, axis=None).tolist()
+    parts, owners = group_size(convoy.dropped, convoy.mesh), convoy.owners.size
+    parcels = parcels.reshape(parts, owners, convoy.room)
+    sources = np.argsort(convoy.owners, axis=None)
+    in_order = bool((sources == np.arange(owners)).all())
 
-    found: dict[Lot, list[Array]] = {lot: [] for lot in convoy.cargo}
-    for owner, source in enumerate(sources):
-        start = 0
-        for lot in convoy.cargo:
-            stop = start + len(lot.shares[owner]) * convoy.entries(lot)
-            found[lot].append(parcels[:, source, start:stop])
-            start = stop
-    return {
-        lot: from_wire(jnp.concatenate(shards, axis=1), convoy.wire, lot.leaf.dtype).reshape(
-            parts, lot.shares[-1].stop, *convoy.shard_shape(lot)
-        )
-        for lot, shards in found.items()
-    }
+    told = {}
+    starts = np.zeros(owners, int)
+    for lot in convoy.cargo:
+        stops = starts + convoy.entries(lot) * np.array([len(share) for share in lot.shares])
+        if in_order and len(set(zip(starts.tolist(), stops.tolist(), strict=True))) == 1:
+            shards = parcels[:, :, starts[0] : stops[0]]  # one slice, which needs no copy
+        else:
+            pieces = zip(sources.tolist(), starts.tolist(), stops.tolist(), strict=True)
+            shards = jnp.concatenate([parcels[:, i, start:stop] for i, start, stop in pieces], 1)
+        shape = (parts, lot.shares[-1].stop, *convoy.shard_shape(lot))
+        told[lot] = from_wire(shards, convoy.wire, lot.leaf.dtype).reshape(shape)
+        starts = stops
+    return told
 
 
 def _settle(lot: Lot, units: Array, mesh: MeshShape) -> Array:
