@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.core import eval_jaxpr
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -65,12 +67,20 @@ def _solve(
     cost: Cost,
 ) -> list[Array]:
     count = len(arrays)
+    followed = slice(count, 2 * count) if like else slice(count)
+
+    def alone(*leaves: Array) -> list[Array]:
+        units = solve_units([leaf[None] for leaf in leaves], views, solve)
+        return [unit[0] for unit in units]
+
+    # The operation refuses functions that hold arrays, as an orthogonalizer may.
+    traced = jax.make_jaxpr(alone)(*arrays)
 
     @custom_partitioning
     def operation(*operands: Array) -> tuple[Array, ...]:
         """What one device would do alone."""
-        units = [leaf[None] for leaf in operands[:count]]
-        return tuple(units[0] for units in solve_units(units, views, solve))
+        constants = operands[count + len(like) :]
+        return tuple(eval_jaxpr(traced.jaxpr, constants, *operands[:count]))
 
     def partition(mesh: Mesh, operands, results):
         if mesh.empty:
@@ -110,16 +120,15 @@ def _solve(
     def infer(mesh: Mesh, operands, results):
         """For the partitioner before Shardy, which aborts the process where this is missing."""
         del mesh, results
-        followed = operands[count:] if like else operands
-        return tuple(operand.sharding for operand in followed)
+        return tuple(operand.sharding for operand in operands[followed])
 
-    ranks = [array.ndim for array in [*arrays, *like]]
+    ranks = [jnp.ndim(operand) for operand in [*arrays, *like, *traced.consts]]
     operation.def_partition(
-        partition, infer_sharding_from_operands=infer, sharding_rule=_rule(ranks, count)
+        partition, infer_sharding_from_operands=infer, sharding_rule=_rule(ranks, followed)
     )
 
     def run(arrays: list[Array], like: list[Array]) -> list[Array]:
-        return list(operation(*arrays, *like))
+        return list(operation(*arrays, *like, *traced.consts))
 
     mesh = jax.typeof(arrays[0]).sharding.mesh
     explicit = () if mesh.empty else explicit_axes(mesh)
@@ -138,16 +147,16 @@ def _stacked(view: MatrixAxes) -> MatrixAxes:
     return MatrixAxes(rows, cols, view.split)
 
 
-def _rule(ranks: Sequence[int], count: int) -> str:
+def _rule(ranks: Sequence[int], followed: slice) -> str:
     """Ties the sharding of every result to that of one operand, axis by axis, for Shardy.
 
-    The results follow the last `count` operands: what is to be orthogonalised, or, where that may
-    be sharded in another way, the parameters.
+    The results follow what is to be orthogonalised or, where that may be sharded in another way,
+    the parameters.
     """
     operands = [
         " ".join(f"a{place}x{axis}" for axis in range(rank)) for place, rank in enumerate(ranks)
     ]
-    return f"{', '.join(operands)} -> {', '.join(operands[-count:])}"
+    return f"{', '.join(operands)} -> {', '.join(operands[followed])}"
 
 
 def _even(spec: PartitionSpec, shape: Sequence[int], mesh: MeshShape) -> Spec:

@@ -25,7 +25,7 @@ def spec_axes(spec: PartitionSpec, ndim: int) -> Spec:
 
 
 def partition_spec(spec: Spec) -> PartitionSpec:
-    return PartitionSpec(*((axes if len(axes) > 1 else axes[0]) if axes else None for axes in spec))
+    return PartitionSpec(*(axes or None for axes in spec))
 
 
 def kept(spec: Spec, axes: Sequence[str]) -> Spec:
