@@ -49,9 +49,9 @@ one_lot = st.tuples(
 )
 
 
-@given(st.lists(one_lot, max_size=8))
+@given(st.lists(one_lot, min_size=1, max_size=8))
 def test_every_unit_has_one_owner(lots):
-    units, costs, owners = zip(*lots, strict=True) if lots else ((), (), ())
+    units, costs, owners = zip(*lots, strict=True)
     taken = assign_units(units, costs, owners, MESH)
     for count, group, counts in zip(units, owners, taken, strict=True):
         assert len(counts) == math.prod(MESH[axis] for axis in group)
