@@ -3,11 +3,10 @@
 import functools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from muon_jax import _checks
 from muon_jax._explanation import ExplainedLeaf, Explanation
@@ -15,9 +14,7 @@ from muon_jax._newton_schulz import newton_schulz
 from muon_jax._routing import Ambiguous, Route, route
 from muon_jax._rules import FALLBACK, MUON, Rule
 from muon_jax._scaling import SHAPE_SCALES, check_scale
-from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale
-
-Mask: TypeAlias = Any | Callable[[optax.Params], Any]
+from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
 
 _CALL = "explain"
 _ADAM_MOMENTS = 2

@@ -10,9 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from muon_jax import _checks
 from muon_jax._matrix_axes import MatrixAxes
-from muon_jax._newton_schulz import newton_schulz
 from muon_jax._routing import check_same_leaves
-from muon_jax._scaling import check_scale
 from muon_jax._tree import Axes, orthogonalize_leaves, resolve_views, solver
 from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale
 
@@ -95,14 +93,8 @@ def scale_by_muon(
       Liu et al., `Muon is Scalable for LLM Training <https://arxiv.org/abs/2502.16982>`_, 2025
     """
     _checks.check_fraction(_CALL, "momentum", momentum)
-    check_scale(_CALL, scale)
-    if chunk_bytes is not None:
-        _checks.check_positive_int(_CALL, "chunk_bytes", chunk_bytes)
-    if orthogonalizer is None:
-        orthogonalizer = newton_schulz()
-    _checks.check_orthogonalizer(_CALL, orthogonalizer)
     momentum_dtype = _checks.check_float_dtype(_CALL, "momentum_dtype", momentum_dtype)
-    solve = solver(orthogonalizer, scale, chunk_bytes)
+    solve = solver(_CALL, orthogonalizer, scale, chunk_bytes)
 
     def init(params: optax.Params) -> MuonState:
         _check_arrays(params)

@@ -1,9 +1,11 @@
 """Whole optimizers: Muon for the matrices, another optimizer for the rest."""
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
+import jax
 import optax
 
 from muon_jax import _checks
@@ -11,11 +13,9 @@ from muon_jax._momentum_rms import scale_by_momentum_rms
 from muon_jax._muon import scale_by_muon
 from muon_jax._qk_clip import clip_qk
 from muon_jax._qk_targets import QKTarget
-from muon_jax._routing import Ambiguous, label_params, matrix_axes
+from muon_jax._routing import Ambiguous, route
 from muon_jax._rules import FALLBACK, MUON, Rule
-from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale
-
-Mask: TypeAlias = Any | Callable[[optax.Params], Any]
+from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
 
 _ADAMW_B2 = 0.95  # Liu et al. 2025; 0.999 averages over more steps than short runs have
 
@@ -105,33 +105,29 @@ def muon(
         remedy = f"give labels of your own, not {min(taken)!r}, which is taken"
         raise _checks.invalid("muon", "others", dict(others), remedy)
 
+    scaled_with = functools.partial(
+        scale_by_muon,
+        momentum=momentum,
+        nesterov=nesterov,
+        orthogonalizer=orthogonalizer,
+        scale=scale,
+        momentum_dtype=momentum_dtype,
+        chunk_bytes=chunk_bytes,
+    )
+    scaled_with()  # refuses unusable arguments now, before there is a tree to route
+
     def routed(tree: Any) -> optax.GradientTransformationExtraArgs:
         """Builds the chain with labels and views read off the whole tree, not a masked part."""
+        routes = route(tree, rules=rules, ambiguous=ambiguous, call="muon")
         matrices = optax.chain(
-            scale_by_muon(
-                momentum=momentum,
-                nesterov=nesterov,
-                orthogonalizer=orthogonalizer,
-                scale=scale,
-                axes=matrix_axes(tree, rules=rules, ambiguous=ambiguous),
-                momentum_dtype=momentum_dtype,
-                chunk_bytes=chunk_bytes,
-            ),
+            scaled_with(axes=jax.tree.map(lambda found: found.axes, routes)),
             optax.add_decayed_weights(weight_decay, weight_decay_mask),
             optax.scale_by_learning_rate(learning_rate),
         )
         return optax.multi_transform(
             {**others, MUON: matrices, FALLBACK: fallback},
-            label_params(tree, rules=rules, ambiguous=ambiguous),
+            jax.tree.map(lambda found: found.label, routes),
         )
-
-    scale_by_muon(
-        momentum=momentum,
-        orthogonalizer=orthogonalizer,
-        scale=scale,
-        momentum_dtype=momentum_dtype,
-        chunk_bytes=chunk_bytes,
-    )  # refuses unusable arguments at once
 
     def init(params: optax.Params) -> optax.OptState:
         return routed(params).init(params)

@@ -49,7 +49,7 @@ def orthogonalize_tree(
       A tree of the same structure, shapes and dtypes.
 
     Raises:
-      ValueError: if a view does not fit its leaf, or the scale is unknown.
+      TypeError or ValueError: if an argument is unusable, or a view does not fit its leaf.
 
     Examples:
       >>> import jax, muon_jax
@@ -60,13 +60,10 @@ def orthogonalize_tree(
       True
     """
     call = "orthogonalize_tree"
-    check_scale(call, scale)
+    solve = solver(call, orthogonalizer, scale, chunk_bytes)
     leaves, treedef = jax.tree.flatten(tree)
     views = resolve_views(call, tree, axes)
-    done = orthogonalize_leaves(
-        leaves, views, solver(orthogonalizer or newton_schulz(), scale, chunk_bytes)
-    )
-    return jax.tree.unflatten(treedef, done)
+    return jax.tree.unflatten(treedef, orthogonalize_leaves(leaves, views, solve))
 
 
 Solver: TypeAlias = Callable[[Sequence[Array]], list[Array]]
@@ -74,13 +71,25 @@ Solver: TypeAlias = Callable[[Sequence[Array]], list[Array]]
 
 
 def solver(
-    orthogonalizer: Orthogonalizer, scale: str | ShapeScale, chunk_bytes: int | None
+    call: str,
+    orthogonalizer: Orthogonalizer | None,
+    scale: str | ShapeScale,
+    chunk_bytes: int | None,
 ) -> Solver:
-    """Joins the polar map and the scale, which both look at whole matrices."""
+    """Joins the polar map and the scale, which both look at whole matrices.
+
+    Raises:
+      TypeError or ValueError: names `call` and the argument that is of no use.
+    """
+    check_scale(call, scale)
+    if chunk_bytes is not None:
+        _checks.check_positive_int(call, "chunk_bytes", chunk_bytes)
+    polar = newton_schulz() if orthogonalizer is None else orthogonalizer
+    _checks.check_orthogonalizer(call, polar)
     rescale = scaler(scale)
 
     def solve(matrices: Sequence[Array]) -> list[Array]:
-        return [rescale(each) for each in orthogonalize_all(matrices, orthogonalizer, chunk_bytes)]
+        return [rescale(each) for each in orthogonalize_all(matrices, polar, chunk_bytes)]
 
     return solve
 

@@ -15,5 +15,8 @@ Orthogonalizer: TypeAlias = Callable[[Matrices], Matrices]
 ShapeScale: TypeAlias = Callable[[int, int], float]
 """Maps (rows, cols) = (inputs, outputs) of a matrix to the factor on its orthogonal update."""
 
+Mask: TypeAlias = Any | Callable[[optax.Params], Any]
+"""A prefix tree of booleans, or a function from the parameters to one."""
+
 ScalarOrSchedule: TypeAlias = optax.ScalarOrSchedule
 KeyPath: TypeAlias = tuple[Any, ...]

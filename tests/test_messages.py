@@ -33,6 +33,10 @@ BAD_VALUES = [
         "or float64, or None for the parameter's own.",
     ),
     (
+        lambda: muon_jax.orthogonalize_tree(MATRIX, chunk_bytes=0),
+        "muon_jax.orthogonalize_tree(chunk_bytes=0): give a whole number of at least 1.",
+    ),
+    (
         lambda: muon_jax.newton_schulz(steps=0),
         "muon_jax.newton_schulz(steps=0): give a whole number of at least 1.",
     ),
