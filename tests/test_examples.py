@@ -17,7 +17,7 @@ import pytest
 import train_lm
 from common.decoder import DecoderConfig
 from common.errors import DivergenceError, StoppedError, UsageError, resume_command, run_command
-from common.language import SampleConfig, TextConfig
+from common.language import SampleConfig, TextConfig, report
 from common.metrics import Metrics
 from common.optimizers import OptimizerConfig
 from common.run_folder import RunFolder
@@ -103,6 +103,17 @@ def test_a_resumed_run_equals_an_unbroken_one(finished, half):
     assert resumed.sample == unbroken.sample
 
 
+def test_the_report_shows_the_whole_sample_and_every_path(finished, capsys):
+    _, result = finished
+    report(replace(result, sample="word " * 60 + "last"))
+    printed = capsys.readouterr().out
+    assert "last" in printed
+    folder = result.run.folder
+    for path in (folder.plot, folder.metrics, folder.tensorboard, folder.sample):
+        assert str(path) in printed
+    assert f"{result.nats_per_byte:.4f} nats per byte" in printed
+
+
 def test_resuming_a_finished_run_repeats_its_result(finished):
     config, result = finished
     before = contents(config.run.out / "checkpoints")
@@ -168,6 +179,7 @@ def flip(file: Path) -> None:
         ("state/ocdbt.process_0/d/*", flip),
         ("state/ocdbt.process_0/d/*", Path.unlink),
         ("position/*.json", flip),
+        ("_CHECKPOINT_METADATA", flip),
         ("sha256.json", Path.unlink),
         ("sha256.json", flip),
     ],

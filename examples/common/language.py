@@ -147,7 +147,7 @@ def compare(
 
 def report(result: LanguageResult) -> None:
     """Prints what the model writes, how well it does, and where everything lies."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
     run = result.run
     sample = Text(_printable(result.prompt).lstrip("\n"), "dim")
     sample.append(_printable(result.sample).rstrip("\n"), "not dim")
@@ -155,7 +155,8 @@ def report(result: LanguageResult) -> None:
     console.print(
         f"held-out loss [bold]{result.nats_per_byte:.4f}[/] nats per byte "
         f"= [bold]{result.nats_per_byte / math.log(2):.4f}[/] bits per byte, "
-        f"after {max(run.held_out_loss)} steps; this session took {run.seconds:.0f} s"
+        f"after {max(run.held_out_loss)} steps; this session took {run.seconds:.0f} s",
+        soft_wrap=True,
     )
     files = {
         "loss curve": run.folder.plot,
@@ -165,7 +166,7 @@ def report(result: LanguageResult) -> None:
         "sample": run.folder.sample,
     }
     for what, where in files.items():
-        console.print(f"  {what:<12}{where}", markup=False)
+        console.print(f"  {what:<12}{where}", markup=False, soft_wrap=True)
 
 
 def _write(

@@ -39,9 +39,9 @@ def plot_loss(
         axes.annotate(
             f"{values[-1]:.3f}",
             (at[-1], values[-1]),
-            xytext=(0, -16),
+            xytext=(4, -16),
             textcoords="offset points",
-            ha="center",
+            ha="right",
             color=HELD_OUT,
             fontweight="bold",
         )
