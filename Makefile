@@ -23,10 +23,10 @@ demo: $(READY)
 	$(BIN)/python examples/train_lm.py --out runs/demo --overwrite
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" --cov --cov-report=term
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term
 
 check: $(READY)
 	$(BIN)/ruff format --check .

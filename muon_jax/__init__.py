@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from muon_jax._distribution import Distribution as Distribution
 from muon_jax._explain import explain as explain
 from muon_jax._explanation import ExplainedLeaf as ExplainedLeaf
 from muon_jax._explanation import Explanation as Explanation
@@ -26,6 +27,7 @@ from muon_jax._routing import label_params as label_params
 from muon_jax._routing import matrix_axes as matrix_axes
 from muon_jax._rules import Rule as Rule
 from muon_jax._scaling import hidden_size as hidden_size
+from muon_jax._state_sharding import zero1_shardings as zero1_shardings
 from muon_jax._tree import orthogonalize_tree as orthogonalize_tree
 
 __version__ = _version("muon_jax")

@@ -9,9 +9,11 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from muon_jax import _checks
+from muon_jax._distribution import Distribute
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._routing import check_same_leaves
-from muon_jax._tree import Axes, orthogonalize_leaves, resolve_views, solver
+from muon_jax._state_sharding import on_mesh_of, zeros_beside
+from muon_jax._tree import Axes, resolve_views, tree_solver
 from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale
 
 _CALL = "scale_by_muon"
@@ -39,6 +41,7 @@ def scale_by_muon(
     axes: Axes = None,
     momentum_dtype: Any = None,
     chunk_bytes: int | None = None,
+    distribute: Distribute = "auto",
 ) -> optax.GradientTransformation:
     r"""Replaces each gradient by the scaled nearest orthogonal matrix of its momentum.
 
@@ -72,9 +75,13 @@ def scale_by_muon(
         always computed in float32 or wider.
       chunk_bytes: bound on the float32 size of the matrices orthogonalised at a time, which bounds
         the extra memory; None chooses by backend.
+      distribute: who works on which matrix on a mesh. `"auto"`: every device takes its part of the
+        matrices, wherever their shards lie; `"off"`: XLA decides; or a `Distribution`, which
+        `shard_map` needs. On one device all are the same.
 
     Returns:
-      A transformation whose updates have the shape and dtype of the gradients, with singular values
+      A transformation whose updates have the shape and dtype of the gradients and the sharding of
+      the parameters, with singular values
       near the scale, and point along the gradient: chain it with `optax.scale_by_learning_rate`.
 
     Raises:
@@ -94,7 +101,7 @@ def scale_by_muon(
     """
     _checks.check_fraction(_CALL, "momentum", momentum)
     momentum_dtype = _checks.check_float_dtype(_CALL, "momentum_dtype", momentum_dtype)
-    solve = solver(_CALL, orthogonalizer, scale, chunk_bytes)
+    solve = tree_solver(_CALL, orthogonalizer, scale, chunk_bytes, distribute)
 
     def init(params: optax.Params) -> MuonState:
         _check_arrays(params)
@@ -102,14 +109,13 @@ def scale_by_muon(
         if axes is None:
             _check_all_routed(params, views)
         zeros = jax.tree.map(
-            lambda leaf: jnp.zeros_like(leaf, dtype=momentum_dtype), _masked(params, views)
+            lambda leaf: zeros_beside(leaf, momentum_dtype), _masked(params, views)
         )
-        return MuonState(jnp.zeros([], jnp.int32), zeros)
+        return on_mesh_of(params, MuonState(jnp.zeros([], jnp.int32), zeros))
 
     def update(
         updates: optax.Updates, state: MuonState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, MuonState]:
-        del params
         gradients, treedef = jax.tree.flatten(updates)
         views = resolve_views(_CALL, updates, axes)
         check_same_leaves(state.momentum, _masked(updates, views), call=_CALL)
@@ -123,16 +129,11 @@ def scale_by_muon(
                 direction, average = _accumulate(gradient, average, decay, nesterov)
             directions.append(direction)
             averages.append(average)
-        solved = [
-            direction.astype(gradient.dtype)
-            for direction, gradient in zip(
-                orthogonalize_leaves(directions, views, solve), gradients, strict=True
-            )
-        ]
+        solved = solve(treedef.unflatten(directions), views, updates if params is None else params)
         new_state = MuonState(
             jnp.asarray(optax.safe_increment(state.count)), treedef.unflatten(averages)
         )
-        return treedef.unflatten(solved), new_state
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), solved, updates), new_state
 
     # Optax types every state as one union, which a precise signature does not match.
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]

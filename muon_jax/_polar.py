@@ -72,7 +72,10 @@ class InverseSqrt:
             factor = 1.5 * identity - 0.5 * _multiply(inverse, root)
             return _multiply(root, factor), _multiply(factor, inverse)
 
-        _, inverse = lax.fori_loop(0, self.steps, step, (gram, identity))
+        # The first step by hand: its Z is the identity, which needs no products.
+        factor = 1.5 * identity - 0.5 * gram
+        first = (_multiply(gram, factor), factor)
+        _, inverse = lax.fori_loop(1, self.steps, step, first)
         return _multiply(inverse / bound, matrix)
 
 

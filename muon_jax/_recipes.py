@@ -9,12 +9,14 @@ import jax
 import optax
 
 from muon_jax import _checks
+from muon_jax._distribution import Distribute
 from muon_jax._momentum_rms import scale_by_momentum_rms
 from muon_jax._muon import scale_by_muon
 from muon_jax._qk_clip import clip_qk
 from muon_jax._qk_targets import QKTarget
 from muon_jax._routing import Ambiguous, route
 from muon_jax._rules import FALLBACK, MUON, Rule
+from muon_jax._state_sharding import on_mesh_of
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
 
 _ADAMW_B2 = 0.95  # Liu et al. 2025; 0.999 averages over more steps than short runs have
@@ -31,6 +33,7 @@ def muon(
     scale: str | ShapeScale = "match_rms",
     momentum_dtype: Any = None,
     chunk_bytes: int | None = None,
+    distribute: Distribute = "auto",
     rules: Sequence[Rule] = (),
     ambiguous: Ambiguous = "error",
     others: Mapping[str, optax.GradientTransformation] = MappingProxyType({}),
@@ -54,12 +57,13 @@ def muon(
       weight_decay: λ, at least 0, decoupled as in AdamW; or a schedule of it.
       weight_decay_mask: which of Muon's leaves decay: a tree of booleans, or a function from the
         parameters to one; None is all.
-      momentum: as for `scale_by_muon`, like the next five.
+      momentum: as for `scale_by_muon`, like the next six.
       nesterov: look one step ahead.
       orthogonalizer: from (batch, rows, cols) to the same shape; None is `newton_schulz()`.
       scale: size of Muon's updates.
       momentum_dtype: dtype of Muon's state; None is that of the parameters.
       chunk_bytes: bound on the size of the matrices orthogonalised at a time.
+      distribute: who works on which matrix on a mesh.
       rules: rules of your own, tried before the default ones.
       ambiguous: what becomes of an array that no rule knows and that has several readings as
         matrices: `"error"`, or `"fallback"`.
@@ -113,6 +117,7 @@ def muon(
         scale=scale,
         momentum_dtype=momentum_dtype,
         chunk_bytes=chunk_bytes,
+        distribute=distribute,
     )
     scaled_with()  # refuses unusable arguments now, before there is a tree to route
 
@@ -130,7 +135,7 @@ def muon(
         )
 
     def init(params: optax.Params) -> optax.OptState:
-        return routed(params).init(params)
+        return on_mesh_of(params, routed(params).init(params))
 
     def update(
         updates: optax.Updates,

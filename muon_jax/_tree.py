@@ -1,5 +1,6 @@
 """Orthogonalises every matrix of a tree: views out, one computation a shape, views back."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -9,11 +10,15 @@ from jaxtyping import Array
 
 from muon_jax import _checks
 from muon_jax._batching import orthogonalize_all
+from muon_jax._distribution import Distribute, check_distribute
+from muon_jax._exchange import Solve
+from muon_jax._layout import resolve_layout
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._newton_schulz import newton_schulz
+from muon_jax._placement import solve_on_mesh
 from muon_jax._routing import matrix_axes
 from muon_jax._scaling import check_scale, scaler
-from muon_jax._types import Orthogonalizer, ShapeScale
+from muon_jax._types import Matrices, Orthogonalizer, ShapeScale
 
 Tree = TypeVar("Tree")
 Axes: TypeAlias = MatrixAxes | Any | Callable[[Any], Any] | None
@@ -30,6 +35,7 @@ def orthogonalize_tree(
     orthogonalizer: Orthogonalizer | None = None,
     scale: str | ShapeScale = "none",
     chunk_bytes: int | None = None,
+    distribute: Distribute = "auto",
 ) -> Tree:
     """Replaces every matrix of a tree by its nearest orthogonal matrix, times a scale.
 
@@ -44,9 +50,10 @@ def orthogonalize_tree(
       scale: as for `scale_by_muon`; `"none"` leaves the results orthogonal.
       chunk_bytes: bound on the float32 size of the matrices worked on at a time; None chooses by
         backend.
+      distribute: who works on which matrix on a mesh, as for `scale_by_muon`.
 
     Returns:
-      A tree of the same structure, shapes and dtypes.
+      A tree of the same structure, shapes, dtypes and shardings.
 
     Raises:
       TypeError or ValueError: if an argument is unusable, or a view does not fit its leaf.
@@ -60,44 +67,53 @@ def orthogonalize_tree(
       True
     """
     call = "orthogonalize_tree"
-    solve = solver(call, orthogonalizer, scale, chunk_bytes)
-    leaves, treedef = jax.tree.flatten(tree)
-    views = resolve_views(call, tree, axes)
-    return jax.tree.unflatten(treedef, orthogonalize_leaves(leaves, views, solve))
+    solve = tree_solver(call, orthogonalizer, scale, chunk_bytes, distribute)
+    return solve(tree, resolve_views(call, tree, axes), tree)
 
 
-Solver: TypeAlias = Callable[[Sequence[Array]], list[Array]]
-"""From batches of matrices, of any shapes, to their scaled orthogonal factors."""
+TreeSolver: TypeAlias = Callable[[Any, Sequence[MatrixAxes | None], Any], Any]
+"""From a tree, the view of each of its leaves and a tree whose shardings the results are to have
+to the scaled orthogonal factors; leaves without a view pass through."""
 
 
-def solver(
+def tree_solver(
     call: str,
     orthogonalizer: Orthogonalizer | None,
     scale: str | ShapeScale,
     chunk_bytes: int | None,
-) -> Solver:
-    """Joins the polar map and the scale, which both look at whole matrices.
+    distribute: Distribute,
+) -> TreeSolver:
+    """Joins the polar map and the scale, which both look at whole matrices, wherever these lie.
 
     Raises:
       TypeError or ValueError: names `call` and the argument that is of no use.
     """
     check_scale(call, scale)
+    check_distribute(call, distribute)
     if chunk_bytes is not None:
         _checks.check_positive_int(call, "chunk_bytes", chunk_bytes)
     polar = newton_schulz() if orthogonalizer is None else orthogonalizer
     _checks.check_orthogonalizer(call, polar)
     rescale = scaler(scale)
+    cost = functools.cache(getattr(polar, "flops", _cost_of_a_quintic_step))
 
-    def solve(matrices: Sequence[Array]) -> list[Array]:
+    def solve(matrices: Sequence[Matrices]) -> list[Matrices]:
         return [rescale(each) for each in orthogonalize_all(matrices, polar, chunk_bytes)]
 
-    return solve
+    def solve_tree(tree: Any, views: Sequence[MatrixAxes | None], like: Any) -> Any:
+        leaves, treedef = jax.tree.flatten(tree)
+        layout = resolve_layout(call, tree, views, distribute, like)
+        if layout is None:
+            return treedef.unflatten(_solve_here(leaves, views, solve))
+        return treedef.unflatten(solve_on_mesh(leaves, views, layout, solve, cost))
+
+    return solve_tree
 
 
-def orthogonalize_leaves(
-    leaves: Sequence[Array], views: Sequence[MatrixAxes | None], solve: Solver
+def _solve_here(
+    leaves: Sequence[Array], views: Sequence[MatrixAxes | None], solve: Solve
 ) -> list[Array]:
-    """Solves all leaves that have a view in one call; the others pass through."""
+    """Solves all leaves that have a view in one call."""
     parts = [
         () if view is None else view.to_matrices(leaf)
         for leaf, view in zip(leaves, views, strict=True)
@@ -107,6 +123,12 @@ def orthogonalize_leaves(
         leaf if view is None else view.from_matrices([next(solved) for _ in group], leaf.shape)
         for leaf, view, group in zip(leaves, views, parts, strict=True)
     ]
+
+
+def _cost_of_a_quintic_step(rows: int, cols: int) -> int:
+    """Stands in for an orthogonalizer that does not know its cost: only ratios matter."""
+    short, long = sorted((rows, cols))
+    return 4 * short**2 * long + 2 * short**3
 
 
 def resolve_views(call: str, tree: Any, axes: Axes) -> list[MatrixAxes | None]:

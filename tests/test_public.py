@@ -22,6 +22,7 @@ MODULES = sorted(module.name for module in pkgutil.iter_modules(muon_jax.__path_
 def test_the_exports_are_these():
     public_modules = {name for name in EXPORTS if inspect.ismodule(getattr(muon_jax, name))}
     assert EXPORTS - public_modules == {
+        "Distribution",
         "ExplainedLeaf",
         "Explanation",
         "MatrixAxes",
@@ -47,6 +48,7 @@ def test_the_exports_are_these():
         "polar_to",
         "scale_by_momentum_rms",
         "scale_by_muon",
+        "zero1_shardings",
     }
 
 

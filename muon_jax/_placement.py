@@ -1,0 +1,134 @@
+"""Runs the exchange of shards wherever an update is traced: under jit, in a shard_map, eagerly."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from muon_jax._checks import refused
+from muon_jax._exchange import Solve, exchange_shards
+from muon_jax._layout import CompilerLayout, Layout
+from muon_jax._matrix_axes import MatrixAxes
+from muon_jax._ownership import Cost, ShardedLeaf, group_size
+from muon_jax._partitioning import solve_where_compiled
+from muon_jax._shardings import (
+    explicit_axes,
+    kept,
+    known_sharding,
+    manual_axes,
+    partition_spec,
+    spec_axes,
+    tracks_varying,
+)
+
+
+def solve_on_mesh(
+    leaves: Sequence[Array],
+    views: Sequence[MatrixAxes | None],
+    layout: Layout | CompilerLayout,
+    solve: Solve,
+    cost: Cost,
+) -> list[Array]:
+    """Orthogonalises the leaves that have a view, every matrix on one device.
+
+    Args:
+        leaves: all leaves of an update.
+        views: of every leaf in order; a leaf without one passes through.
+        layout: where the leaves with a view lie, from `resolve_layout`.
+        solve: orthogonalises batches of whole matrices, of any shapes, each in its place.
+        cost: the work of one matrix of (rows, cols), by which it is shared evenly.
+
+    Returns:
+        The leaves in the same order, shapes and dtypes, with the shardings that the layout wants.
+    """
+    done = list(leaves)
+    places = [place for place, view in enumerate(views) if view is not None]
+    arrays = [leaves[place] for place in places]
+    matrix_axes = [view for view in views if view is not None]
+    if isinstance(layout, CompilerLayout):
+        results = solve_where_compiled(arrays, matrix_axes, layout, solve, cost)
+    else:
+        results = _solve_where_known(arrays, matrix_axes, layout, solve, cost)
+    for place, result in zip(places, results, strict=True):
+        done[place] = result
+    return done
+
+
+def _solve_where_known(
+    arrays: Sequence[Array],
+    views: Sequence[MatrixAxes],
+    layout: Layout,
+    solve: Solve,
+    cost: Cost,
+) -> list[Array]:
+    """Enters a shard_map over the mesh axes that the surrounding one, if any, leaves open."""
+    sizes = dict(layout.mesh.shape)
+    manual = manual_axes()
+    entered = [axis for axis in sizes if axis not in manual]
+    # A mesh axis of one device shards nothing, but the types inside a shard_map tell of it too.
+    wide = [axis for axis in sizes if sizes[axis] > 1 or axis in manual]
+
+    leaves = []
+    for array, view, held, wanted in zip(arrays, views, layout.held, layout.wanted, strict=True):
+        as_held, as_wanted = spec_axes(held, array.ndim), spec_axes(wanted, array.ndim)
+        shape = (
+            size * group_size(set(axes) & set(manual), sizes)
+            for size, axes in zip(array.shape, as_held, strict=True)
+        )
+        leaf = ShardedLeaf(
+            tuple(shape), array.dtype.name, view, kept(as_held, wide), kept(as_wanted, wide)
+        )
+        leaves.append(leaf)
+    settled = [leaf.settled() for leaf in leaves]
+
+    def body(shards: Sequence[Array]) -> list[Array]:
+        withheld = set(sizes) - set(manual_axes())
+        if withheld:
+            raise refused(
+                layout.call,
+                f"vmap maps over an axis that is sharded explicitly along {min(withheld)!r}",
+                "Make that mesh axis Auto, or pass distribute='off'",
+            )
+        return exchange_shards(
+            shards,
+            settled,
+            sizes,
+            share=set(layout.share) & set(wide),
+            solve=solve,
+            cost=cost,
+            wire_dtype=layout.wire_dtype,
+        )
+
+    if not entered:
+        return body(arrays)
+    sources = [
+        held if leaf == same else wanted
+        for leaf, same, held, wanted in zip(
+            leaves, settled, layout.held, layout.wanted, strict=True
+        )
+    ]
+    in_specs, out_specs = (
+        [
+            partition_spec(kept(spec_axes(spec, array.ndim), entered))
+            for array, spec in zip(arrays, specs, strict=True)
+        ]
+        for specs in (sources, layout.wanted)
+    )
+    where: dict[str, Any] = {"axis_names": set(entered)} if manual else {"mesh": layout.mesh}
+    return jax.shard_map(
+        body,
+        in_specs=(in_specs,),
+        out_specs=out_specs,
+        check_vma=bool(manual) and tracks_varying(manual),
+        **where,
+    )([_moved(array, spec) for array, spec in zip(arrays, sources, strict=True)])
+
+
+def _moved(array: Array, spec: PartitionSpec) -> Array:
+    """Reshards an array of an Explicit mesh, which a shard_map does not do by itself."""
+    known = known_sharding(array)
+    if known is None or not explicit_axes(known.mesh) or known.spec == spec:
+        return array
+    return jax.reshard(array, NamedSharding(known.mesh, spec))

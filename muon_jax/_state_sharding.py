@@ -1,0 +1,102 @@
+"""Puts optimizer state where the parameters are, or spreads it over devices that repeat them."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.experimental.shard_alike import shard_alike
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from muon_jax._checks import invalid, path_name
+from muon_jax._ownership import group_size
+from muon_jax._shardings import (
+    check_spec,
+    known_sharding,
+    manual_axes,
+    partition_spec,
+    spec_axes,
+)
+
+Tree = TypeVar("Tree")
+
+
+def zeros_beside(leaf: Array, dtype: Any = None) -> Array:
+    """Makes zeros that lie as a leaf does.
+
+    Zeros depend on nothing, so a traced `init` would leave all of them on one device. Inside a
+    shard_map they have the shape of a shard, and there the compiler fails on what says "alike".
+    """
+    zeros = jnp.zeros_like(leaf, dtype=dtype)
+    if not isinstance(leaf, Tracer) or manual_axes():
+        return zeros
+    return shard_alike(zeros, leaf)[0]
+
+
+def on_mesh_of(params: Any, state: Tree) -> Tree:
+    """Copies what a fresh state holds on one device, such as counters, to the mesh of the params.
+
+    A step returns them on the whole mesh, and a second step with other shardings compiles again.
+    """
+    found = [known_sharding(leaf) for leaf in jax.tree.leaves(params)]
+    meshes = {each.mesh for each in found if each and isinstance(each.mesh, Mesh)}
+    if len(meshes) != 1:
+        return state
+    everywhere = NamedSharding(meshes.pop(), PartitionSpec())
+    return jax.tree.map(
+        lambda leaf: (
+            jax.device_put(leaf, everywhere)
+            if isinstance(leaf, jax.Array) and known_sharding(leaf) is None
+            else leaf
+        ),
+        state,
+    )
+
+
+def zero1_shardings(params: Any, mesh: Mesh, axis: str | Sequence[str]) -> Any:
+    """Spreads state over devices that hold the same parameters, as ZeRO stage 1 does.
+
+    Every leaf is sharded along `axis` on top of the sharding that it has, on the first of its axes
+    that divides evenly. Muon then sends each shard of the momentum to its owner once and the result
+    to all devices, so the update has the sharding of the parameter again. A stack of layers that
+    divides is best: owners hold their matrices already, and nothing travels to them.
+
+    Args:
+        params: parameters, or a momentum like them: arrays or `jax.ShapeDtypeStruct`s.
+        mesh: the mesh.
+        axis: the mesh axis, or axes, along which the parameters are repeated.
+
+    Returns:
+        A tree of `NamedSharding` for `jax.device_put` or `out_shardings`. A leaf that is sharded
+        along `axis` already, or that it does not divide, keeps its sharding.
+
+    Raises:
+        ValueError: the mesh has no such axis, or a parameter lies on another mesh.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> mesh = jax.make_mesh((1,), ("data",))
+        >>> tuple(zero1_shardings({"kernel": jnp.ones((8, 4))}, mesh, "data")["kernel"].spec)
+        ('data', None)
+    """
+    axes = (axis,) if isinstance(axis, str) else tuple(axis)
+    unknown = [name for name in axes if name not in mesh.shape]
+    if unknown:
+        names = ", ".join(map(repr, mesh.axis_names))
+        raise invalid("zero1_shardings", "axis", axis, f"name axes of the mesh: {names}")
+
+    def spread(path: Any, leaf: Any) -> NamedSharding:
+        has = getattr(leaf, "sharding", None)
+        spec = has.spec if isinstance(has, NamedSharding) else PartitionSpec()
+        check_spec("zero1_shardings", path_name(path), leaf.shape, spec, mesh.shape)
+        sharding = list(spec_axes(spec, leaf.ndim))
+        if not any(name in entry for entry in sharding for name in axes):
+            for place, size in enumerate(leaf.shape):
+                if size % group_size((*sharding[place], *axes), mesh.shape) == 0:
+                    sharding[place] += axes
+                    break
+        return NamedSharding(mesh, partition_spec(tuple(sharding)))
+
+    return jax.tree_util.tree_map_with_path(spread, params)

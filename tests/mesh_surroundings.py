@@ -1,0 +1,299 @@
+"""Cases: what a user may put around a step, what shard_map needs, and what is refused."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from flax.training.train_state import TrainState
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import muon_jax
+from muon_jax import Distribution
+from muon_jax.diagnostics import assert_lean
+from tests.mesh_setup import (
+    case,
+    error,
+    gpt,
+    lies_alike,
+    make_mesh,
+    on,
+    orthogonalize,
+    polar,
+    random_leaves,
+    traffic,
+    transform,
+)
+
+# Everything around a step that a user may put there.
+
+
+@case("nnx", "TrainState", "MultiSteps", "apply_if_finite", "scan", "given specs")
+def around(what: str) -> dict[str, Any]:
+    leaves, host = gpt("hsdp", "Auto", 1, 32, "scanned")
+    mesh = leaves["up"].sharding.mesh
+    tx = optax.chain(transform(), optax.scale(-0.1))
+    if what == "MultiSteps":
+        tx = optax.MultiSteps(tx, 1).gradient_transformation()
+    if what == "apply_if_finite":
+        tx = optax.apply_if_finite(tx, 3)
+
+    def update(gradients: Any) -> Any:
+        if what == "given specs":
+            specs = jax.tree.map(lambda leaf: leaf.sharding.spec, leaves)
+            done = orthogonalize(gradients, Distribution(mesh, specs))
+            return jax.tree.map(lambda each: -0.1 * each, done)
+        return tx.update(gradients, tx.init(gradients), gradients)[0]
+
+    def by_nnx(tree: Any) -> Any:
+        model = nnx.Dict(jax.tree.map(nnx.Param, tree))
+        nnx.Optimizer(model, tx, wrt=nnx.Param).update(model, nnx.state(model, nnx.Param))
+        return jax.tree.map(lambda new, old: new - old, nnx.to_pure_dict(nnx.state(model)), tree)
+
+    def by_train_state(tree: Any) -> Any:
+        state = TrainState.create(apply_fn=None, params=tree, tx=tx)
+        return jax.tree.map(lambda a, b: a - b, state.apply_gradients(grads=tree).params, tree)
+
+    def by_scan(tree: Any) -> Any:
+        """Three steps, each on the gradient of the one before, turned round."""
+
+        def turned(gradients: Any, _: None) -> tuple[Any, Any]:
+            updates = update(gradients)
+            return jax.tree.map(lambda g: -g, gradients), updates
+
+        return jax.tree.map(lambda updates: updates[2], jax.lax.scan(turned, tree, length=3)[1])
+
+    run = {"nnx": by_nnx, "TrainState": by_train_state, "scan": by_scan}.get(what, update)
+    compiled = jax.jit(run).lower(leaves).compile()
+    results = compiled(leaves)
+    polar_factors = jax.tree.map(lambda update: -10 * np.asarray(update), results)
+    return {
+        **traffic(compiled),
+        "error": error(polar_factors, host),
+        "kept": lies_alike(results, leaves),
+    }
+
+
+@case()
+def eager() -> dict[str, Any]:
+    mesh = make_mesh({"replica": 2, "fsdp": 4})
+    host = random_leaves({"out": (32, 32)})
+    leaves = on(mesh, host, {"out": P("fsdp")})
+    results = orthogonalize(leaves)
+    return {"error": error(results, host), "kept": lies_alike(results, leaves)}
+
+
+@case("Auto", "Explicit")
+def vmapped(kind: str) -> dict[str, Any]:
+    leaves, host = gpt("2d", kind, layers=1, width=32)
+
+    def run(tree: Any) -> Any:
+        stacked = jax.tree.map(lambda x: jnp.stack([x, 2 * x, -x]), tree)
+        return jax.tree.map(lambda x: -x[2], jax.vmap(orthogonalize)(stacked))
+
+    return {"error": error(jax.jit(run)(leaves), host)}
+
+
+@case()
+def vmapped_over_sharded_axis() -> dict[str, Any]:
+    return placed_vmap(make_mesh({"model": 2, "fsdp": 4}))
+
+
+def placed_vmap(mesh: Mesh) -> dict[str, Any]:
+    host = random_leaves({"up": (8, 32, 64)})
+    tree = on(mesh, host, {"up": P("model", "fsdp")})
+    compiled = jax.jit(jax.vmap(orthogonalize)).lower(tree).compile()
+    return {**traffic(compiled), "error": error(compiled(tree), host)}
+
+
+@case()
+def array_in_the_orthogonalizer() -> dict[str, Any]:
+    leaves, host = gpt("hsdp", "Auto", 1, 32, "scanned")
+    ones = jnp.ones((1, 1, 1))
+
+    def run(tree: Any) -> Any:
+        return orthogonalize(tree, orthogonalizer=lambda matrices: ones * polar(matrices))
+
+    results = jax.jit(run)(leaves)
+    return {"error": error(results, host), "kept": lies_alike(results, leaves)}
+
+
+@case()
+def before_shardy() -> dict[str, Any]:
+    leaves, host = gpt("hsdp", "Auto", layers=1, width=32)
+    jax.config.update("jax_use_shardy_partitioner", False)
+    try:
+        results = jax.jit(orthogonalize)(leaves)
+        return {"error": error(results, host), "kept": lies_alike(results, leaves)}
+    finally:
+        jax.config.update("jax_use_shardy_partitioner", True)
+
+
+@case()
+def training_adds_only_the_exchange() -> dict[str, Any]:
+    """A whole step of a small model under FSDP, beside the same step with AdamW."""
+    mesh = make_mesh({"fsdp": 8})
+    host = random_leaves({"up": (8, 64, 128), "down": (8, 128, 64)})
+    params = on(mesh, host, dict.fromkeys(host, P(None, "fsdp")))
+    batch = on(mesh, random_leaves((32, 64)), P("fsdp"))
+
+    def loss(params: Any, batch: Any) -> Any:
+        hidden = jnp.tanh(jnp.einsum("bi,lij->lbj", batch, params["up"]))
+        return jnp.mean(jnp.einsum("lbj,ljk->bk", hidden, params["down"]) ** 2)
+
+    def compiled(tx: optax.GradientTransformation) -> Any:
+        def train(params: Any, state: Any, batch: Any) -> Any:
+            updates, state = tx.update(jax.grad(loss)(params, batch), state, params)
+            return optax.apply_updates(params, updates), state
+
+        return jax.jit(train, donate_argnums=(0, 1)).lower(params, tx.init(params), batch).compile()
+
+    ours, adamw = compiled(transform()), compiled(optax.adamw(0.1))
+    weights = sum(leaf.nbytes for leaf in host.values())
+    assert_lean(ours, baseline=adamw, count=2, received_bytes=2 * weights / 8 * 7 / 8)
+    return {"ours": traffic(ours), "adamw": traffic(adamw)}
+
+
+# Inside shard_map.
+
+
+def inside(layout: str, distribute: Any = None, **options: Any) -> dict[str, Any]:
+    leaves, host = gpt(layout, "Auto", layers=1, width=32)
+    mesh = leaves["layer_0"]["up"].sharding.mesh
+    specs = jax.tree.map(lambda leaf: leaf.sharding.spec, leaves)
+    told = Distribution(specs=specs) if distribute is None else distribute
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(specs,), out_specs=specs, **options)
+    def run(tree: Any) -> Any:
+        return orthogonalize(tree, told)
+
+    compiled = jax.jit(run).lower(leaves).compile()
+    results = compiled(leaves)
+    return {**traffic(compiled), "error": error(results, host), "kept": lies_alike(results, leaves)}
+
+
+@case(("replicated", True), ("2d", True), ("hsdp", True), ("hsdp", False))
+def manual(layout: str, check: bool) -> dict[str, Any]:
+    return inside(layout, check_vma=check)
+
+
+ORTHOGONALIZERS = {
+    "newton_schulz": muon_jax.newton_schulz(),
+    "in bfloat16": muon_jax.newton_schulz("minimax", dtype="bfloat16"),
+    "polar_by_svd": muon_jax.polar_by_svd(),
+    "inverse_sqrt": muon_jax.inverse_sqrt(),
+    "polar_to": muon_jax.polar_to(1e-3),
+}
+
+
+@case(*ORTHOGONALIZERS)
+def manual_with(which: str) -> dict[str, Any]:
+    """Types inside shard_map tell what varies, and a loop must not change them."""
+    orthogonalizer = ORTHOGONALIZERS[which]
+    mesh = make_mesh({"fsdp": 4, "tensor": 2})
+    host = random_leaves({"up": (3, 32, 64), "out": (32, 32)})
+    specs = {"up": P(None, "fsdp", "tensor"), "out": P("tensor")}
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(specs,), out_specs=specs)
+    def run(tree: Any) -> Any:
+        return orthogonalize(tree, Distribution(specs=specs), orthogonalizer=orthogonalizer)
+
+    results = jax.jit(run)(on(mesh, host, specs))
+    alone = jax.jit(lambda tree: orthogonalize(tree, orthogonalizer=orthogonalizer))(host)
+    differences = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - b).max()), results, alone)
+    return {"error": max(differences.values())}
+
+
+@case()
+def manual_and_provably_whole() -> dict[str, Any]:
+    return inside("replicated", "auto")
+
+
+@case(True, False)
+def manual_along_some_axes(check: bool) -> dict[str, Any]:
+    mesh = make_mesh({"fsdp": 4, "tensor": 2})
+    leaves = {
+        "up": ((32, 64), P("fsdp", "tensor")),
+        "stack": ((2, 32, 32), P(None, "tensor", "fsdp")),
+    }
+    host = random_leaves({name: shape for name, (shape, _) in leaves.items()})
+    specs = {name: spec for name, (_, spec) in leaves.items()}
+    outer = {"up": P("fsdp"), "stack": P(None, None, "fsdp")}
+    tree = on(mesh, host, specs)
+
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(outer,),
+        out_specs=outer,
+        axis_names={"fsdp"},
+        check_vma=check,
+    )
+    def run(tree: Any) -> Any:
+        return orthogonalize(tree, Distribution(specs=specs))
+
+    compiled = jax.jit(run).lower(tree).compile()
+    results = compiled(tree)
+    return {**traffic(compiled), "error": error(results, host), "kept": lies_alike(results, tree)}
+
+
+# Wrong input: every one of these must end in one clear error.
+
+
+@case(True, False)
+def refused_without_specs_inside(check: bool) -> None:
+    inside("fsdp", "auto", check_vma=check)
+
+
+@case()
+def refused_varying_otherwise() -> None:
+    inside("fsdp", Distribution(specs=P()))
+
+
+@case()
+def refused_vmap_over_explicit_axis() -> None:
+    placed_vmap(make_mesh({"model": 2, "fsdp": 4}, "Explicit"))
+
+
+WRONG_SPECS = {
+    "does not divide": P(None, "data"),
+    "too long": P(None, None, "data"),
+    "unknown axis": P("model"),
+    "named twice": P("data", "data"),
+    "open": P(P.UNCONSTRAINED),
+    "no prefix": {"other": P("data")},
+    "lies otherwise": P("data"),
+}
+
+
+@case(*WRONG_SPECS)
+def refused_specs(which: str) -> None:
+    mesh = make_mesh({"data": 8})
+    tree = {"mlp": {"up": jax.device_put(np.ones((64, 100)), NamedSharding(mesh, P()))}}
+    wish = Distribution(mesh, WRONG_SPECS[which])
+    orthogonalize(tree, wish) if which == "lies otherwise" else jax.jit(
+        lambda tree: orthogonalize(tree, wish)
+    )(tree)
+
+
+@case()
+def refused_two_meshes() -> None:
+    mesh, other = make_mesh({"data": 8}), make_mesh({"data": 4, "model": 2})
+    orthogonalize(
+        on(mesh, {"a": np.ones((8, 8))}, {"a": P()}) | on(other, {"b": np.ones((8, 8))}, {"b": P()})
+    )
+
+
+@case()
+def refused_axes() -> None:
+    mesh = make_mesh({"data": 8})
+    orthogonalize(on(mesh, {"a": np.ones((8, 8))}, {"a": P()}), Distribution(axes="model"))
+
+
+@case()
+def refused_no_mesh() -> None:
+    orthogonalize({"a": jnp.ones((8, 8))}, Distribution(specs=P()))

@@ -1,0 +1,373 @@
+"""Every device does its part of the work, and nothing moves twice.
+
+`mesh_cases.py` measures all cases once, in a process of its own with eight devices.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from muon_jax._distribution import Distribution, check_distribute
+from muon_jax._layout import resolve_layout
+from muon_jax._matrix_axes import MatrixAxes
+from muon_jax._state_sharding import zero1_shardings
+
+pytestmark = pytest.mark.xdist_group("mesh")
+
+ROOT = Path(__file__).parent.parent
+QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "OPENBLAS_NUM_THREADS": "1"}
+"""Of LLVM alone: the partitioned program, which is what is measured, stays the same."""
+
+MIB = 2**20
+WIDTH, LAYERS, STEPS = 128, 8, 2
+WEIGHTS = LAYERS * 12 * WIDTH**2 * 4
+MATRIX_COSTS = [STEPS * (4 * k + 2) * WIDTH**3 for k in (3, 1, 4, 4)]
+EXACT = 2e-5
+"""How far float32 on a mesh may lie from one device, by the largest entry."""
+
+SHARDS_AND_REPLICAS = {
+    "replicated": (1, 8),
+    "fsdp": (8, 1),
+    "tensor": (8, 1),
+    "2d": (8, 1),
+    "hsdp": (4, 2),
+}
+COLLECTIVES = {
+    "replicated": {"all-gather": 1},
+    "fsdp": {"all-to-all": 2},
+    "tensor": {"all-to-all": 2},
+    "2d": {"all-to-all": 2},
+    "hsdp": {"all-to-all": 2, "all-gather": 1},
+}
+TEMPORARY_MIB = {"replicated": 216, "fsdp": 65, "tensor": 65, "2d": 65, "hsdp": 75}
+"""Of a step with 8 layers of width 512, whose weights are 96 MiB."""
+
+WHOLE_STEPS = [
+    (layout, kind, "scanned") for layout in COLLECTIVES for kind in ("Auto", "Explicit")
+] + [("replicated", "Auto", "apart"), ("2d", "Auto", "apart"), ("hsdp", "Explicit", "apart")]
+
+
+@pytest.fixture(scope="session")
+def measured() -> Mapping[str, Any]:
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.mesh_cases"],
+        cwd=ROOT,
+        env=os.environ | QUICK,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def found(measured: Mapping[str, Any], *name: Any) -> Mapping[str, Any]:
+    result = measured[" ".join(map(str, name))]
+    assert "raised" not in result, result
+    return result
+
+
+def wire_bytes(weights: float, shards: int, replicas: int) -> float:
+    """Shards to their owners and back, then the results to the replicas."""
+    there_and_back = 2 * weights / (shards * replicas) * (shards - 1) / shards
+    return there_and_back + weights / shards * (replicas - 1) / replicas
+
+
+@pytest.mark.parametrize(("layout", "kind", "form"), WHOLE_STEPS)
+def test_a_step_moves_every_shard_once(measured, layout, kind, form):
+    step = found(measured, "whole_step", layout, kind, form)
+    assert step["kinds"] == COLLECTIVES[layout]
+    assert step["nested"] == 0
+    assert step["bytes"] <= 1.05 * wire_bytes(WEIGHTS, *SHARDS_AND_REPLICAS[layout])
+
+
+@pytest.mark.parametrize(("layout", "kind", "form"), WHOLE_STEPS)
+def test_a_step_shares_the_work_evenly(measured, layout, kind, form):
+    step = found(measured, "whole_step", layout, kind, form)
+    assert step["flops"] <= 1.15 * LAYERS * sum(MATRIX_COSTS) / 8
+
+
+@pytest.mark.parametrize(("layout", "kind", "form"), WHOLE_STEPS)
+def test_a_step_gives_what_one_device_gives_where_the_parameters_lie(measured, layout, kind, form):
+    step = found(measured, "whole_step", layout, kind, form)
+    assert step["error"] < EXACT
+    assert step["kept"]
+
+
+@pytest.mark.parametrize(("layout", "kind", "form"), WHOLE_STEPS)
+def test_a_step_keeps_little_beside_its_state(measured, layout, kind, form):
+    step = found(measured, "whole_step", layout, kind, form)
+    assert step["aliased"]
+    assert step["temporary_bytes"] <= 1.25 * TEMPORARY_MIB[layout] * MIB * (WIDTH / 512) ** 2
+
+
+@pytest.mark.parametrize("layout", COLLECTIVES)
+def test_explicit_axes_cost_what_auto_axes_cost(measured, layout):
+    auto, explicit = (
+        found(measured, "whole_step", layout, kind, "scanned") for kind in ("Auto", "Explicit")
+    )
+    assert auto["bytes"] == explicit["bytes"]
+    assert auto["kinds"] == explicit["kinds"]
+
+
+@pytest.mark.parametrize("layout", ["replicated", "fsdp", "hsdp"])
+def test_bfloat16_halves_what_travels(measured, layout):
+    narrow = found(measured, "narrow_wire", layout)
+    full, half = narrow["bytes"]
+    assert half == full / 2
+    assert EXACT < narrow["error"] < 2**-6
+
+
+@pytest.mark.parametrize("count", [2, 6, 8, 12])
+def test_the_busiest_device_does_little_more_than_its_part(measured, count):
+    layers = found(measured, "layers", count)
+    assert layers["flops"] <= 1.15 * max(layers["total"] / 8, layers["largest"])
+    assert layers["kinds"] == {"all-to-all": 2}
+
+
+PLACES = {
+    "layers": {},
+    "scanned": {"all-to-all": 2},
+    "experts": {},
+    "expert×tensor": {"all-to-all": 2, "all-gather": 2},
+    "3d": {"all-to-all": 4, "all-gather": 1},
+    "narrow axes": {"all-to-all": 2},
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [f"place {name} Auto" for name in PLACES]
+    + ["place 3d Explicit", "place narrow axes Explicit", "mixed Explicit Auto"],
+)
+def test_leaves_of_every_sort_cross_each_set_of_axes_once(measured, case):
+    result = found(measured, case)
+    name = next((name for name in PLACES if name in case), "expert×tensor")
+    assert result["kinds"] == PLACES[name]
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+def test_no_expert_is_gathered(measured):
+    """Along the expert axis only the other matrices move: one sharded, one replicated."""
+    both, query, router = 2 * 4 * 64 * 128 * 4, 2 * 64 * 64 * 4, 64 * 32 * 4
+    expected = wire_bytes(both / 4, 2, 1) + wire_bytes(query, 2, 4) + wire_bytes(router, 1, 8)
+    # Two queries and one router for eight owners: parcels are as large as the fullest.
+    padding = wire_bytes(4 * query, 2, 4) + wire_bytes(8 * router, 1, 8)
+    assert found(measured, "place expert×tensor Auto")["bytes"] <= expected + padding
+
+
+def test_fused_leaves_are_cut_by_their_owner(measured):
+    result = found(measured, "views")
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+@pytest.mark.parametrize(
+    ("whom", "expected"),
+    [("replica", {"all-to-all": 2, "all-gather": 1}), ("nobody", {"all-to-all": 2})],
+)
+def test_work_is_shared_along_the_named_axes_only(measured, whom, expected):
+    result = found(measured, "shared_by", whom)
+    assert result["kinds"] == expected
+    assert result["error"] < EXACT
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_zero1_sends_shards_to_owners_and_results_to_all(measured, kind):
+    result = found(measured, "zero1", kind)
+    assert result["kinds"] == {"all-to-all": 1, "all-gather": 1}
+    assert result["error"] < EXACT
+    assert result["kept"]
+    assert result["specs"] == {
+        "stack": "P('data', None, None)",
+        "out": "P('data', None)",
+        "odd": "P(None, 'data')",
+    }
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_state_lies_where_the_parameters_lie_from_the_first_step(measured, kind):
+    assert found(measured, "second_step", kind) == {"compilations": 0, "kept": True}
+
+
+@pytest.mark.parametrize(
+    ("what", "nested"),
+    [
+        ("nnx", 0),
+        ("TrainState", 0),
+        ("MultiSteps", 0),
+        ("given specs", 0),
+        ("apply_if_finite", 3),  # the whole update stands in its conditional
+        ("scan", 9),  # three steps, and the whole step stands in the loop
+    ],
+)
+def test_what_stands_around_a_step_changes_nothing(measured, what, nested):
+    result = found(measured, "around", what)
+    exchanges = 3 if what == "scan" else 1
+    assert result["kinds"]["all-to-all"] == 2 * exchanges
+    assert result["kinds"]["all-gather"] == exchanges
+    assert result["nested"] == nested
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "eager",
+        "array_in_the_orthogonalizer",
+        "before_shardy",
+        "turned Auto",
+        "turned Explicit",
+        "manual_along_some_axes True",
+        "manual_along_some_axes False",
+    ],
+)
+def test_it_runs_there_too(measured, case):
+    result = found(measured, case)
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+@pytest.mark.parametrize("case", ["vmapped Auto", "vmapped Explicit"])
+def test_vmap_adds_a_batch_axis(measured, case):
+    assert found(measured, case)["error"] < EXACT
+
+
+def test_vmap_over_a_sharded_axis_moves_nothing_along_it(measured):
+    result = found(measured, "vmapped_over_sharded_axis")
+    assert result["error"] < EXACT
+    assert result["kinds"] == {"all-to-all": 2}
+    assert result["bytes"] == wire_bytes(8 * 32 * 64 * 4 / 2, 4, 1)
+
+
+def test_a_training_step_adds_only_the_exchange(measured):
+    """The case itself asserts it, as a user would: by `assert_lean` beside AdamW."""
+    ours, adamw = found(measured, "training_adds_only_the_exchange").values()
+    assert ours["count"] - adamw["count"] == 2
+
+
+@pytest.mark.parametrize(
+    ("case", "layout"),
+    [
+        ("manual replicated True", "replicated"),
+        ("manual 2d True", "2d"),
+        ("manual hsdp True", "hsdp"),
+        ("manual hsdp False", "hsdp"),
+        ("manual_and_provably_whole", "replicated"),
+    ],
+)
+def test_inside_shard_map_specs_are_all_it_needs(measured, case, layout):
+    result = found(measured, case)
+    assert result["kinds"] == COLLECTIVES[layout]
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+@pytest.mark.parametrize(
+    "which", ["newton_schulz", "in bfloat16", "polar_by_svd", "inverse_sqrt", "polar_to"]
+)
+def test_every_orthogonalizer_runs_inside_shard_map(measured, which):
+    assert found(measured, "manual_with", which)["error"] < EXACT
+
+
+REFUSED = {
+    "refused_without_specs_inside True": (
+        "layer_0/down, layer_0/out, layer_0/qkv, layer_0/up inside shard_map may be shards",
+        "Pass distribute=Distribution(specs=...)",
+    ),
+    "refused_without_specs_inside False": (
+        "layer_0/down, layer_0/out, layer_0/qkv, layer_0/up inside shard_map may be shards",
+        "Pass distribute=Distribution(specs=...)",
+    ),
+    "refused_varying_otherwise": (
+        "'layer_0/down' varies over 'fsdp' inside shard_map, and its spec P() shards it over no",
+        "average a gradient",
+    ),
+    "refused_vmap_over_explicit_axis": ("explicitly along 'model'", "Make that mesh axis Auto"),
+    "refused_specs does not divide": (
+        "P(None, 'data') does not fit 'mlp/up' of shape (64, 100): axis 1 does not divide evenly "
+        "over data=8",
+        "Pad the leaf to a multiple",
+    ),
+    "refused_specs too long": ("it has only 2 axes", "Give one entry per axis"),
+    "refused_specs unknown axis": ("the mesh has no axis 'model'", "Its axes are data"),
+    "refused_specs named twice": ("it names 'data' twice", "Name every mesh axis once"),
+    "refused_specs open": ("it leaves an axis open", "Name mesh axes or None"),
+    "refused_specs no prefix": ("no prefix of the parameters", "Give one spec for all"),
+    "refused_specs lies otherwise": (
+        "'mlp/up' lies as P(), and its spec says P('data',)",
+        "leave specs out to have it found",
+    ),
+    "refused_two_meshes": ("a, b lie on 2 different meshes", "Put all parameters on one mesh"),
+    "refused_axes": ("names 'model', which the mesh does not have", "Its axes are 'data'"),
+    "refused_no_mesh": ("speaks of no meshes", "Distribution(mesh, specs)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrong_input_is_refused_with_the_remedy(measured, case):
+    result = measured[case]
+    assert result["raised"] == "ValueError", result
+    assert result["message"].startswith("muon_jax.scale_by_muon: ")
+    for words in REFUSED[case]:
+        assert words in result["message"]
+
+
+def test_zero1_needs_an_axis_of_the_mesh():
+    mesh = jax.make_mesh((1,), ("data",))
+    with pytest.raises(ValueError, match=r"axis='model'.: name axes of the mesh: 'data'"):
+        zero1_shardings({"kernel": jnp.ones((2, 2))}, mesh, "model")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        ({"mesh": 8}, TypeError, "Distribution(mesh=8): give a jax.sharding.Mesh"),
+        ({"specs": "fsdp"}, TypeError, "Distribution(specs='fsdp'): give a tree of PartitionSpec"),
+        ({"axes": (1,)}, TypeError, "Distribution(axes=(1,)): give the names of mesh axes"),
+        ({"wire_dtype": "float16"}, ValueError, "Distribution(wire_dtype='float16'): give jnp.bf"),
+        ({"wire_dtype": jnp.float32}, ValueError, "give jnp.bfloat16 or None"),
+    ],
+)
+def test_a_distribution_is_checked_where_it_is_made(arguments, kind, words):
+    with pytest.raises(kind) as raised:
+        Distribution(**arguments)
+    assert words in str(raised.value)
+
+
+def test_a_mesh_without_specs_says_nothing():
+    mesh = jax.make_mesh((1,), ("data",))
+    with pytest.raises(ValueError, match=r"Distribution\(mesh=.*give specs with it"):
+        Distribution(mesh)
+    assert Distribution(mesh, P(), axes="data").axes == ("data",)
+
+
+@pytest.mark.parametrize("distribute", ["Auto", None, P()])
+def test_distribute_is_a_word_or_a_distribution(distribute):
+    with pytest.raises(ValueError, match="give 'auto', 'off' or a Distribution"):
+        check_distribute("scale_by_muon", distribute)
+
+
+@pytest.mark.parametrize("distribute", ["auto", "off", Distribution()])
+def test_one_device_needs_no_layout(distribute):
+    view = MatrixAxes(0, 1)
+
+    def look(tree):
+        assert resolve_layout("scale_by_muon", tree, [view], distribute) is None
+        return tree
+
+    look({"kernel": jnp.ones((2, 3))})
+    jax.jit(look)({"kernel": jnp.ones((2, 3))})
+    mesh = jax.make_mesh((1,), ("data",))
+    jax.shard_map(look, mesh=mesh, in_specs=P(), out_specs=P())({"kernel": jnp.ones((2, 3))})
