@@ -1,7 +1,7 @@
 """Checkpoints of a run: its state and its position in the data, written whole or not at all.
 
-Orbax writes each checkpoint into a temporary folder and renames it. It would load some damaged
-files without notice, so the hashes of a checkpoint's files lie beside them.
+Orbax would load some damaged files without notice, so the hashes of a checkpoint's files lie beside
+them. A checkpoint gets its name when both are written: a process may be killed at any moment.
 """
 
 import hashlib
@@ -15,10 +15,10 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from common.errors import UsageError
-from common.run_folder import write_whole
 
 KEPT = 2
 SEAL = "sha256.json"
+PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,13 @@ class Checkpoints:
         """
         target = self._at(step)
         if not target.exists():
+            for left in self.folder.glob(f"*{PARTIAL}*"):  # by a process that was killed
+                shutil.rmtree(left)
+            partial = target.with_name(f"{step}{PARTIAL}")
             parts = {"state": _by_path(state), "position": position}
-            ocp.save_checkpointables(str(target.absolute()), parts)
-            write_whole(target / SEAL, json.dumps(_hashes(target), indent=2))
+            ocp.save_checkpointables(str(partial.absolute()), parts)
+            (partial / SEAL).write_text(json.dumps(_hashes(partial), indent=2))
+            partial.rename(target)
         for old in self.steps()[:-KEPT]:
             shutil.rmtree(self._at(old))
         return target
@@ -105,7 +109,7 @@ def _damage(folder: Path) -> str:
     try:
         sealed = dict(json.loads((folder / SEAL).read_text()))
     except (OSError, ValueError, TypeError):
-        return f"{SEAL} is missing or unreadable: half-written"
+        return f"{SEAL} is missing or unreadable"
     found = _hashes(folder)
     changed = [name for name, digest in sealed.items() if found.get(name) != digest]
     return f"{changed[0]} is missing or changed" if changed else ""
