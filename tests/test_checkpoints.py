@@ -1,0 +1,151 @@
+"""A state saved in any common format comes back bit for bit, and training goes on from it so."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import msgpack
+import numpy as np
+import optax
+import pytest
+from matrices import gaussian
+from orbax.checkpoint import v1 as ocp
+
+import muon_jax
+
+AXES = muon_jax.MatrixAxes(rows=-2, cols=-1)
+MATRICES = {"kernel": gaussian(6, 8), "stack": gaussian(2, 4, 4, seed=1)}
+MODEL = {
+    "embed": {"embedding": gaussian(8, 4)},
+    "attention": {
+        name: {"kernel": gaussian(4, 2, 4, seed=seed)}
+        for seed, name in enumerate(("query", "key", "value"))
+    },
+    "dense": {"kernel": gaussian(4, 8), "bias": gaussian(8)},
+    "norm": {"scale": np.ones(4, np.float32)},
+}
+MAXIMA = {"max_logits": {"attention": np.array([400.0, 20.0], np.float32)}}
+RATE = 0.1
+
+
+class Case(NamedTuple):
+    transform: Any
+    params: Any
+    dtype: Any = jnp.float32
+    extra: Mapping[str, Any] = MappingProxyType({})
+
+
+CASES = {
+    "scale_by_muon": Case(muon_jax.scale_by_muon(axes=AXES), MATRICES),
+    "scale_by_muon, bfloat16 momentum": Case(
+        muon_jax.scale_by_muon(axes=AXES, momentum_dtype="bfloat16"), MATRICES
+    ),
+    "scale_by_momentum_rms": Case(muon_jax.scale_by_momentum_rms(), MODEL),
+    "scale_by_momentum_rms, bfloat16": Case(
+        muon_jax.scale_by_momentum_rms(), MODEL, dtype=jnp.bfloat16
+    ),
+    "clip_qk": Case(muon_jax.clip_qk(100.0), MODEL, extra=MAXIMA),
+    "muon": Case(muon_jax.muon(RATE), MODEL),
+    "muon, bfloat16 momentum": Case(muon_jax.muon(RATE, momentum_dtype="bfloat16"), MODEL),
+    "muon_clip": Case(muon_jax.muon_clip(RATE), MODEL, extra=MAXIMA),
+    "muon_clip, bfloat16 momentum": Case(
+        muon_jax.muon_clip(RATE, momentum_dtype="bfloat16"), MODEL, extra=MAXIMA
+    ),
+    "momentum_rms": Case(muon_jax.momentum_rms(RATE), MODEL),
+    "momentum_rms, bfloat16": Case(muon_jax.momentum_rms(RATE), MODEL, dtype=jnp.bfloat16),
+}
+
+
+@functools.cache
+def trained(name: str) -> tuple[Any, Any, Any]:
+    """Returns the parameters and state after three steps, and the compiled step."""
+    case = CASES[name]
+    tx = optax.with_extra_args_support(case.transform)
+
+    @jax.jit
+    def step(params: Any, state: Any) -> Any:
+        gradients = jax.tree.map(lambda leaf: jnp.sin(3 * leaf), params)
+        updates, state = tx.update(gradients, state, params, **case.extra)
+        return optax.apply_updates(params, updates), state
+
+    params, state = started(case)
+    for _ in range(3):
+        params, state = step(params, state)
+    return params, state, step
+
+
+def started(case: Case) -> tuple[Any, Any]:
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, case.dtype), case.params)
+    return params, case.transform.init(params)
+
+
+# Formats: each takes a state to a file's content and back into the form of a state just begun.
+
+
+def through_orbax(state: Any, begun: Any, folder: Path) -> Any:
+    ocp.save(folder / "state", state)
+    wanted = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), begun
+    )
+    return ocp.load(folder / "state", wanted)
+
+
+def through_flax_bytes(state: Any, begun: Any, folder: Path) -> Any:
+    del folder
+    return flax.serialization.from_bytes(begun, flax.serialization.to_bytes(state))
+
+
+def through_flax_dictionaries(state: Any, begun: Any, folder: Path) -> Any:
+    del folder
+    plain = jax.tree.map(np.asarray, flax.serialization.to_state_dict(state))
+    return flax.serialization.from_state_dict(begun, plain)
+
+
+def through_msgpack(state: Any, begun: Any, folder: Path) -> Any:
+    """Knows nothing of trees: a list of arrays, each a dtype, a shape and bytes."""
+    del folder
+    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+    packed = msgpack.packb([(str(a.dtype), a.shape, a.tobytes()) for a in arrays])
+    leaves = [
+        np.frombuffer(content, jnp.dtype(dtype)).reshape(shape)
+        for dtype, shape, content in msgpack.unpackb(packed)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(begun), leaves)
+
+
+FORMATS = [through_orbax, through_flax_bytes, through_flax_dictionaries, through_msgpack]
+
+
+@pytest.mark.parametrize("through", FORMATS, ids=lambda through: through.__name__)
+@pytest.mark.parametrize("name", CASES)
+def test_a_restored_state_has_every_bit_and_goes_on_so(name, through: Callable, tmp_path):
+    params, state, step = trained(name)
+    _, begun = started(CASES[name])
+    restored = through(state, begun, tmp_path)
+    assert bits(restored) == bits(state) != bits(begun)
+    unbroken, resumed = (params, state), (params, restored)
+    for _ in range(3):
+        unbroken, resumed = step(*unbroken), step(*resumed)
+    assert bits(resumed) == bits(unbroken)
+
+
+def bits(tree: Any) -> Any:
+    """What of a tree may not change: structure, dtypes, shapes and every bit."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    return jax.tree.structure(tree), [(a.dtype, a.shape, a.tobytes()) for a in leaves]
+
+
+def test_every_public_transformation_is_among_the_cases():
+    kinds = optax.GradientTransformation, optax.GradientTransformationExtraArgs
+    public = {
+        name
+        for name, value in inspect.getmembers(muon_jax, inspect.isfunction)
+        if inspect.signature(value).return_annotation in kinds
+    }
+    assert public == {name.split(",")[0] for name in CASES}
