@@ -18,6 +18,7 @@ from muon_jax._qk_clip import clip_qk
 from muon_jax._qk_targets import QKTarget
 from muon_jax._routing import Ambiguous, check_same_leaves, route
 from muon_jax._rules import FALLBACK, MUON, Rule
+from muon_jax._sides import check_sides
 from muon_jax._state_sharding import on_mesh_of
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
 
@@ -132,6 +133,11 @@ def muon(
     def routed(tree: Any) -> optax.GradientTransformationExtraArgs:
         """Builds the chain with labels and views read off the whole tree, not a masked part."""
         routes = route(tree, rules=rules, ambiguous=ambiguous, call="muon")
+        own = {rule.name for rule in rules}
+        by_default = [
+            None if found.rule in own else found.axes for found in jax.tree.leaves(routes)
+        ]
+        check_sides(tree, by_default, scale, call="muon")
         matrices = optax.chain(
             scaled_with(axes=jax.tree.map(lambda found: found.axes, routes)),
             optax.add_decayed_weights(weight_decay, weight_decay_mask),

@@ -142,6 +142,13 @@ def check_same_leaves(found: Any, expected: Any, *, call: str) -> None:
         )
 
 
+def see_all(call: str) -> str:
+    """Says how the rules get to see what a mask would hide from them."""
+    if call == "muon":
+        return "freeze by rules, with others={'frozen': optax.set_to_zero()}, instead of masking"
+    return "give axes=muon_jax.matrix_axes(params) of the whole tree"
+
+
 def _shapes(tree: Any) -> dict[str, str]:
     """Writes the shape of every array and the place of every state without arrays, by path."""
     leaves = jax.tree_util.tree_leaves_with_path(
@@ -225,15 +232,10 @@ def _ambiguity(unread: Mapping[Leaf, tuple[MatrixAxes, ...]], masked: bool, call
             line = f'Rule("{pattern}", {axes!r})'
             lines.setdefault(line, f"{line}  # {batch} of {rows} x {cols}")
     problem = "can be read as matrices in several ways"
-    hidden = (
-        "The tree is masked, which hides shapes that may decide: give "
-        "axes=muon_jax.matrix_axes(params) of the whole tree. Or pass"
-        if masked
-        else "Pass"
-    )
+    whole = f"The tree is masked, which hides shapes that may decide: {see_all(call)}. Or pass"
     return refused(
         call,
         f"{listed((f'{leaf.path} {leaf.shape}' for leaf in unread), 4)} {problem}",
-        f"{hidden} the reading that fits in rules=[...], or ambiguous='fallback' to leave it to "
-        "AdamW:\n    " + "\n    ".join(lines.values()),
+        f"{whole if masked else 'Pass'} the reading that fits in rules=[...], or "
+        "ambiguous='fallback' to leave it to AdamW:\n    " + "\n    ".join(lines.values()),
     )
