@@ -28,7 +28,8 @@ def no_matrix(leaf: Leaf) -> Outcome:
 
 def gain(leaf: Leaf) -> Outcome:
     """A bias or gain, unlike the second factor of a LoRA, which may be called `b` as well."""
-    return None if any("lora" in word for word in leaf.words) else FALLBACK
+    is_factor = leaf.words[-1] == "b" and any("lora" in word for word in leaf.words)
+    return None if is_factor else FALLBACK
 
 
 def broadcast(leaf: Leaf) -> Outcome:
@@ -71,6 +72,28 @@ def gate_of_experts(leaf: Leaf) -> Outcome:
 def matrix(leaf: Leaf) -> MatrixAxes | None:
     """Inputs and outputs have an axis each."""
     return _oriented(leaf) if len(leaf.core) == 2 else None
+
+
+def low_rank_factor(leaf: Leaf) -> Outcome:
+    """(inputs…, rank) and (rank, outputs…): the rank that both share tells how many are stacked."""
+    if len(leaf.core) == 2:
+        return _oriented(leaf)
+    name, letter = leaf.layer[:-1], leaf.layer[-1:]
+    other = leaf.beside(name + {"a": "b", "b": "a"}.get(letter, ""))
+    if not other or leaf.outputs_first:
+        return None
+    first, second = (leaf.core, other) if letter == "a" else (other, leaf.core)
+    leads = [
+        lead
+        for lead in range(min(len(first), len(second)) - 1)
+        if first[:lead] == second[:lead] and first[-1] == second[lead]
+    ]
+    if len(leads) != 1:
+        return None
+    axes = range(leads[0], len(leaf.core))
+    if letter == "a":
+        return MatrixAxes(rows=axes[:-1], cols=axes[-1])
+    return MatrixAxes(rows=axes[0], cols=axes[1:])
 
 
 def by_bias(leaf: Leaf) -> Outcome:
