@@ -81,9 +81,11 @@ What shapes do not show, and the rules take as it comes most often:
 - A dense layer that reads pixels or patches is a map like others, and goes to Muon; an embedding of
   tokens, whose rows are trained only when their token occurs, does not.
 
-Inside `optax.multi_transform` a transformation sees its own parameters only. `scale_by_muon` then
-still finds stacks by the weights themselves, but not by norms and biases: give it
-`axes=muon_jax.matrix_axes(params)` where that matters. `muon` always sees the whole tree.
+Inside `optax.masked` and `optax.multi_transform` a transformation sees its own parameters only, and
+the norms and biases that tell a stack or an orientation are hidden. What they may decide, such as a
+convolution whose bias is hidden, is then an error. Give a chain of your own
+`scale_by_muon(axes=muon_jax.matrix_axes(params))`; `muon` sees the whole tree unless you mask it,
+so [freeze by rules](finetuning.md) instead.
 
 ## Architectures
 

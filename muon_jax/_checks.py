@@ -59,6 +59,12 @@ def check_non_negative(call: str, argument: str, value: Any) -> None:
         raise invalid(call, argument, value, "give a finite number of at least 0")
 
 
+def check_number(call: str, argument: str, value: Any) -> None:
+    """Refuses schedules and arrays too, where a number must be known before the first step."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise invalid(call, argument, value, "give a number", TypeError)
+
+
 def check_positive_int(call: str, argument: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise invalid(call, argument, value, "give a whole number of at least 1", TypeError)

@@ -28,7 +28,7 @@ def table(names: str) -> str:
     return f"*/{{{names}}}{{,/weight,/w,/embedding,/embeddings}}"
 
 
-GAIN = "*bias,bias_*,*scale,gamma,beta,offset,b,b?,b_?,*slope"
+GAIN = "*bias,bias_*,*scale,gamma,beta,offset,b,b?,b_?,*slope,*magnitude*"
 STATE_SPACE = "a_log,log_a,log_dt,log_step,log_lambda*,dt_bias"
 POSITION = (
     "pos,pe,wpe,w_pos,{pos,*_pos,*posit*,*rel,*relative*}*{emb,embed,embeds,embedding,embeddings,"
@@ -156,8 +156,8 @@ FUSED = (
 
 WEIGHTS = (
     Rule(
-        layer("lora_*,*lora*/a,*lora*/b"),
-        reading.matrix,
+        layer("*lora_{a,b,down,up},*lora*/{a,b}"),
+        reading.low_rank_factor,
         "each factor of the low-rank change is a matrix",
         "LoRA factor",
     ),

@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from muon_jax import _checks
 from muon_jax._explanation import ExplainedLeaf, Explanation
+from muon_jax._multipliers import check_multipliers, multipliers_of
 from muon_jax._newton_schulz import newton_schulz
 from muon_jax._routing import Ambiguous, Route, route
 from muon_jax._rules import FALLBACK, MUON, Rule
@@ -30,6 +32,7 @@ def explain(
     momentum_dtype: Any = None,
     weight_decay: ScalarOrSchedule = 0.1,
     weight_decay_mask: Mask | None = None,
+    learning_rate_multipliers: Mapping[str, float] = MappingProxyType({}),
     fallback_weight_decay: ScalarOrSchedule | None = None,
     fallback_weight_decay_mask: Mask | None = None,
 ) -> Explanation:
@@ -49,6 +52,7 @@ def explain(
       weight_decay: decay of the matrices.
       weight_decay_mask: which of them decay: a tree of booleans, or a function from the parameters
         to one; None is all.
+      learning_rate_multipliers: factors on the step by pattern, as for `muon`.
       fallback_weight_decay: decay of the others; None is `weight_decay`.
       fallback_weight_decay_mask: which of them decay; None is all.
 
@@ -68,6 +72,7 @@ def explain(
     """
     check_scale(_CALL, scale)
     momentum_dtype = _checks.check_float_dtype(_CALL, "momentum_dtype", momentum_dtype)
+    check_multipliers(_CALL, learning_rate_multipliers)
     routes = jax.tree.leaves(route(params, rules=rules, ambiguous=ambiguous, call=_CALL))
     if fallback_weight_decay is None:
         fallback_weight_decay = weight_decay
@@ -75,6 +80,7 @@ def explain(
         MUON: _decays(weight_decay, weight_decay_mask, params),
         FALLBACK: _decays(fallback_weight_decay, fallback_weight_decay_mask, params),
     }
+    multipliers = jax.tree.leaves(multipliers_of(params, learning_rate_multipliers, call=_CALL))
     factor = SHAPE_SCALES.get(scale) if isinstance(scale, str) else scale
     told: Callable[[int, int], int | None]
     told = functools.cache(getattr(orthogonalizer or newton_schulz(), "flops", _untold))
@@ -94,6 +100,7 @@ def explain(
             matrices=matrices,
             scale=tuple(factor(rows, cols) if factor else None for _, rows, cols in matrices),
             weight_decay=decays[found.label][index] if found.label in decays else None,
+            learning_rate_multiplier=multipliers[index],
             flops=None if None in costs else sum(known),
             state_bytes=_state_bytes(found, momentum_dtype),
             sharding=_partition(leaf),

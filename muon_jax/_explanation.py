@@ -22,6 +22,7 @@ _COLUMNS = (
     ">share",
     ">state",
     ">decay",
+    ">learning rate",
     "sharding",
 )
 
@@ -42,6 +43,7 @@ class ExplainedLeaf:
       scale: the factor on the orthogonal update, for each entry of `matrices`; None where it is
         measured on the update.
       weight_decay: a number, or `"schedule"`; None under a label of yours.
+      learning_rate_multiplier: factor on its whole step, 1 if no pattern fits its path.
       flops: FLOPs of orthogonalising it once; None if the orthogonalizer does not tell.
       state_bytes: size of its momentum, or of AdamW's two moments.
       sharding: its partition over a mesh, if it has one.
@@ -57,6 +59,7 @@ class ExplainedLeaf:
     matrices: tuple[MatricesShape, ...]
     scale: tuple[float | None, ...]
     weight_decay: float | str | None
+    learning_rate_multiplier: float
     flops: int | None
     state_bytes: int
     sharding: str | None
@@ -169,6 +172,7 @@ def _row(group: Sequence[ExplainedLeaf], total_flops: int | None) -> Row:
         f"{flops / total_flops:.1%}" if flops and total_flops else "",
         _binary(sum(each.state_bytes for each in group)),
         "" if leaf.weight_decay is None else f"{leaf.weight_decay}",
+        "" if leaf.learning_rate_multiplier == 1 else f"x {leaf.learning_rate_multiplier:g}",
         leaf.sharding or "",
     )
 

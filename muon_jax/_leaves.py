@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from muon_jax._matrix_axes import Shape
 from muon_jax._names import EMBEDDING, STACK_AXIS, WEIGHT, Words, matches, place_of, words_of
 from muon_jax._stacks import stack_axes
 
+_BIASES = ("bias", "b")
 _BOXES = tuple(map(jax.tree_util.GetAttrKey, ("value", "array")))  # of Flax, of Haliax
 
 
@@ -23,6 +24,8 @@ class Tree:
     """The shapes of a whole tree by their words, for leaves that ask about their neighbours."""
 
     shapes: Mapping[Words, Shape]
+    hidden: Collection[Words] = frozenset()
+    """The words of what a mask hides."""
 
     @functools.cached_property
     def children(self) -> Mapping[Words, Mapping[str, None]]:
@@ -101,11 +104,16 @@ class Leaf:
     @property
     def bias(self) -> Shape | None:
         """The bias of the same layer, without stack axes and axes of length one."""
-        for name in ("bias", "b"):
+        for name in _BIASES:
             shape = self._core_of(self.tree.shapes.get((*self.place, name)))
             if shape is not None and self.place != self.words:
                 return tuple(size for size in shape if size != 1)
         return None
+
+    @property
+    def bias_is_hidden(self) -> bool:
+        """Whether a mask hides the bias, which might speak against the name or show a stack."""
+        return hides_bias(self.words, self.tree.hidden)
 
     @functools.cached_property
     def neighbours(self) -> Mapping[str, Shape | None]:
@@ -158,13 +166,14 @@ def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
     paths = [path_of(key_path) for key_path, _ in entries]
     shapes = [tuple(value.shape) for _, value in entries]
     words = [words_of(path) for path in paths]
+    hidden = hidden_by_masks(params)
     named = _stacks_by_name(params, [key_path for key_path, _ in entries], shapes)
     stacks = stack_axes(
         list(zip(words, shapes, strict=True)),
         {words[index]: shapes[index][:1] for index, stack in named.items() if stack == (0,)},
-        hidden_by_masks(params),
+        hidden,
     )
-    tree = Tree(dict(zip(words, shapes, strict=True)))
+    tree = Tree(dict(zip(words, shapes, strict=True)), hidden)
     leaves = [
         Leaf(path, shape, value.dtype, named.get(index, stack), tree)
         for index, (path, shape, (_, value), stack) in enumerate(
@@ -180,6 +189,12 @@ def hidden_by_masks(params: Any) -> set[Words]:
         params, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
     )
     return {words_of(path_of(path)) for path, node in nodes if isinstance(node, optax.MaskedNode)}
+
+
+def hides_bias(words: Words, hidden: Collection[Words]) -> bool:
+    """Tells whether the bias of the layer of a weight is among what is hidden."""
+    place = place_of(words)
+    return place != words and any((*place, name) in hidden for name in _BIASES)
 
 
 def path_of(key_path: Any) -> str:

@@ -12,6 +12,7 @@ from muon_jax import _checks
 from muon_jax._distribution import Distribute
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._routing import check_same_leaves
+from muon_jax._sides import check_sides
 from muon_jax._state_sharding import on_mesh_of, zeros_beside
 from muon_jax._tree import Axes, resolve_views, tree_solver
 from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale
@@ -58,7 +59,9 @@ def scale_by_muon(
     is no bias to correct. Nothing here decays weights or knows a learning rate: chain it.
 
     Every leaf must be a matrix by its view. Send the others elsewhere with `optax.multi_transform`
-    and `label_params`, or let `muon` do so; `optax.MaskedNode` passes through.
+    and `label_params`, or let `muon` do so; `optax.MaskedNode` passes through. Under a mask, the
+    default rules lack the shapes that it hides, and refuse what these may decide, such as
+    convolutions whose biases are masked: pass `axes=muon_jax.matrix_axes(params)` to such a chain.
 
     Args:
       momentum: decay of the average, in [0, 1), or a schedule of it by step.
@@ -108,6 +111,7 @@ def scale_by_muon(
         views = resolve_views(_CALL, params, axes)
         if axes is None:
             _check_all_routed(params, views)
+            check_sides(params, views, scale, call=_CALL)
         zeros = jax.tree.map(
             lambda leaf: zeros_beside(leaf, momentum_dtype), _masked(params, views)
         )

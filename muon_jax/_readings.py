@@ -28,7 +28,8 @@ def no_matrix(leaf: Leaf) -> Outcome:
 
 def gain(leaf: Leaf) -> Outcome:
     """A bias or gain, unlike the second factor of a LoRA, which may be called `b` as well."""
-    return None if any("lora" in word for word in leaf.words) else FALLBACK
+    is_factor = leaf.words[-1] == "b" and any("lora" in word for word in leaf.words)
+    return None if is_factor else FALLBACK
 
 
 def broadcast(leaf: Leaf) -> Outcome:
@@ -73,6 +74,28 @@ def matrix(leaf: Leaf) -> MatrixAxes | None:
     return _oriented(leaf) if len(leaf.core) == 2 else None
 
 
+def low_rank_factor(leaf: Leaf) -> Outcome:
+    """(inputs…, rank) and (rank, outputs…): the rank that both share tells how many are stacked."""
+    if len(leaf.core) == 2:
+        return _oriented(leaf)
+    name, letter = leaf.layer[:-1], leaf.layer[-1:]
+    other = leaf.beside(name + {"a": "b", "b": "a"}.get(letter, ""))
+    if not other or leaf.outputs_first:
+        return None
+    first, second = (leaf.core, other) if letter == "a" else (other, leaf.core)
+    leads = [
+        lead
+        for lead in range(min(len(first), len(second)) - 1)
+        if first[:lead] == second[:lead] and first[-1] == second[lead]
+    ]
+    if len(leads) != 1:
+        return None
+    axes = range(leads[0], len(leaf.core))
+    if letter == "a":
+        return MatrixAxes(rows=axes[:-1], cols=axes[-1])
+    return MatrixAxes(rows=axes[0], cols=axes[1:])
+
+
 def by_bias(leaf: Leaf) -> Outcome:
     """The axes that the bias has are the outputs, the others the inputs."""
     bias, ndim = leaf.bias or (), len(leaf.core)
@@ -82,7 +105,7 @@ def by_bias(leaf: Leaf) -> Outcome:
     return MatrixAxes(rows=range(inputs), cols=range(inputs, ndim))
 
 
-def several(leaf: Leaf) -> Outcome:
+def several(leaf: Leaf) -> tuple[MatrixAxes, ...]:
     """All that an array of three axes or more may be."""
     first, *inner, last = range(len(leaf.core))
     return (
@@ -108,8 +131,10 @@ def attention_input(leaf: Leaf) -> Outcome:
     """(inputs, heads, size), or (heads, inputs, size) where the output layer shows that width."""
     if len(leaf.core) != 3 or leaf.outputs_first:
         return None
+    if leaf.bias_is_hidden and not leaf.beside(ATTENTION_OUTPUT):
+        return several(leaf)  # it might be (layers, inputs, outputs)
     # One head stored first, or a convolution of one pixel: the same matrix.
-    return convolution(leaf) if leaf.core[0] == 1 else _with_heads(leaf, (0, 1, 2))
+    return _filter(leaf) if leaf.core[0] == 1 else _with_heads(leaf, (0, 1, 2))
 
 
 def attention_output(leaf: Leaf) -> Outcome:
@@ -117,8 +142,11 @@ def attention_output(leaf: Leaf) -> Outcome:
     if len(leaf.core) != 3 or leaf.outputs_first:
         return None
     named = any(matches(ATTENTION, word) for word in leaf.place)
-    if not named and not leaf.beside(f"{ATTENTION_INPUT},{FUSED_QUERY_KEY_VALUE}"):
+    queried = leaf.beside(f"{ATTENTION_INPUT},{FUSED_QUERY_KEY_VALUE}")
+    if not named and not queried:
         return None
+    if leaf.bias_is_hidden and not queried:
+        return several(leaf)
     return MatrixAxes(rows=(0, 1), cols=2)
 
 
@@ -244,7 +272,7 @@ def _halves(leaf: Leaf) -> Outcome:
 
 def recurrent_gates(leaf: Leaf) -> Outcome:
     """Three or four gates over one hidden state, whose width the recurrent kernel shows."""
-    view = matrix(leaf) or convolution(leaf)
+    view = matrix(leaf) or _filter(leaf)
     kernel = leaf.core if matches(RECURRENT, leaf.layer) else leaf.beside(RECURRENT)
     kernel = kernel or leaf.tree.shapes.get((*leaf.place, "recurrent_kernel"))  # Keras
     if view is None or kernel is None:
@@ -274,8 +302,20 @@ def expert_stack(leaf: Leaf) -> Outcome:
     return None
 
 
-def convolution(leaf: Leaf) -> MatrixAxes | None:
-    """(space…, inputs, outputs), or (outputs, inputs, space…) as torch stores it."""
+def convolution(leaf: Leaf) -> Outcome:
+    """(space…, inputs, outputs), or (outputs, inputs, space…) as torch stores it.
+
+    Where a mask hides the bias, which might turn the layer round, or what might show that a filter
+    of unequal sides is a stack of filters, the reading is one of several.
+    """
+    view = _filter(leaf)
+    masked = view and leaf.tree.hidden and not _is_space(_space(leaf))
+    if view and (masked or leaf.bias_is_hidden):
+        return tuple(dict.fromkeys((view, *several(leaf))))
+    return view
+
+
+def _filter(leaf: Leaf) -> MatrixAxes | None:
     if len(leaf.core) < 3:
         return None
     axes = range(len(leaf.core))
@@ -289,7 +329,7 @@ def convolution(leaf: Leaf) -> MatrixAxes | None:
 
 def filter_shaped(leaf: Leaf) -> Outcome:
     """Space is one pixel, or two axes or more of one length: (3, 3), (7, 1), (1, 3, 3)."""
-    space = leaf.core[2:] if _space_is_last(leaf) else leaf.core[:-2]
+    space = _space(leaf)
     if not _is_space(space) or (len(space) == 1 and space != (1,)):
         return None
     return convolution(leaf)
@@ -301,6 +341,10 @@ def single_channel(leaf: Leaf) -> Outcome:
     if len(leaf.core) < 3 or single_head:
         return None
     return FALLBACK if leaf.core[1 if _space_is_last(leaf) else -2] == 1 else None
+
+
+def _space(leaf: Leaf) -> Shape:
+    return leaf.core[2:] if _space_is_last(leaf) else leaf.core[:-2]
 
 
 def _space_is_last(leaf: Leaf) -> bool:

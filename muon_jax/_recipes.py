@@ -7,15 +7,18 @@ from typing import Any
 
 import jax
 import optax
+from jaxtyping import Array
 
 from muon_jax import _checks
 from muon_jax._distribution import Distribute
 from muon_jax._momentum_rms import scale_by_momentum_rms
+from muon_jax._multipliers import check_multipliers, multipliers_of
 from muon_jax._muon import scale_by_muon
 from muon_jax._qk_clip import clip_qk
 from muon_jax._qk_targets import QKTarget
-from muon_jax._routing import Ambiguous, route
+from muon_jax._routing import Ambiguous, check_same_leaves, route
 from muon_jax._rules import FALLBACK, MUON, Rule
+from muon_jax._sides import check_sides
 from muon_jax._state_sharding import on_mesh_of
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
 
@@ -27,6 +30,7 @@ def muon(
     *,
     weight_decay: ScalarOrSchedule = 0.1,
     weight_decay_mask: Mask | None = None,
+    learning_rate_multipliers: Mapping[str, float] = MappingProxyType({}),
     momentum: ScalarOrSchedule = 0.95,
     nesterov: bool = True,
     orthogonalizer: Orthogonalizer | None = None,
@@ -57,6 +61,9 @@ def muon(
       weight_decay: λ, at least 0, decoupled as in AdamW; or a schedule of it.
       weight_decay_mask: which of Muon's leaves decay: a tree of booleans, or a function from the
         parameters to one; None is all.
+      learning_rate_multipliers: factors of at least 0 on the whole step, decay included, of the
+        parameters whose path fits a pattern, as `Rule` describes it, whichever optimizer takes
+        them: `{"*/embed/*": 0.1}`. The first pattern that fits wins; what fits none has 1.
       momentum: as for `scale_by_muon`, like the next six.
       nesterov: look one step ahead.
       orthogonalizer: from (batch, rows, cols) to the same shape; None is `newton_schulz()`.
@@ -80,8 +87,9 @@ def muon(
       An optimizer for any tree of parameters: it subtracts, so apply it with `optax.apply_updates`.
 
     Raises:
-      TypeError or ValueError: at once for an unusable argument, and at `init` for a leaf that is
-        not floating-point or that could be read as a matrix in two ways.
+      TypeError or ValueError: at once for an unusable argument; at `init` for a leaf that is not
+        floating-point or that could be read as a matrix in two ways, and for a multiplier whose
+        pattern fits no path; at `update` for a state that other rules or widths made.
 
     Examples:
       >>> import jax, muon_jax
@@ -91,6 +99,7 @@ def muon(
     """
     _checks.check_non_negative("muon", "learning_rate", learning_rate)
     _checks.check_non_negative("muon", "weight_decay", weight_decay)
+    check_multipliers("muon", learning_rate_multipliers)
     if fallback is None:
         fallback = _fallback_adamw(
             learning_rate if fallback_learning_rate is None else fallback_learning_rate,
@@ -124,6 +133,11 @@ def muon(
     def routed(tree: Any) -> optax.GradientTransformationExtraArgs:
         """Builds the chain with labels and views read off the whole tree, not a masked part."""
         routes = route(tree, rules=rules, ambiguous=ambiguous, call="muon")
+        own = {rule.name for rule in rules}
+        by_default = [
+            None if found.rule in own else found.axes for found in jax.tree.leaves(routes)
+        ]
+        check_sides(tree, by_default, scale, call="muon")
         matrices = optax.chain(
             scaled_with(axes=jax.tree.map(lambda found: found.axes, routes)),
             optax.add_decayed_weights(weight_decay, weight_decay_mask),
@@ -135,6 +149,7 @@ def muon(
         )
 
     def init(params: optax.Params) -> optax.OptState:
+        multipliers_of(params, learning_rate_multipliers, call="muon")  # refuses a mistyped pattern
         return on_mesh_of(params, routed(params).init(params))
 
     def update(
@@ -143,7 +158,11 @@ def muon(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
-        return routed(updates).update(updates, state, params, **extra_args)
+        transform = routed(updates)
+        check_same_leaves(state, jax.eval_shape(transform.init, updates), call="muon")
+        steps, state = transform.update(updates, state, params, **extra_args)
+        factors = multipliers_of(updates, learning_rate_multipliers, call="muon")
+        return jax.tree.map(_times, steps, factors), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -224,6 +243,10 @@ def _fallback_adamw(
     _checks.check_non_negative("muon", "fallback_learning_rate", learning_rate)
     _checks.check_non_negative("muon", "fallback_weight_decay", weight_decay)
     return optax.adamw(learning_rate, b2=_ADAMW_B2, weight_decay=weight_decay, mask=mask)
+
+
+def _times(step: Array, factor: float) -> Array:
+    return step if factor == 1 else step * factor
 
 
 def _refuse_beside_fallback(**arguments: Any) -> None:

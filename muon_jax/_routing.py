@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
+import optax
 
 from muon_jax._checks import check_choice, listed, refused
 from muon_jax._default_rules import DEFAULT_RULES
@@ -17,6 +18,9 @@ from muon_jax._rules import FALLBACK, MUON, Outcome, Rule
 
 _NUMBER = re.compile(r"(?<![^/])\d+(?![^/])")
 """A whole name that is a number: the index of a layer or an expert."""
+
+_NESTING = re.compile(r"(?:^|/)inner_states?(?=/|$)")
+"""Names in the path of a state that only say that Optax masks and parts trees."""
 
 Ambiguous: TypeAlias = Literal["error", "fallback"]
 
@@ -113,35 +117,49 @@ def matrix_axes(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguous
 
 
 def check_same_leaves(found: Any, expected: Any, *, call: str) -> None:
-    """Refuses a momentum that was made under other rules, or for a model of other widths.
+    """Refuses a state that was made under other rules, or for a model of other widths.
 
     Args:
-      found: the momentum of a state; parameters that are not Muon's are `optax.MaskedNode`.
-      expected: the updates or parameters that are Muon's now, masked likewise.
+      found: a state, or the momentum in one; parameters that it leaves out are
+        `optax.MaskedNode`.
+      expected: what it would be, or have the shapes of, if it were made now.
       call: the call that is named.
 
     Raises:
       ValueError: names the paths that only one tree has, and those whose shapes differ.
     """
-    old, new = (
-        {path_of(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (found, expected)
-    )
+    old, new = _shapes(found), _shapes(expected)
     differing = [
-        f"'{path}' has {_shape_of(old, path)} in the state and {_shape_of(new, path)} now"
+        f"'{path}' has {old.get(path, 'nothing')} in the state and {new.get(path, 'nothing')} now"
         for path in sorted({*old, *new})
         if old.get(path) != new.get(path)
     ]
     if differing:
         raise refused(
             call,
-            f"the state does not fit the parameters and rules: {listed(differing, 4)}",
-            "Restore the rules and widths that it was made with, or make a new state with `init`",
+            f"the state does not fit the parameters, rules and schedules: {listed(differing, 4)}",
+            "Restore those that it was made with, or make a new state with `init`",
         )
 
 
-def _shape_of(shapes: dict[str, Shape], path: str) -> str:
-    return f"shape {shapes[path]}" if path in shapes else "no momentum"
+def see_all(call: str) -> str:
+    """Says how the rules get to see what a mask would hide from them."""
+    if call == "muon":
+        return "freeze by rules, with others={'frozen': optax.set_to_zero()}, instead of masking"
+    return "give axes=muon_jax.matrix_axes(params) of the whole tree"
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    """Writes the shape of every array and the place of every state without arrays, by path."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda node: isinstance(node, optax.EmptyState)
+    )
+    return {
+        _NESTING.sub("", path_of(path)).lstrip("/"): "no array"
+        if isinstance(leaf, optax.EmptyState)
+        else f"shape {np.shape(leaf)}"
+        for path, leaf in leaves
+    }
 
 
 def _checked(rules: Iterable[Rule], call: str) -> tuple[Rule, ...]:
@@ -214,15 +232,10 @@ def _ambiguity(unread: Mapping[Leaf, tuple[MatrixAxes, ...]], masked: bool, call
             line = f'Rule("{pattern}", {axes!r})'
             lines.setdefault(line, f"{line}  # {batch} of {rows} x {cols}")
     problem = "can be read as matrices in several ways"
-    hidden = (
-        "The tree is masked, which hides shapes that may decide: give "
-        "axes=muon_jax.matrix_axes(params) of the whole tree. Or pass"
-        if masked
-        else "Pass"
-    )
+    whole = f"The tree is masked, which hides shapes that may decide: {see_all(call)}. Or pass"
     return refused(
         call,
         f"{listed((f'{leaf.path} {leaf.shape}' for leaf in unread), 4)} {problem}",
-        f"{hidden} the reading that fits in rules=[...], or ambiguous='fallback' to leave it to "
-        "AdamW:\n    " + "\n    ".join(lines.values()),
+        f"{whole if masked else 'Pass'} the reading that fits in rules=[...], or "
+        "ambiguous='fallback' to leave it to AdamW:\n    " + "\n    ".join(lines.values()),
     )

@@ -51,10 +51,7 @@ class Rule:
     name: str = ""
 
     def __post_init__(self):
-        if not isinstance(self.pattern, str) or not self.pattern:
-            raise invalid("Rule", "pattern", self.pattern, 'give a pattern such as "*/kernel"')
-        if self.pattern.count("{") != self.pattern.count("}"):
-            raise invalid("Rule", "pattern", self.pattern, "close every brace, as in {query,key}")
+        check_pattern("Rule", "pattern", self.pattern)
         if self.to == MUON:
             raise invalid("Rule", "to", MUON, "give the view, such as MatrixAxes(rows=-2, cols=-1)")
         if not (isinstance(self.to, MatrixAxes | str) or callable(self.to)):
@@ -64,7 +61,7 @@ class Rule:
 
     def fits(self, name: str) -> bool:
         """Tells whether the pattern fits the lower-case words of a path, joined by `/`."""
-        return matches(self.pattern.replace(".", "/"), name)
+        return fits(self.pattern, name)
 
     def outcome(self, leaf: Leaf) -> Outcome:
         """Returns where a leaf that fits goes, or None where the rule does not apply after all."""
@@ -73,3 +70,16 @@ class Rule:
             remedy = 'let the function return a MatrixAxes, a label such as "adamw", or None'
             raise invalid("Rule", "to", found, remedy, TypeError)
         return found
+
+
+def check_pattern(call: str, argument: str, pattern: object) -> None:
+    """Refuses what is no pattern of paths."""
+    if not isinstance(pattern, str) or not pattern:
+        raise invalid(call, argument, pattern, 'give a pattern such as "*/kernel"')
+    if pattern.count("{") != pattern.count("}"):
+        raise invalid(call, argument, pattern, "close every brace, as in {query,key}")
+
+
+def fits(pattern: str, name: str) -> bool:
+    """Tells whether a pattern, as `Rule` describes them, fits a path in lower case."""
+    return matches(pattern.replace(".", "/"), name)

@@ -114,8 +114,101 @@ def test_clipping_the_gradient_in_front_never_stalls_muon(size):
     chex.assert_trees_all_close(plain, small, atol=1e-5)
 
 
-def test_a_state_of_other_widths_is_refused_by_its_paths():
-    tx = muon_jax.muon(0.1)
-    wider = {**PARAMS, "dense": {**PARAMS["dense"], "kernel": jnp.ones((4, 9))}}
-    with pytest.raises(ValueError, match=r"dense/kernel.*\(4, 6\) in the state.*\(4, 9\) now"):
-        tx.update(wider, tx.init(PARAMS), wider)
+@pytest.mark.parametrize("max_norm", [1e-12, 1e-6, 1.0])
+def test_clipping_never_changes_the_size_of_a_step(max_norm):
+    """Over steps it turns the average towards small gradients, and AdamW's eps may stall the rest.
+
+    An orthogonal (4, 6) update has 4 singular values of 0.2·√6 before the learning rate.
+    """
+    tx = optax.chain(
+        optax.clip_by_global_norm(max_norm),
+        muon_jax.muon(0.1, weight_decay=0.0, orthogonalizer=muon_jax.polar_by_svd()),
+    )
+    params = PARAMS["dense"]
+    state = tx.init(params)
+    for step, size in enumerate([1.0, 1e3, 1e-3]):
+        gradient = jax.tree.map(
+            lambda leaf, step=step, size=size: size * jnp.sin(leaf + step), params
+        )
+        updates, state = tx.update(gradient, state, params)
+        norm = np.linalg.norm(updates["kernel"])
+        np.testing.assert_allclose(norm, 0.1 * 0.2 * np.sqrt(6) * np.sqrt(4), rtol=1e-5)
+        stalls = np.abs(updates["bias"]).max() < 1e-3 * 0.1
+        assert stalls == (max_norm == 1e-12)
+
+
+FROZEN = {"others": {"frozen": optax.set_to_zero()}}
+AS_MATRIX = muon_jax.Rule("embed/embedding", muon_jax.MatrixAxes(rows=0, cols=1))
+OTHER_SETTINGS = {
+    # changed parameter and settings: paths with what the old state and a new one hold there
+    "Muon's width": (
+        "dense/kernel",
+        (4, 9),
+        {},
+        ["'muon/0/momentum/dense/kernel' has shape (4, 6) in the state and shape (4, 9) now"],
+    ),
+    "AdamW's width": (
+        "embed/embedding",
+        (9, 4),
+        {},
+        ["'adamw/0/mu/embed/embedding' has shape (8, 4) in the state and shape (9, 4) now"],
+    ),
+    "a width that would broadcast": (
+        "dense/bias",
+        (1,),
+        {},
+        ["'adamw/0/nu/dense/bias' has shape (6,) in the state and shape (1,) now"],
+    ),
+    "from AdamW to Muon": (
+        "embed/embedding",
+        (8, 4),
+        {"rules": [AS_MATRIX]},
+        [
+            "'adamw/0/mu/embed/embedding' has shape (8, 4) in the state and nothing now",
+            "'muon/0/momentum/embed/embedding' has nothing in the state and shape (8, 4) now",
+        ],
+    ),
+    "from Muon to AdamW": (
+        "dense/kernel",
+        (4, 6),
+        {"rules": [muon_jax.Rule("dense/kernel", "adamw")]},
+        ["'muon/0/momentum/dense/kernel' has shape (4, 6) in the state and nothing now"],
+    ),
+    "from Muon to a new label": (
+        "dense/kernel",
+        (4, 6),
+        {"rules": [muon_jax.Rule("dense/kernel", "frozen")], **FROZEN},
+        [
+            "'frozen' has nothing in the state and no array now",
+            "'muon/0/momentum/dense/kernel' has shape (4, 6) in the state and nothing now",
+        ],
+    ),
+    "a new label": (
+        "dense/kernel",
+        (4, 6),
+        FROZEN,
+        ["'frozen' has nothing in the state and no array now"],
+    ),
+    "a schedule instead of a number": (
+        "dense/kernel",
+        (4, 6),
+        {"learning_rate": optax.constant_schedule(0.1)},
+        ["'muon/2/count' has nothing in the state and shape () now"],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "settings", "differing"), OTHER_SETTINGS.values(), ids=OTHER_SETTINGS
+)
+def test_a_state_of_other_widths_or_settings_is_refused_by_its_paths(
+    path, shape, settings, differing
+):
+    state = muon_jax.muon(0.1).init(PARAMS)
+    layer, name = path.split("/")
+    params = {**PARAMS, layer: {**PARAMS[layer], name: jnp.ones(shape)}}
+    tx = muon_jax.muon(**{"learning_rate": 0.1, **settings})
+    with pytest.raises(ValueError, match=r"^muon_jax\.muon: the state does not fit") as caught:
+        tx.update(params, state, params)
+    for line in differing:
+        assert line in str(caught.value)

@@ -243,6 +243,6 @@ def test_a_state_made_otherwise_is_refused_with_the_differing_paths():
         check_same_leaves(state, updates, call="scale_by_muon")
     message = str(caught.value)
     assert "'kernel' has shape (2, 3) in the state and shape (2, 4) now" in message
-    assert "'head' has shape (3, 5) in the state and no momentum now" in message
-    assert "'wte' has no momentum in the state and shape (9, 2) now" in message
+    assert "'head' has shape (3, 5) in the state and nothing now" in message
+    assert "'wte' has nothing in the state and shape (9, 2) now" in message
     assert "'same'" not in message

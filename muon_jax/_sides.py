@@ -1,0 +1,59 @@
+"""Refuses a scale that depends on what a mask hides: which side of a matrix is its inputs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from muon_jax._checks import listed, refused
+from muon_jax._leaves import hidden_by_masks, hides_bias, path_of
+from muon_jax._matrix_axes import MatrixAxes
+from muon_jax._names import words_of
+from muon_jax._routing import see_all
+from muon_jax._scaling import SHAPE_SCALES
+from muon_jax._types import ShapeScale
+
+
+def check_sides(
+    params: Any, views: Sequence[MatrixAxes | None], scale: str | ShapeScale, *, call: str
+) -> None:
+    """Refuses matrices whose scale would change if the other side were the inputs, as may be.
+
+    A bias tells the sides of a matrix, whatever it is called. Where a mask hides it, the name must
+    do, which is wrong for the few libraries that store a `kernel` as (outputs, inputs).
+
+    Args:
+      params: a tree, masked or not.
+      views: the view of every leaf in order, None where nothing is to be checked.
+      scale: as for `scale_by_muon`.
+      call: the call that is named.
+
+    Raises:
+      ValueError: names the paths, and the way to let the rules see the whole tree.
+    """
+    factor = SHAPE_SCALES.get(scale) if isinstance(scale, str) else scale
+    hidden = hidden_by_masks(params)
+    if factor is None or not hidden:
+        return
+
+    def depends(path: str, shape: tuple[int, ...], view: MatrixAxes | None) -> bool:
+        if view is None or len(view.rows + view.cols) > 2 or not hides_bias(words_of(path), hidden):
+            return False
+        matrices = view.matrix_shapes(shape)
+        return any(factor(rows, cols) != factor(cols, rows) for _, rows, cols in matrices)
+
+    unsure = [
+        path_of(path)
+        for (path, leaf), view in zip(
+            jax.tree_util.tree_leaves_with_path(params), views, strict=True
+        )
+        if depends(path_of(path), np.shape(leaf), view)
+    ]
+    if unsure:
+        raise refused(
+            call,
+            f"scale={scale!r} depends on which side of {listed(unsure, 4)} is the inputs, and the "
+            "biases that tell are masked",
+            f"To show them, {see_all(call)}",
+        )

@@ -1,0 +1,105 @@
+"""Chains by hand: under a mask the rules see less, and then they are right or they refuse."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from matrices import gaussian
+
+import muon_jax
+
+
+def tree_of_arrays(**shapes):
+    return {
+        layer: {name: jnp.asarray(gaussian(*shape)) for name, shape in arrays.items()}
+        for layer, arrays in shapes.items()
+    }
+
+
+DENSE = tree_of_arrays(dense={"kernel": (4, 6), "bias": (6,)})
+CONVOLUTION = tree_of_arrays(up={"kernel": (2, 2, 4, 8), "bias": (4,)})  # `transpose_kernel`
+STACK = tree_of_arrays(conv={"kernel": (6, 3, 3, 2, 4)}, norm={"scale": (6, 4)})
+ATTENTION = tree_of_arrays(query={"kernel": (3, 8, 8), "bias": (3, 8)})
+OUTPUT = tree_of_arrays(attn_out={"kernel": (3, 8, 8), "bias": (3, 8)})
+
+
+def by_hand(**options):
+    """Muon for the matrices, and nothing else."""
+    return optax.multi_transform(
+        {"muon": muon_jax.scale_by_muon(**options), "adamw": optax.set_to_zero()},
+        muon_jax.label_params,
+    )
+
+
+def first_step(tx, params):
+    return tx.update(params, tx.init(params), params)[0]
+
+
+@pytest.mark.parametrize(
+    ("params", "path"),
+    [
+        (CONVOLUTION, "up/kernel"),
+        (STACK, "conv/kernel"),
+        (ATTENTION, "query/kernel"),
+        (OUTPUT, "attn_out/kernel"),
+    ],
+    ids=["convolution", "stack", "attention input", "attention output"],
+)
+def test_what_a_hidden_shape_decides_is_asked_for_and_then_right(params, path):
+    with pytest.raises(ValueError, match=f"{path} .*masked.*axes=muon_jax.matrix_axes"):
+        by_hand().init(params)
+    layer, name = path.split("/")
+    views = muon_jax.matrix_axes(params)
+    options = {"orthogonalizer": muon_jax.polar_by_svd(), "scale": "match_rms"}
+    chex.assert_trees_all_close(
+        first_step(by_hand(axes=views, **options), params)[layer][name],
+        muon_jax.orthogonalize_tree(params[layer][name], views[layer][name], **options),
+        atol=1e-5,
+    )
+
+
+def test_a_hidden_bias_matters_to_no_scale_that_ignores_sides():
+    for scale in ("match_rms", "update_norm", "none", muon_jax.hidden_size(8)):
+        told = by_hand(axes=muon_jax.matrix_axes(DENSE), scale=scale)
+        chex.assert_trees_all_close(
+            first_step(by_hand(scale=scale), DENSE), first_step(told, DENSE)
+        )
+
+
+@pytest.mark.parametrize("scale", ["keller", "spectral", lambda rows, cols: rows])
+def test_a_scale_that_looks_at_sides_wants_the_bias(scale):
+    with pytest.raises(ValueError, match=r"which side of dense/kernel is the inputs.*axes=muon"):
+        by_hand(scale=scale).init(DENSE)
+    by_hand(scale=scale, axes=muon_jax.matrix_axes(DENSE)).init(DENSE)
+    square = tree_of_arrays(dense={"kernel": (4, 4), "bias": (4,)})
+    by_hand(scale=scale).init(square)
+
+
+def masked(params, **options):
+    mask = jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    return optax.masked(muon_jax.muon(0.1, **options), mask)
+
+
+@pytest.mark.parametrize(
+    ("params", "options"), [(CONVOLUTION, {}), (DENSE, {"scale": "keller"})], ids=["view", "scale"]
+)
+def test_muon_in_a_mask_says_how_to_freeze_instead(params, options):
+    remedy = r"freeze by rules, with others=\{'frozen': optax.set_to_zero\(\)\}"
+    with pytest.raises(ValueError, match=rf"^muon_jax.muon: .*{remedy}"):
+        masked(params, **options).init(params)
+    instead = muon_jax.muon(
+        0.1,
+        rules=[muon_jax.Rule("*/bias", "frozen")],
+        others={"frozen": optax.set_to_zero()},
+        **options,
+    )
+    ((layer, updates),) = first_step(instead, params).items()
+    assert layer in params
+    assert not updates["bias"].any()
+    assert updates["kernel"].any()
+
+
+def test_a_rule_of_ones_own_needs_no_bias():
+    view = muon_jax.MatrixAxes(rows=1, cols=0)
+    masked(DENSE, scale="keller", rules=[muon_jax.Rule("dense/kernel", view)]).init(DENSE)
