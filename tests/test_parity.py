@@ -1,73 +1,213 @@
-"""muon_jax against optax.contrib.muon, where the two should agree. Every difference is named."""
+"""The recipes whose sources are in JAX or on paper; those of PyTorch are in test_parity_torch."""
+
+import functools
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from matrices import gaussian
+import reference_runs as run
+from matrices import polar
+from recipe_runs import from_jax, to_jax, trained
 
 import muon_jax
+from muon_jax import recipes
 
-SHAPES = {"wide": (8, 24), "tall": (24, 8), "square": (16, 16)}
-
-
-def gradient_tree(step: int):
-    return {
-        name: jnp.asarray(gaussian(*shape, seed=10 * step + index), jnp.float32)
-        for index, (name, shape) in enumerate(SHAPES.items())
-    }
+START = run.weights()
+FLOAT32 = 2**-24 * run.QUINTIC[0] ** 5  # as in test_parity_torch
+NAMES = ("wide", "tall", "square", "stack", "vector")  # few, since optax compiles each by itself
+PARAMS = to_jax({name: START[name] for name in NAMES})
 
 
-def weights_after(tx: optax.GradientTransformation, steps: int):
-    params = gradient_tree(99)
+def far(found: Any, expected: Any) -> float:
+    """The largest distance of two trained trees, over their weights."""
+    found, expected = from_jax(found), from_jax(expected)
+    return max(run.distance(found[name], expected[name], START[name]) for name in expected)
+
+
+def run_of_optax(**options: Any) -> Any:
+    stacked = optax.contrib.MuonDimensionNumbers(1, 2)
+
+    def numbers(params: Any) -> Any:
+        plain = optax.contrib.MuonDimensionNumbers()
+        by_rank = {1: None, 2: plain, 3: stacked}
+        return jax.tree.map(lambda leaf: by_rank[leaf.ndim], params)
+
+    tx = optax.contrib.muon(run.RATE, muon_weight_dimension_numbers=numbers, **options)
+    return trained(tx, PARAMS)[0]
+
+
+STACKED = muon_jax.Rule("experts/kernel", muon_jax.MatrixAxes(rows=1, cols=2))
+OPTAX_OPTIONS = [
+    {},
+    {"nesterov": False, "weight_decay": run.DECAY},
+    {"consistent_rms": 0.2, "beta": 0.5, "weight_decay": run.DECAY},
+    {"adam_learning_rate": run.ADAM_RATE, "adam_weight_decay": run.DECAY},
+]
+
+
+@pytest.mark.parametrize("options", OPTAX_OPTIONS, ids=["default", "plain", "rms", "adam"])
+def test_the_recipe_of_optax_takes_its_steps(options):
+    ours, _ = trained(recipes.optax(run.RATE, rules=[STACKED], **options), PARAMS)
+    assert far(ours, run_of_optax(**options)) < FLOAT32
+
+
+def test_the_recipe_of_optax_takes_its_other_coefficients():
+    dion = muon_jax.newton_schulz("you", normalization="frobenius")
+    ours, _ = trained(recipes.optax(run.RATE, rules=[STACKED], orthogonalizer=dion), PARAMS)
+    slopes = 4.0848 * 3.9505 * 3.7418 * 2.8769 * 2.8366
+    assert far(ours, run_of_optax(ns_coeffs="dion")) < 2**-24 * slopes
+
+
+def test_without_rules_the_recipe_of_optax_reads_arrays_by_their_rank():
+    params = {"embed": {"embedding": jnp.ones((8, 4))}, "query": {"kernel": jnp.ones((4, 2, 2))}}
+    ours = recipes.optax(0.1).init(params).inner_states["muon"].inner_state[0].momentum
+    theirs = optax.contrib.muon(0.1).init(params).inner_states["muon"].inner_state[0].mu
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+
+
+def test_the_nesterov_mix_of_optax_tends_to_that_of_muon():
+    """The known difference of `muon`: optax corrects both parts of the mix for bias.
+
+    At step t its gradient weighs 1 + μᵗ(1 − μ)/(1 − μᵗ) times as much, so that one further step
+    from the same state shows it at first and no more after many.
+    """
+    weights, gradients, momentum = (
+        to_jax({"wide": arrays["wide"]}) for arrays in (START, run.gradients(0), run.gradients(1))
+    )
+    jordan = muon_jax.newton_schulz("keller", normalization="frobenius")
+    mine = muon_jax.muon(run.RATE, weight_decay=0.0, orthogonalizer=jordan, scale="keller")
+
+    def update(tx: optax.GradientTransformation, count: int) -> Any:
+        state = optax.tree.set(
+            tx.init(weights), count=jnp.asarray(count, jnp.int32), momentum=momentum
+        )
+        return tx.update(gradients, state, weights)[0]["wide"]["kernel"]
+
+    def difference(count: int) -> float:
+        other = update(recipes.optax(run.RATE), count)
+        return float(jnp.linalg.norm(update(mine, count) - other) / jnp.linalg.norm(other))
+
+    assert difference(0) > 0.01
+    assert difference(400) < 1e-5
+
+
+KIMI = {"wide": "value", "tall": "query", "square": "key"}  # what each weight stands for
+
+
+def kimi_run(maxima: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
+    """Algorithm 1 of Kimi K2's report in float64, for two heads of queries and keys."""
+    weights = {name: START[name].astype(np.float64) for name in KIMI}
+    buffers = {name: np.zeros_like(weight) for name, weight in weights.items()}
+    for step, heads in enumerate(maxima):
+        gradients = run.gradients(step)
+        for name, weight in weights.items():
+            buffers[name] = run.MOMENTUM * buffers[name] + gradients[name]
+            update = 0.2 * np.sqrt(max(weight.shape)) * run.newton_schulz(buffers[name])
+            weights[name] = weight - run.RATE * (update + run.DECAY * weight)
+        for head, logit in enumerate(heads):
+            if logit > threshold:
+                for name in ("tall", "square"):
+                    outputs = len(weights[name]) // 2
+                    weights[name][head * outputs : (head + 1) * outputs] *= np.sqrt(
+                        threshold / logit
+                    )
+    return weights
+
+
+def test_the_recipe_of_kimi_k2_is_its_algorithm():
+    maxima = 100 * np.exp(0.3 * np.random.default_rng(0).normal(size=(run.STEPS, 2)))
+    target = muon_jax.QKTarget(
+        query=muon_jax.QKPart("tall/kernel", fused=(-1, (2, 20))),
+        key=muon_jax.QKPart("square/kernel", fused=(-1, (2, 12))),
+    )
+    tx = recipes.kimi_k2(
+        run.RATE, weight_decay=run.DECAY, targets={"attn": target}, dtype="float32"
+    )
+    params = {"attn": to_jax({name: START[name] for name in KIMI})}
     state = tx.init(params)
+    step = jax.jit(tx.update)
+    for index, heads in enumerate(maxima):
+        gradients = run.gradients(index)
+        gradients = {"attn": to_jax({name: gradients[name] for name in KIMI})}
+        logits = {"attn": jnp.asarray(heads, jnp.float32)}
+        updates, state = step(gradients, state, params, max_logits=logits)
+        params = optax.apply_updates(params, updates)
+    expected = kimi_run(maxima, threshold=100.0)
+    assert 0 < int(optax.tree.get(state, "clipped_heads")) < maxima.size
+    found = from_jax(params["attn"])
+    for name, weight in expected.items():
+        assert run.distance(found[name], weight, START[name]) < FLOAT32
 
-    @jax.jit
-    def step(params, state, gradients):
-        updates, state = tx.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state
 
-    for index in range(steps):
-        params, state = step(params, state, gradient_tree(index))
-    return params
+def coupled(matrix: np.ndarray) -> np.ndarray:
+    """(GᵀG)^(-1/2) by 15 coupled steps, on the short side, in float64."""
+    if matrix.shape[0] > matrix.shape[1]:
+        return coupled(matrix.T).T
+    bound = np.sqrt(np.linalg.norm(np.linalg.matrix_power(matrix @ matrix.T, 2)))
+    root, inverse = matrix @ matrix.T / bound, np.eye(len(matrix))
+    for _ in range(15):
+        factor = (3 * np.eye(len(matrix)) - inverse @ root) / 2
+        root, inverse = root @ factor, factor @ inverse
+    return inverse @ matrix / np.sqrt(bound)
 
 
-PUBLISHED = muon_jax.newton_schulz("keller", normalization="frobenius")
+def procrustes_vector() -> np.ndarray:
+    weight, average = START["vector"].astype(np.float64), np.zeros(run.SHAPES["vector"])
+    for gradient in run.gradients_of("vector"):
+        average = 0.9 * average + 0.1 * gradient
+        update = average / np.sqrt(np.mean(average**2))
+        weight = weight - run.RATE * (update + 0.01 * weight)
+    return weight
 
 
 @pytest.mark.parametrize(
-    ("scale", "optax_options"),
+    ("orthogonalizer", "solve"),
+    [(muon_jax.polar_by_svd(), polar), (muon_jax.inverse_sqrt(), coupled)],
+    ids=["svd", "coupled"],
+)
+def test_the_recipe_of_procrustes_is_the_sketch(orthogonalizer, solve):
+    tx = recipes.procrustes(run.RATE, orthogonalizer=orthogonalizer)
+    found = from_jax(trained(tx, PARAMS)[0])
+    sketch = functools.partial(
+        run.muon, factor=1.0, polar=solve, momentum=0.9, nesterov=False, decay=0.01
+    )
+    for name in ("wide", "tall", "square"):
+        expected = sketch(START[name], run.gradients_of(name))
+        assert run.distance(found[name], expected, START[name]) < FLOAT32
+    assert run.distance(found["vector"], procrustes_vector(), START["vector"]) < FLOAT32
+
+
+def test_a_recipe_passes_on_what_muon_takes():
+    params = {"dense": {"kernel": jnp.ones((4, 8))}, "norm": {"scale": jnp.ones(4)}}
+    frozen = {"rules": [muon_jax.Rule("*", "frozen")], "others": {"frozen": optax.set_to_zero()}}
+    for recipe in (recipes.keller, recipes.moonlight, recipes.torch, recipes.procrustes):
+        tx = recipe(**frozen)
+        updates, _ = tx.update(params, tx.init(params), params)
+        assert not any(map(jnp.any, jax.tree.leaves(updates)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
     [
-        ("keller", {"consistent_rms": None}),
-        ("match_rms", {"consistent_rms": 0.2}),
+        (
+            lambda: recipes.torch(adjust_lr_fn="rms"),
+            "muon_jax.recipes.torch(adjust_lr_fn='rms'): choose one of 'original', "
+            "'match_rms_adamw'.",
+        ),
+        (
+            lambda: recipes.optax(0.1, beta=1.5),
+            "muon_jax.recipes.optax(beta=1.5): give a number in [0, 1).",
+        ),
+        (
+            lambda: recipes.optax(0.1, consistent_rms=-0.2),
+            "muon_jax.recipes.optax(consistent_rms=-0.2): give a finite number of at least 0.",
+        ),
     ],
 )
-@pytest.mark.parametrize("nesterov", [True, False])
-def test_twenty_steps_equal_those_of_optax(scale, optax_options, nesterov):
-    """Without Nesterov the two are one method.
-
-    Known difference: with Nesterov optax divides the average by 1 − μ^(t+1) and the gradient by
-    1 − μ^t before it mixes them, muon_jax mixes them as they are. The ratio of the two divisors
-    tends to one, so that the methods differ in the first steps only.
-    """
-    ours = optax.chain(
-        muon_jax.scale_by_muon(
-            momentum=0.5, nesterov=nesterov, orthogonalizer=PUBLISHED, scale=scale
-        ),
-        optax.add_decayed_weights(0.1),
-        optax.scale_by_learning_rate(0.02),
-    )
-    theirs = optax.contrib.muon(
-        0.02,
-        beta=0.5,
-        nesterov=nesterov,
-        weight_decay=0.1,
-        muon_weight_dimension_numbers=optax.contrib.MuonDimensionNumbers(0, 1),
-        **optax_options,
-    )
-    ours, theirs = weights_after(ours, 20), weights_after(theirs, 20)
-    moved = 0.02 * 20
-    for name in SHAPES:
-        tolerance = 5e-2 * moved if nesterov else 1e-4 * moved
-        np.testing.assert_allclose(ours[name], theirs[name], atol=tolerance)
+def test_a_recipe_refuses_what_its_source_does_not_know(make, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
