@@ -1,5 +1,6 @@
 """The run of `reference_runs` in JAX: its weights as a Flax-like tree, trained by any optimizer."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,16 +46,22 @@ def trained(
 ) -> tuple[Any, Any]:
     """Trains a tree that `to_jax` made, from its first step or on from a state."""
     names = [name for name, (layer, _) in PATHS.items() if layer in params]
-    if state is None:
-        state = tx.init(params)
+    state = tx.init(params) if state is None else state
+    step = _compiled(tx)
+    for index in steps:
+        gradients = run.gradients(index)
+        gradients = to_jax({name: gradients[name] for name in names})
+        params, state = step(params, state, gradients)
+    return params, state
+
+
+@functools.cache
+def _compiled(tx: optax.GradientTransformation) -> Any:
+    """One program an optimizer, though several runs train by it."""
 
     @jax.jit
     def step(params, state, gradients):
         updates, state = tx.update(gradients, state, params)
         return optax.apply_updates(params, updates), state
 
-    for index in steps:
-        gradients = run.gradients(index)
-        gradients = to_jax({name: gradients[name] for name in names})
-        params, state = step(params, state, gradients)
-    return params, state
+    return step
