@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import muon_jax
+from muon_jax import migrate, recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPORTS = {name for name in vars(muon_jax) if not name.startswith("_")}
@@ -52,9 +53,28 @@ def test_the_exports_are_these():
     }
 
 
-@pytest.mark.parametrize("name", sorted(EXPORTS))
-def test_every_export_is_documented(name):
-    value = getattr(muon_jax, name)
+SIDE_DOORS = [
+    *(
+        (recipes, name)
+        for name in ("keller", "kimi_k2", "moonlight", "optax", "procrustes", "torch")
+    ),
+    *(
+        (migrate, name)
+        for name in ("from_adamw", "from_optax", "from_torch", "to_optax", "to_torch")
+    ),
+]
+
+
+def test_the_side_doors_lead_to_these():
+    for door in (recipes, migrate):
+        assert sorted(door.__all__) == [name for module, name in SIDE_DOORS if module is door]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [*((muon_jax, name) for name in sorted(EXPORTS)), *SIDE_DOORS]
+)
+def test_every_export_is_documented(module, name):
+    value = getattr(module, name)
     text = inspect.getdoc(value)
     assert text
     if inspect.isfunction(value):
