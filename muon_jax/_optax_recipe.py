@@ -13,9 +13,10 @@ from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._muon import MuonState, scale_by_muon
 from muon_jax._newton_schulz import newton_schulz
-from muon_jax._routing import route
+from muon_jax._routing import check_same_leaves, route
 from muon_jax._rules import FALLBACK, MUON, Rule
-from muon_jax._tree import Axes, orthogonalize_tree
+from muon_jax._state_sharding import on_mesh_of
+from muon_jax._tree import Axes, resolve_views, tree_solver
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
 
 _CALL = "recipes.optax"
@@ -103,7 +104,7 @@ def optax_muon(
         return optax.multi_transform({MUON: muon, FALLBACK: adam}, labels)
 
     def init(params: optax.Params) -> optax.OptState:
-        return routed(params).init(params)
+        return on_mesh_of(params, routed(params).init(params))
 
     def update(
         updates: optax.Updates,
@@ -139,16 +140,19 @@ def _scale_by_optax_muon(
     )
     if not nesterov:
         return plain
+    solve = tree_solver(_CALL, orthogonalizer, scale, None, "auto")
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None
     ) -> tuple[optax.Updates, Any]:
-        del params
+        check_same_leaves(state.momentum, updates, call=_CALL)
         count = jnp.asarray(optax.safe_increment(state.count))
         average = optax.tree.update_moment(updates, state.momentum, beta, 1)
         fresh = (1 - beta) * (1 - beta ** (count + 1)) / (1 - beta**count)
         mixed = jax.tree.map(lambda m, g: beta * m + fresh * g, average, updates)
-        solved = orthogonalize_tree(mixed, axes, orthogonalizer=orthogonalizer, scale=scale)
-        return solved, MuonState(count, average)
+        views = resolve_views(_CALL, updates, axes)
+        solved = solve(mixed, views, updates if params is None else params)
+        average = optax.tree.cast_like(average, state.momentum)
+        return optax.tree.cast_like(solved, updates), MuonState(count, average)
 
     return optax.GradientTransformation(plain.init, update)

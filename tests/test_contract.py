@@ -12,6 +12,7 @@ import pytest
 from matrices import gaussian
 
 import muon_jax
+from muon_jax import recipes
 
 
 class Case(NamedTuple):
@@ -31,6 +32,7 @@ CASES = {
     "scale_by_muon": Case(lambda rate: muon_jax.scale_by_muon(momentum=rate, axes=AXES), MATRICES),
     "scale_by_momentum_rms": Case(lambda rate: muon_jax.momentum_rms(rate), MODEL),
     "muon": Case(lambda rate: muon_jax.muon(rate), MODEL),
+    "recipes.optax": Case(lambda rate: recipes.optax(rate), MODEL),
 }
 
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -132,6 +134,7 @@ def test_hyperparameters_may_be_injected(case):
         "scale_by_muon": muon_jax.scale_by_muon,
         "scale_by_momentum_rms": muon_jax.momentum_rms,
         "muon": muon_jax.muon,
+        "recipes.optax": recipes.optax,
     }[name]
     options = {"axes": AXES} if name == "scale_by_muon" else {}
     injected = optax.inject_hyperparams(factory)(**{argument: RATE}, **options)
