@@ -95,7 +95,7 @@ def test_the_nesterov_mix_of_optax_tends_to_that_of_muon():
     assert difference(400) < 1e-5
 
 
-KIMI = {"wide": "value", "tall": "query", "square": "key"}  # what each weight stands for
+VALUE, QUERY, KEY = KIMI = ("wide", "tall", "square")
 
 
 def kimi_run(maxima: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
@@ -110,19 +110,17 @@ def kimi_run(maxima: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
             weights[name] = weight - run.RATE * (update + run.DECAY * weight)
         for head, logit in enumerate(heads):
             if logit > threshold:
-                for name in ("tall", "square"):
-                    outputs = len(weights[name]) // 2
-                    weights[name][head * outputs : (head + 1) * outputs] *= np.sqrt(
-                        threshold / logit
-                    )
+                for name in (QUERY, KEY):
+                    weight = np.split(weights[name], 2)[head]  # views of the outputs of a head
+                    weight *= np.sqrt(threshold / logit)
     return weights
 
 
 def test_the_recipe_of_kimi_k2_is_its_algorithm():
     maxima = 100 * np.exp(0.3 * np.random.default_rng(0).normal(size=(run.STEPS, 2)))
     target = muon_jax.QKTarget(
-        query=muon_jax.QKPart("tall/kernel", fused=(-1, (2, 20))),
-        key=muon_jax.QKPart("square/kernel", fused=(-1, (2, 12))),
+        query=muon_jax.QKPart(f"{QUERY}/kernel", fused=(-1, (2, 20))),
+        key=muon_jax.QKPart(f"{KEY}/kernel", fused=(-1, (2, 12))),
     )
     tx = recipes.kimi_k2(
         run.RATE, weight_decay=run.DECAY, targets={"attn": target}, dtype="float32"
