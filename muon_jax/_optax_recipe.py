@@ -112,7 +112,9 @@ def optax_muon(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
-        return routed(updates).update(updates, state, params, **extra_args)
+        transform = routed(updates)
+        check_same_leaves(state, jax.eval_shape(transform.init, updates), call=_CALL)
+        return transform.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -145,7 +147,6 @@ def _scale_by_optax_muon(
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None
     ) -> tuple[optax.Updates, Any]:
-        check_same_leaves(state.momentum, updates, call=_CALL)
         count = jnp.asarray(optax.safe_increment(state.count))
         average = optax.tree.update_moment(updates, state.momentum, beta, 1)
         fresh = (1 - beta) * (1 - beta ** (count + 1)) / (1 - beta**count)
