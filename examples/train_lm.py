@@ -5,12 +5,18 @@ python examples/train_lm.py
 python examples/train_lm.py --optimizer adamw --learning-rate 1e-3 --steps 200
 
 python examples/train_lm.py --data texts/ --tokenizer bpe:4096 --width 256
+
+python examples/train_lm.py --mesh fsdp=4,tensor=2                 # eight devices
+
+python examples/train_lm.py --mesh fsdp=8 --processes 2            # in two processes
 """
 
+import sys
 from dataclasses import asdict, dataclass, field
 
 import tyro
 from common.decoder import Decoder, DecoderConfig
+from common.devices import DeviceConfig
 from common.errors import run_command
 from common.language import (
     LanguageResult,
@@ -20,6 +26,7 @@ from common.language import (
     train_language_model,
 )
 from common.optimizers import OptimizerConfig
+from common.processes import spawn
 from common.training import RunConfig
 
 
@@ -32,6 +39,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    devices: DeviceConfig = field(default_factory=DeviceConfig)
 
 
 def train(config: Config) -> LanguageResult:
@@ -44,6 +52,7 @@ def train(config: Config) -> LanguageResult:
         sample=config.sample,
         optimizer=config.optimizer,
         run=config.run,
+        devices=config.devices,
     )
 
 
@@ -53,6 +62,8 @@ def main() -> None:
         description=__doc__,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+    if config.devices.must_spawn:
+        sys.exit(spawn(sys.argv, config.devices.processes))
     report(train(config))
 
 

@@ -5,11 +5,13 @@ python examples/train_mla.py
 python examples/train_mla.py --threshold None    # Muon without QK-Clip: the logits grow
 """
 
+import sys
 from dataclasses import asdict, dataclass, field
 
 import optax
 import tyro
 from common.decoder import Decoder
+from common.devices import DeviceConfig
 from common.errors import UsageError, run_command
 from common.language import (
     LanguageResult,
@@ -22,6 +24,7 @@ from common.language import (
 from common.latent_attention import LatentAttention, LatentConfig, clip_target
 from common.logit_plots import plot_max_logits
 from common.optimizers import OptimizerConfig, learning_rate_schedule
+from common.processes import spawn
 from common.task import Measured
 from common.training import RunConfig
 from flax import nnx
@@ -58,6 +61,7 @@ class Config:
     optimizer: MuonClipConfig = field(default_factory=MuonClipConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig(steps=300))
     sample: SampleConfig = field(default_factory=SampleConfig)
+    devices: DeviceConfig = field(default_factory=DeviceConfig)
 
 
 def train(config: Config) -> LanguageResult:
@@ -87,6 +91,7 @@ def train(config: Config) -> LanguageResult:
             "muon", learning_rate=clip.learning_rate, weight_decay=clip.weight_decay
         ),
         run=config.run,
+        devices=config.devices,
         objective=loss_and_max_logits,
         make_optimizer=make_optimizer,
         update_arguments=lambda measured: {"max_logits": measured["max_logits"]},
@@ -111,6 +116,8 @@ def main() -> None:
         description=__doc__,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+    if config.devices.must_spawn:
+        sys.exit(spawn(sys.argv, config.devices.processes))
     result = train(config)
     report(result)
     print(f"  logits      {result.run.folder.path / PLOT}")

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from common.devices import ONE_DEVICE, Devices
 from common.errors import UsageError
 
 KEPT = 2
@@ -26,6 +27,7 @@ class Checkpoints:
     """The last few checkpoints of one run, each in a folder named by its step."""
 
     folder: Path
+    devices: Devices = ONE_DEVICE
 
     def steps(self) -> list[int]:
         """Lists the steps that were saved, oldest first."""
@@ -43,15 +45,20 @@ class Checkpoints:
         """
         target = self._at(step)
         if not target.exists():
-            for left in self.folder.glob(f"*{PARTIAL}*"):  # by a process that was killed
-                shutil.rmtree(left)
             partial = target.with_name(f"{step}{PARTIAL}")
+            if self.devices.first:
+                for left in self.folder.glob(f"*{PARTIAL}*"):  # by a process that was killed
+                    shutil.rmtree(left)
+            self.devices.wait(f"step {step} can be saved")
             parts = {"state": _by_path(state), "position": position}
             ocp.save_checkpointables(str(partial.absolute()), parts)
-            (partial / SEAL).write_text(json.dumps(_hashes(partial), indent=2))
-            partial.rename(target)
-        for old in self.steps()[:-KEPT]:
-            shutil.rmtree(self._at(old))
+            if self.devices.first:
+                (partial / SEAL).write_text(json.dumps(_hashes(partial), indent=2))
+                partial.rename(target)
+        if self.devices.first:
+            for old in self.steps()[:-KEPT]:
+                shutil.rmtree(self._at(old))
+        self.devices.wait(f"step {step} is saved")
         return target
 
     def restore(self, state: Any, position: Any) -> tuple[int, Any]:

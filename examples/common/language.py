@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from common.devices import DeviceConfig, Devices
 from common.errors import UsageError
 from common.optimizers import OptimizerConfig
 from common.run_folder import write_whole
@@ -93,6 +94,7 @@ def train_language_model(
     sample: SampleConfig,
     optimizer: OptimizerConfig,
     run: RunConfig,
+    devices: DeviceConfig,
     **training: Any,
 ) -> LanguageResult:
     """Trains the model that `build` makes and draws a sample from it.
@@ -102,6 +104,7 @@ def train_language_model(
         settings: of the model, as a resume must find them again.
         training: other parts of the `Task`; `objective` is `next_token_loss` unless given.
     """
+    started = Devices.start(devices)
     source = read_text(text.data, text.pattern)
     tokens = tokenize(source, text.tokenizer)
     shape = {"context": text.context, "batch_size": text.batch_size}
@@ -123,7 +126,7 @@ def train_language_model(
         },
         **{"objective": next_token_loss, **training},
     )
-    result = fit(task, optimizer, run)
+    result = fit(task, optimizer, run, started)
     prompt, written = _write(result.model, tokens, text.context, sample, run.seed)
     write_whole(result.folder.sample, prompt + written)
     nats_per_byte = result.held_out_loss[run.steps] / tokens.bytes_per_token

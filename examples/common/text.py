@@ -6,7 +6,9 @@ the text are held out.
 """
 
 import hashlib
+import os
 import sysconfig
+from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -49,7 +51,7 @@ def read_text(path: Path | None, pattern: str = "*") -> Text:
     """Reads a file, or those of a folder that match; None reads Python's standard library."""
     if path is None:
         name, root = "Python's standard library", Path(sysconfig.get_path("stdlib"))
-        files = _python_source(root)
+        files = _matching(root, "*.py", NOT_SOURCE)
     else:
         name, root = path.resolve().name, path
         files = _matching(root, pattern) if root.is_dir() else [root]
@@ -84,22 +86,17 @@ def split_documents(documents: dict[str, str]) -> tuple[list[str], list[str]]:
     return train, [documents[name] for name in names if name in chosen]
 
 
-def _python_source(root: Path) -> list[Path]:
-    return [file for file in _matching(root, "*.py") if NOT_SOURCE.isdisjoint(_inside(file, root))]
+def _matching(root: Path, pattern: str, left_out: Collection[str] = ()) -> list[Path]:
+    """Lists files in an order that is the same everywhere.
 
-
-def _matching(root: Path, pattern: str) -> list[Path]:
-    """Lists files, hidden ones left out, in an order that is the same everywhere."""
-    files = (file for file in root.rglob("*") if fnmatchcase(file.name, pattern))
-    return sorted(
-        file
-        for file in files
-        if file.is_file() and not any(name.startswith(".") for name in _inside(file, root))
-    )
-
-
-def _inside(file: Path, root: Path) -> tuple[str, ...]:
-    return file.relative_to(root).parts
+    Hidden folders and those in `left_out` are not entered: an installation of Python may hold tens
+    of thousands of files beside its own.
+    """
+    files = []
+    for folder, inside, names in os.walk(root):
+        inside[:] = [name for name in inside if name not in left_out and not name.startswith(".")]
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(file for file in files if fnmatchcase(file.name, pattern) and file.is_file())
 
 
 def _read_document(file: Path) -> str:

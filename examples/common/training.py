@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ import optax
 from flax import nnx
 
 from common.checkpoints import Checkpoints
+from common.devices import ONE_DEVICE, Devices
 from common.errors import DivergenceError, StoppedError, UsageError
 from common.interrupts import Interrupts
 from common.metrics import Metrics
@@ -61,11 +63,14 @@ class RunConfig:
             raise UsageError("--resume and --overwrite exclude each other; give one")
 
 
-def fit(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> Result:
+def fit(
+    task: Task, optimizer: OptimizerConfig, run: RunConfig, devices: Devices = ONE_DEVICE
+) -> Result:
     """Trains a model, or goes on training it, and leaves a run folder.
 
     On one machine, two runs of the same settings give the same weights to the last bit, whether
-    or not one of them was stopped and resumed on the way.
+    or not one of them was stopped and resumed on the way. Of several processes all compute, and the
+    first writes.
 
     Raises:
         UsageError: the folder does not allow what `run` asks for; nothing was changed.
@@ -75,21 +80,32 @@ def fit(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> Result:
     began = time.monotonic()
     settings = _settings(task, optimizer, run)
     title, described = f"{optimizer.optimizer} on {task.data}", _described(task, optimizer, run)
-    folder = RunFolder(run.out or _default_folder(task, optimizer, settings))
+    shared = RunFolder(run.out or _default_folder(task, optimizer, settings))
+    folder = shared if devices.first else RunFolder(Path(tempfile.mkdtemp()))
     if run.resume:
-        folder.check_same(settings)
+        shared.check_same(settings)
     else:
         folder.begin(settings, overwrite=run.overwrite)
+    devices.wait("the folder is ready")
+    model = devices.place(nnx.state(task.model))
+    nnx.update(task.model, model)
     transform = task.make_optimizer(optimizer, run.steps)
     graph, state = nnx.split((task.model, nnx.Optimizer(task.model, transform, wrt=nnx.Param)))
-    train_step, evaluate = _compiled(graph, task)
-    checkpoints = Checkpoints(folder.checkpoints)
+    state = devices.place(state)
+    train_step, evaluate = _compiled(graph, task, devices.shardings(state))
+    checkpoints = Checkpoints(shared.checkpoints, devices)
+    held_out = [devices.place_batch(batch) for batch in task.held_out]
+
+    def measure_held_out(state: nnx.State) -> list[Measured]:
+        return [devices.settle(evaluate(state, batch)) for batch in held_out]
+
     start, state = checkpoints.restore(state, task.batches) if run.resume else (0, state)
     if start > run.steps:
         raise UsageError(f"--steps {run.steps}: the run has done {start} already; give more")
+    quiet = run.quiet or not devices.first
     with (
         Metrics(folder, start=start) as metrics,
-        TrainingProgress(start, run.steps, task.unit, quiet=run.quiet) as progress,
+        TrainingProgress(start, run.steps, task.unit, quiet=quiet) as progress,
         Interrupts() as interrupts,
     ):
         progress.say(title, style="bold")
@@ -98,18 +114,19 @@ def fit(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> Result:
         progress.say(f"{begins} in {folder.path}")
         log = _StepLog(metrics, progress, learning_rate_schedule(optimizer, run.steps), task)
         step, limit = start, min(run.steps, run.stop_at or run.steps)
-        while step < limit and not interrupts.received:
-            state, measured = train_step(state, next(task.batches))
+        while step < limit and not devices.agree(step, bool(interrupts.received)):
+            batch = devices.place_batch(next(task.batches))
+            state, measured = devices.settle(train_step(state, batch))
             step += 1
             log.add(step, measured)
             if step % run.eval_every == 0:
-                log.add_held_out(step, [evaluate(state, batch) for batch in task.held_out])
+                log.add_held_out(step, measure_held_out(state))
             if step % run.checkpoint_every == 0:
                 log.write_pending()
                 checkpoints.save(step, state, task.batches)
         log.write_pending()
         if step == run.steps and step not in metrics.series("held_out/loss"):
-            log.add_held_out(step, [evaluate(state, batch) for batch in task.held_out])
+            log.add_held_out(step, measure_held_out(state))
         checkpoint = checkpoints.save(step, state, task.batches)
     curves = metrics.series("train/loss"), metrics.series("held_out/loss")
     if curves[0]:
@@ -120,15 +137,21 @@ def fit(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> Result:
             f"stopped by {by} after step {step} of {run.steps}; saved {checkpoint}",
             exit_status=128 + interrupts.received if interrupts.received else 0,
         )
-    model, _ = nnx.merge(graph, state)
+    model, _ = nnx.merge(graph, devices.gather(state))
     seconds = time.monotonic() - began
     return Result(model, *curves, folder, checkpoint, seconds)
 
 
-def _compiled(graph: Any, task: Task) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Returns the two functions that run on the device, over one pytree of state."""
+def _compiled(
+    graph: Any, task: Task, shardings: Any
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Returns the two functions that run on the devices, over one pytree of state.
 
-    @partial(jax.jit, donate_argnums=0)
+    Args:
+        shardings: of the state, which a step leaves where it was; None leaves it to JAX.
+    """
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
     def train_step(state: nnx.State, batch: Batch) -> tuple[nnx.State, Measured]:
         model, optimizer = nnx.merge(graph, state)
         (loss, measured), gradients = nnx.value_and_grad(task.objective, has_aux=True)(model, batch)
