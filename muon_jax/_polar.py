@@ -1,5 +1,6 @@
 """Other ways to the polar factor: exactly by SVD, and by the coupled iteration."""
 
+import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -66,6 +67,8 @@ class InverseSqrt:
     def _polar(self, matrix: Wide) -> Wide:
         bound, gram, _ = normalize_schatten(matrix, _EXACT)
         identity = identity_like(gram)
+        # Rounding makes eigenvalues of zero negative, and from those the iteration diverges.
+        gram = gram + math.sqrt(gram.shape[-1]) * jnp.finfo(gram.dtype).eps * identity
 
         def step(_: int, pair: tuple[Square, Square]) -> tuple[Square, Square]:
             root, inverse = pair
