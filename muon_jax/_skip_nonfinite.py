@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Bool, Int
 
 from muon_jax import _checks
+from muon_jax._state_sharding import on_mesh_of
 
 _CALL = "skip_nonfinite"
 
@@ -60,7 +61,7 @@ def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransforma
     tx = optax.with_extra_args_support(tx)
 
     def init(params: optax.Params) -> SkipNonfiniteState:
-        return SkipNonfiniteState(jnp.zeros([], jnp.int32), tx.init(params))
+        return on_mesh_of(params, SkipNonfiniteState(jnp.zeros([], jnp.int32), tx.init(params)))
 
     def update(
         updates: optax.Updates,

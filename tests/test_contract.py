@@ -1,6 +1,7 @@
 """What JAX may do to any transformation of the library: compile, batch, scan, donate, watch it."""
 
 import functools
+import inspect
 
 import chex
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from matrices import gaussian
-from transforms import AXES, MODEL, ROUNDING, each_case, gradients, train, trained
+from transforms import AXES, CASES, MODEL, ROUNDING, each_case, gradients, train, trained
 
 import muon_jax
 
@@ -25,6 +26,16 @@ def compiled_update(case):
     tx = case.make()
     update = jax.jit(functools.partial(tx.update, **case.extra_args))
     return update, tx.init(case.params), gradients(case.params)
+
+
+def test_every_public_transformation_is_in_the_table():
+    kinds = optax.GradientTransformation, optax.GradientTransformationExtraArgs
+    public = {
+        name
+        for name, value in inspect.getmembers(muon_jax, inspect.isfunction)
+        if inspect.signature(value).return_annotation in kinds
+    }
+    assert public == set(CASES)
 
 
 @each_case
