@@ -12,6 +12,7 @@ import pytest
 from matrices import gaussian
 
 import muon_jax
+from muon_jax import recipes
 
 
 class Case(NamedTuple):
@@ -68,6 +69,7 @@ CASES = MappingProxyType(
             muon_jax.scale_by_momentum_rms, "momentum", MODEL, takes_schedule=False
         ),
         "momentum_rms": Case(muon_jax.momentum_rms, "learning_rate", MODEL),
+        "recipes.optax": Case(recipes.optax, "learning_rate", MODEL),
         "skip_nonfinite": Case(muon_that_skips, "learning_rate", MODEL),
     }
 )
