@@ -36,6 +36,11 @@ def path_name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def check_bool(call: str, argument: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise invalid(call, argument, value, "give True or False", TypeError)
+
+
 def check_choice(call: str, argument: str, value: Any, choices: Collection[str]) -> None:
     if value not in choices:
         raise invalid(call, argument, value, f"choose one of {', '.join(map(repr, choices))}")
@@ -48,6 +53,13 @@ def check_fraction(call: str, argument: str, value: Any) -> None:
     _check_real(call, argument, value)
     if not 0 <= value < 1:
         raise invalid(call, argument, value, "give a number in [0, 1)")
+
+
+def check_no_schedule(call: str, argument: str, value: Any) -> None:
+    """Refuses a schedule where no count of steps is kept to evaluate it by."""
+    if callable(value):
+        remedy = f"give a number, and schedule it by optax.inject_hyperparams(muon_jax.{call})"
+        raise invalid(call, argument, value, remedy, TypeError)
 
 
 def check_non_negative(call: str, argument: str, value: Any) -> None:

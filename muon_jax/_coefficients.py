@@ -34,6 +34,8 @@ class Published:
       repeats: Whether the source goes on with the last row beyond the end.
       normalisation: What the source divides a matrix by before the first step.
       source: Where the rows stand.
+      bare: Whether every row is best on exactly the interval that the one before leaves, so that a
+        singular value which rounding pushes out of it grows without bound.
     """
 
     rows: Schedule
@@ -41,6 +43,7 @@ class Published:
     normalisation: str
     source: str
     repeats: bool = False
+    bare: bool = False
 
 
 _KELLER = (3.4445, -4.7750, 2.0315)
@@ -87,6 +90,7 @@ PUBLISHED = MappingProxyType(
             normalisation="Frobenius norm × 1.01",
             source="https://arxiv.org/abs/2505.16932",
             repeats=True,
+            bare=True,
         ),
         # What its authors' code runs: safety 1.01 on all but the last of the eight rows.
         "polar_express_safe": Published(
@@ -129,6 +133,7 @@ PUBLISHED = MappingProxyType(
             steps=5,
             normalisation="Frobenius norm",
             source="https://arxiv.org/abs/2506.10935",
+            bare=True,
         ),
         # Fitted to spectra after its row rescaling, which muon_jax does not do. The same authors'
         # earlier rows, from (4.0098, -7.0585, 2.4635) on, are left out: they send 1 to -1.
@@ -186,15 +191,16 @@ class _Designs:
     accurate: tuple[int, ...]
 
 
-# A step of degree 9 has coefficients up to 600 and explodes right above its interval, so it needs
-# operands that are exact to three digits: with bf16 operands 9, 9, 9, 5 ends with singular values
-# up to 1e3, where five quintics stay below 1.02. The cushion keeps small ones out of bf16's noise:
+# A step of degree 9 has coefficients up to 600 and explodes right above its interval, so only
+# float32 is exact enough for it: with TF32 or float16 operands 9, 9, 9 ends with singular values up
+# to 3e4 on an ill-conditioned matrix, and with bf16 operands 9, 9, 9, 5 up to 1e3 on common ones,
+# where five quintics stay below 1.03 on all. The cushion keeps small ones out of bf16's noise:
 # without it five quintics err by 0.039 on a Gaussian 128×512 matrix, with it by 0.025.
 _DESIGNS = MappingProxyType(
     {
         "float32": _Designs(1.002, 0.0, fast=(9, 9, 9), accurate=(9, 9, 9, 5)),
-        "tensorfloat32": _Designs(1.005, 0.0, fast=(9, 9, 9), accurate=(9, 9, 9, 5)),
-        "float16": _Designs(1.005, 0.0, fast=(9, 9, 9), accurate=(9, 9, 9, 5)),
+        "tensorfloat32": _Designs(1.005, 0.0, fast=(5,) * 5, accurate=(5,) * 6),
+        "float16": _Designs(1.005, 0.0, fast=(5,) * 5, accurate=(5,) * 6),
         "bfloat16": _Designs(1.01, 0.024, fast=(5,) * 5, accurate=(5,) * 6),
     }
 )
@@ -215,7 +221,7 @@ def schedule(
         an explicit table, and otherwise 5.
       arithmetic: How matrix products will round, which a design of the library allows for:
         `"float32"`, `"tensorfloat32"`, `"float16"` or `"bfloat16"`. Published rows stay as they
-        are.
+        are; but bare ones are stretched for all but float32, or rounding would blow them up.
 
     Returns:
       One tuple of 2 to 5 finite coefficients a step.
@@ -235,7 +241,10 @@ def schedule(
     check_choice(_CALL, "coefficients", coefficients, NAMES)
     if coefficients in PUBLISHED:
         known = PUBLISHED[coefficients]
-        return _take(repr(coefficients), known.rows, steps or known.steps, known.repeats)
+        rows = _take(repr(coefficients), known.rows, steps or known.steps, known.repeats)
+        if known.bare and arithmetic != "float32":
+            return _with_margin(rows, _DESIGNS[arithmetic].inflation)
+        return rows
     return _own_design(coefficients, steps, _DESIGNS[arithmetic])
 
 
@@ -253,6 +262,11 @@ def _own_design(name: str, steps: int | None, designs: _Designs) -> Schedule:
         inflation=designs.inflation,
         cushion=designs.cushion,
     )
+
+
+def _with_margin(rows: Schedule, margin: float) -> Schedule:
+    """Stretches all rows but the last, as the code of Polar Express does for bfloat16."""
+    return (*(stretch(row, margin) for row in rows[:-1]), rows[-1])
 
 
 def _take(name: str, rows: Schedule, steps: int | None, repeats: bool) -> Schedule:

@@ -8,6 +8,8 @@ import optax
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
+from muon_jax._moving_average import averaged, stored
+from muon_jax._normalization import to_order_of_one
 
 _CALL = "scale_by_momentum_rms"
 
@@ -55,6 +57,8 @@ def scale_by_momentum_rms(
       >>> [round(float(x), 3) for x in updates]
       [1.0, -1.0]
     """
+    for name, value in (("momentum", momentum), ("max_norm", max_norm), ("eps", eps)):
+        _checks.check_no_schedule(_CALL, name, value)
     _checks.check_fraction(_CALL, "momentum", momentum)
     _checks.check_non_negative(_CALL, "eps", eps)
     if max_norm is not None:
@@ -67,9 +71,14 @@ def scale_by_momentum_rms(
         updates: optax.Updates, state: MomentumRmsState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, MomentumRmsState]:
         del params
-        average = optax.tree.update_moment(updates, state.momentum, momentum, 1)
-        scaled = jax.tree.map(lambda leaf: _unit_rms(leaf, eps, max_norm), average)
-        return scaled, MomentumRmsState(average)
+        average = jax.tree.map(
+            lambda old, new: averaged(old, new, momentum), state.momentum, updates
+        )
+        scaled = jax.tree.map(
+            lambda leaf, like: _unit_rms(leaf, eps, max_norm).astype(like.dtype), average, updates
+        )
+        kept = jax.tree.map(lambda leaf, like: stored(leaf, like.dtype), average, state.momentum)
+        return scaled, MomentumRmsState(kept)
 
     # Optax types every state as one union, which a precise signature does not match.
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
@@ -78,13 +87,12 @@ def scale_by_momentum_rms(
 def _unit_rms(leaf: Float[Array, "..."], eps: float, max_norm: float | None) -> Float[Array, "..."]:
     if leaf.size == 0:
         return leaf
-    wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-    largest = jnp.max(jnp.abs(wide))
-    # The squares of a large gradient overflow and those of a small one vanish; ratios do neither.
-    ratios = wide / jnp.where(largest == 0, 1, largest)
-    rms = largest * jnp.sqrt(jnp.mean(jnp.square(ratios)))
-    scaled = wide / jnp.where(rms + eps == 0, 1, rms + eps)
+    # The squares of a large gradient overflow and those of a small one vanish.
+    power = to_order_of_one(jnp.max(jnp.abs(leaf)))
+    unit = leaf * power
+    size = jnp.sqrt(jnp.mean(jnp.square(unit))) + eps * power
+    scaled = unit / jnp.where(size == 0, 1, size)
     if max_norm is not None:
         norm = jnp.linalg.norm(scaled)
         scaled = scaled * jnp.minimum(1.0, max_norm / jnp.where(norm == 0, 1, norm))
-    return scaled.astype(leaf.dtype)
+    return scaled

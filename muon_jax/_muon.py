@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from muon_jax import _checks
 from muon_jax._distribution import Distribute
 from muon_jax._matrix_axes import MatrixAxes
+from muon_jax._moving_average import averaged, stored
 from muon_jax._routing import check_same_leaves
 from muon_jax._sides import check_sides
 from muon_jax._state_sharding import on_mesh_of, zeros_beside
@@ -156,12 +157,10 @@ def _accumulate(
     gradient: Float[Array, "..."], average: Float[Array, "..."], decay: Any, nesterov: bool
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Returns the direction to orthogonalise, and the moving average as it is stored."""
+    moved = averaged(average, gradient, decay)
+    direction = averaged(moved, gradient, decay) if nesterov else moved
     either = jnp.promote_types(gradient.dtype, average.dtype)
-    wide = jnp.promote_types(either, jnp.float32)
-    fresh = (1 - decay) * gradient.astype(wide)
-    moved = decay * average.astype(wide) + fresh
-    direction = decay * moved + fresh if nesterov else moved
-    return direction.astype(either), moved.astype(average.dtype)
+    return direction.astype(either), stored(moved, average.dtype)
 
 
 def _check_arrays(params: optax.Params) -> None:

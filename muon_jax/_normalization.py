@@ -89,9 +89,17 @@ def to_unit_range(matrix: Wide) -> Wide:
     """
     if matrix.dtype != jnp.float64:
         matrix = _lift_subnormals(matrix.astype(jnp.float32))
-    _, exponent = jnp.frexp(jnp.max(jnp.abs(matrix), axis=_MATRIX, keepdims=True))
-    limit = jnp.finfo(matrix.dtype).maxexp - 2  # beyond it 2^-exponent itself would be subnormal
-    return matrix * jnp.ldexp(jnp.ones((), matrix.dtype), -jnp.clip(exponent, -limit, limit))
+    return matrix * to_order_of_one(jnp.max(jnp.abs(matrix), axis=_MATRIX, keepdims=True))
+
+
+def to_order_of_one(size: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns the power of two that brings a size to the order of one.
+
+    The size's inverse would not do: that of a large one is subnormal, which backends flush to zero.
+    """
+    _, exponent = jnp.frexp(size)
+    limit = jnp.finfo(size.dtype).maxexp - 2  # beyond it 2^-exponent itself would be subnormal
+    return jnp.ldexp(jnp.ones((), size.dtype), -jnp.clip(exponent, -limit, limit))
 
 
 def _lift_subnormals(matrix: Float[Array, "*batch rows cols"]) -> Wide:

@@ -1,5 +1,6 @@
 """Other ways to the polar factor: exactly by SVD, and by the coupled iteration."""
 
+import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from muon_jax._types import Matrices
 
 _EXACT = ARITHMETICS["float32"]
 _multiply = _EXACT.multiply
+
+_GROWTH = 1.5**2  # of a small eigenvalue, in a coupled step
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class InverseSqrt:
     def _polar(self, matrix: Wide) -> Wide:
         bound, gram, _ = normalize_schatten(matrix, _EXACT)
         identity = identity_like(gram)
+        # Rounding makes eigenvalues of zero negative. They grow with every step, and from minus one
+        # on without bound, so where there are steps enough for that a shift keeps them positive.
+        noise = math.sqrt(gram.shape[-1]) * float(jnp.finfo(gram.dtype).eps)
+        if self.steps * math.log(_GROWTH) > -math.log(noise):
+            gram = gram + noise * identity
 
         def step(_: int, pair: tuple[Square, Square]) -> tuple[Square, Square]:
             root, inverse = pair

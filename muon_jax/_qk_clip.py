@@ -69,6 +69,7 @@ def clip_qk(
     References:
       Kimi Team, Kimi K2: Open Agentic Intelligence, 2025, https://arxiv.org/abs/2507.20534
     """
+    _checks.check_no_schedule(_CALL, "threshold", threshold)
     _checks.check_non_negative(_CALL, "threshold", threshold)
     if not isinstance(threshold, jax.Array) and threshold == 0:
         raise _checks.invalid(_CALL, "threshold", threshold, "give a number above 0")

@@ -1,15 +1,16 @@
 """Whole optimizers: Muon for the matrices, another optimizer for the rest."""
 
 import functools
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import optax
 from jaxtyping import Array
 
-from muon_jax import _checks
+from muon_jax import _checks, _skip_nonfinite
 from muon_jax._distribution import Distribute
 from muon_jax._momentum_rms import scale_by_momentum_rms
 from muon_jax._multipliers import check_multipliers, multipliers_of
@@ -21,6 +22,9 @@ from muon_jax._rules import FALLBACK, MUON, Rule
 from muon_jax._sides import check_sides
 from muon_jax._state_sharding import on_mesh_of
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
+from muon_jax._widening import in_float32
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _ADAMW_B2 = 0.95  # Liu et al. 2025; 0.999 averages over more steps than short runs have
 
@@ -41,6 +45,7 @@ def muon(
     rules: Sequence[Rule] = (),
     ambiguous: Ambiguous = "error",
     others: Mapping[str, optax.GradientTransformation] = MappingProxyType({}),
+    skip_nonfinite: bool = False,
     fallback: optax.GradientTransformation | None = None,
     fallback_learning_rate: ScalarOrSchedule | None = None,
     fallback_weight_decay: ScalarOrSchedule | None = None,
@@ -76,6 +81,8 @@ def muon(
         matrices: `"error"`, or `"fallback"`.
       others: whole optimizers for labels of your own that `rules` give, such as
         `{"frozen": optax.set_to_zero()}`.
+      skip_nonfinite: leave weights, momenta and counts as they are on a step whose gradients hold a
+        NaN or an infinity; `muon_jax.skip_nonfinite` around the whole optimizer.
       fallback: a whole optimizer for the other leaves, learning rate included, such as
         `optax.lion(1e-4)` or `momentum_rms(1e-3)`; the three arguments below are then refused.
         None is AdamW with b1 = 0.9, b2 = 0.95, as Liu et al. (2025) train.
@@ -100,6 +107,7 @@ def muon(
     _checks.check_non_negative("muon", "learning_rate", learning_rate)
     _checks.check_non_negative("muon", "weight_decay", weight_decay)
     check_multipliers("muon", learning_rate_multipliers)
+    _checks.check_bool("muon", "skip_nonfinite", skip_nonfinite)
     if fallback is None:
         fallback = _fallback_adamw(
             learning_rate if fallback_learning_rate is None else fallback_learning_rate,
@@ -164,14 +172,34 @@ def muon(
         factors = multipliers_of(updates, learning_rate_multipliers, call="muon")
         return jax.tree.map(_times, steps, factors), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    tx = optax.GradientTransformationExtraArgs(init, update)
+    return _skip_nonfinite.skip_nonfinite(tx) if skip_nonfinite else tx
 
 
+def _with_arguments_of(other: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Names in a signature what ** passes on, where `optax.inject_hyperparams` looks for it."""
+
+    def decorate(function: Function) -> Function:
+        own = inspect.signature(function)
+        *named, _ = own.parameters.values()
+        passed = [
+            parameter
+            for name, parameter in inspect.signature(other).parameters.items()
+            if name not in own.parameters
+        ]
+        function.__signature__ = own.replace(parameters=[*named, *passed])
+        return function
+
+    return decorate
+
+
+@_with_arguments_of(muon)
 def muon_clip(
     learning_rate: ScalarOrSchedule,
     *,
     threshold: float = 100.0,
     targets: Mapping[str, QKTarget] | None = None,
+    skip_nonfinite: bool = False,
     **muon_arguments: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Trains as `muon` does and holds the attention logits of every head near a threshold.
@@ -183,6 +211,7 @@ def muon_clip(
       learning_rate: as for `muon`.
       threshold: as for `clip_qk`.
       targets: as for `clip_qk`: what makes queries and keys; None finds them in Flax attention.
+      skip_nonfinite: as for `muon`; the clip pauses as well.
       muon_arguments: any other argument of `muon`, with its default.
 
     Returns:
@@ -200,7 +229,9 @@ def muon_clip(
       >>> maxima = {"attn": jax.numpy.array([400.0, 20.0])}
       >>> updates, state = tx.update(params, tx.init(params), params, max_logits=maxima)
     """
-    return optax.chain(muon(learning_rate, **muon_arguments), clip_qk(threshold, targets))
+    _checks.check_bool("muon_clip", "skip_nonfinite", skip_nonfinite)
+    tx = optax.chain(muon(learning_rate, **muon_arguments), clip_qk(threshold, targets))
+    return _skip_nonfinite.skip_nonfinite(tx) if skip_nonfinite else tx
 
 
 def momentum_rms(
@@ -242,7 +273,9 @@ def _fallback_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     _checks.check_non_negative("muon", "fallback_learning_rate", learning_rate)
     _checks.check_non_negative("muon", "fallback_weight_decay", weight_decay)
-    return optax.adamw(learning_rate, b2=_ADAMW_B2, weight_decay=weight_decay, mask=mask)
+    return in_float32(
+        optax.adamw(learning_rate, b2=_ADAMW_B2, weight_decay=weight_decay, mask=mask)
+    )
 
 
 def _times(step: Array, factor: float) -> Array:

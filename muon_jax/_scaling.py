@@ -88,7 +88,13 @@ def scaler(scale: str | ShapeScale) -> Callable[[Matrices], Matrices]:
     if scale == UPDATE_NORM:
         return _to_adamw_rms
     factor = SHAPE_SCALES[scale] if isinstance(scale, str) else scale
-    return lambda matrices: matrices * jnp.asarray(factor(*matrices.shape[1:]), matrices.dtype)
+
+    def rescale(matrices: Matrices) -> Matrices:
+        if matrices.size == 0:
+            return matrices  # a ratio of its sides may be one by zero
+        return matrices * jnp.asarray(factor(*matrices.shape[1:]), matrices.dtype)
+
+    return rescale
 
 
 def _to_adamw_rms(matrices: Matrices) -> Matrices:

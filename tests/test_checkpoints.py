@@ -58,6 +58,7 @@ CASES = {
         muon_jax.muon_clip(RATE, momentum_dtype="bfloat16"), MODEL, extra=MAXIMA
     ),
     "momentum_rms": Case(muon_jax.momentum_rms(RATE), MODEL),
+    "skip_nonfinite": Case(muon_jax.skip_nonfinite(muon_jax.muon(RATE)), MODEL),
     "momentum_rms, bfloat16": Case(muon_jax.momentum_rms(RATE), MODEL, dtype=jnp.bfloat16),
 }
 

@@ -105,6 +105,29 @@ BAD_VALUES = [
 
 BAD_TYPES = [
     (
+        lambda: muon_jax.skip_nonfinite(True),
+        "muon_jax.skip_nonfinite(tx=True): give a gradient transformation, such as "
+        "muon_jax.muon(3e-4).",
+    ),
+    (
+        lambda: muon_jax.muon(1.0, skip_nonfinite=3),
+        "muon_jax.muon(skip_nonfinite=3): give True or False.",
+    ),
+    (
+        lambda: muon_jax.muon_clip(1.0, skip_nonfinite="yes"),
+        "muon_jax.muon_clip(skip_nonfinite='yes'): give True or False.",
+    ),
+    (
+        lambda: muon_jax.clip_qk(float),
+        "muon_jax.clip_qk(threshold=<class 'float'>): give a number, and schedule it by "
+        "optax.inject_hyperparams(muon_jax.clip_qk).",
+    ),
+    (
+        lambda: muon_jax.scale_by_momentum_rms(momentum=float),
+        "muon_jax.scale_by_momentum_rms(momentum=<class 'float'>): give a number, and schedule it "
+        "by optax.inject_hyperparams(muon_jax.scale_by_momentum_rms).",
+    ),
+    (
         lambda: muon_jax.scale_by_muon(momentum="0.9"),
         "muon_jax.scale_by_muon(momentum='0.9'): give a number or a schedule.",
     ),
