@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec as P
 from matrices import gaussian
 from orbax.checkpoint import v1 as ocp
+from processes import join
 
 import muon_jax
 
@@ -128,9 +129,6 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
 
 if __name__ == "__main__":
     what, where, how, *group = sys.argv[1:]
-    if group:
-        address, count, index = group
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(address, num_processes=int(count), process_id=int(index))
+    join(group)
     {"save": save, "restore": restore}[what](Path(where), how)
     print(f"{what} on {jax.device_count()} devices of {jax.process_count()} processes")

@@ -1,49 +1,19 @@
 """A state saved on one mesh is restored on another, of other devices, layouts and processes."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import pytest
 import remeshing
+from processes import run_on_devices
 
 
 def run(what: str, folder: Path, layout: str, *, devices: int, processes: int = 1) -> None:
-    """Runs `remeshing.py` with so many devices, divided among so many processes."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // processes}",
-    }
-    command = [sys.executable, "-W", "error", remeshing.__file__, what, str(folder), layout]
-    address = f"127.0.0.1:{free_port()}"
-    groups = [[address, f"{processes}", f"{i}"] if processes > 1 else [] for i in range(processes)]
-    running = [
-        subprocess.Popen(
-            [*command, *group],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for group in groups
-    ]
-    try:
-        printed = [process.communicate(timeout=300)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    for process, text in zip(running, printed, strict=True):
-        assert process.returncode == 0, text
+    printed = run_on_devices(
+        remeshing.__file__, what, folder, layout, devices=devices, processes=processes
+    )
+    for text in printed:
         assert f"{what} on {devices} devices of {processes} processes" in text
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

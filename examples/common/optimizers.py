@@ -36,7 +36,8 @@ class OptimizerConfig:
     gradient_clip: float | None = None
     """Largest global norm of a gradient."""
     orthogonalizer: str = "fast"
-    """How muon orthogonalises: coefficients that newton_schulz knows by name, or exactly by svd."""
+    """How muon orthogonalises: coefficients that newton_schulz knows by name, jordan (the first
+    published form: keller's, of a matrix over its Frobenius norm), bfloat16, or exactly by svd."""
     fallback_learning_rate: float | None = None
     """Of the AdamW to which muon leaves the rest of the model. Default: as muon's."""
 
@@ -54,7 +55,8 @@ class OptimizerConfig:
         except ValueError as error:
             _, remedy = str(error).split(": ", 1)
             raise UsageError(
-                f"--orthogonalizer {self.orthogonalizer}: svd, bfloat16, or {remedy}"
+                f"--orthogonalizer {self.orthogonalizer}: "
+                f"{', '.join(_ORTHOGONALIZERS)}, or {remedy}"
             ) from error
 
     @property
@@ -165,12 +167,15 @@ _DECAYS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+_ORTHOGONALIZERS = {
+    "jordan": muon_jax.newton_schulz("keller", normalization="frobenius"),
+    "bfloat16": muon_jax.newton_schulz("minimax", dtype="bfloat16"),
+    "svd": muon_jax.polar_by_svd(),
+}
+
+
 def _orthogonalizer(name: str) -> Callable[[jax.Array], jax.Array]:
-    if name == "svd":
-        return muon_jax.polar_by_svd()
-    if name == "bfloat16":
-        return muon_jax.newton_schulz("minimax", dtype="bfloat16")
-    return muon_jax.newton_schulz(name)
+    return _ORTHOGONALIZERS.get(name) or muon_jax.newton_schulz(name)
 
 
 def _matrices(params: Any) -> Any:

@@ -1,0 +1,61 @@
+"""Runs a script on virtual devices, in one process or in several that meet over gloo."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+
+def run_on_devices(
+    script: str | None, *arguments: str | Path, devices: int, processes: int = 1
+) -> list[str]:
+    """Runs a script with so many devices, divided among so many processes.
+
+    Each of several gets an address, their number and its index as further arguments, for `join`.
+
+    Returns:
+        What each printed.
+    """
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // processes}",
+    }
+    command = [sys.executable, "-W", "error", str(script), *map(str, arguments)]
+    address = f"127.0.0.1:{free_port()}"
+    groups = [[address, f"{processes}", f"{i}"] if processes > 1 else [] for i in range(processes)]
+    running = [
+        subprocess.Popen(
+            [*command, *group],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for group in groups
+    ]
+    try:
+        printed = [process.communicate(timeout=300)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for process, text in zip(running, printed, strict=True):
+        assert process.returncode == 0, text
+    return printed
+
+
+def join(group: Sequence[str]) -> None:
+    """Joins the other processes, if the script was given any."""
+    if group:
+        address, count, index = group
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(address, num_processes=int(count), process_id=int(index))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
