@@ -13,6 +13,8 @@ from muon_jax import _checks
 from muon_jax._explanation import ExplainedLeaf, Explanation
 from muon_jax._multipliers import check_multipliers, multipliers_of
 from muon_jax._newton_schulz import newton_schulz
+from muon_jax._owners import owners_of
+from muon_jax._ownership import quintic_flops
 from muon_jax._routing import Ambiguous, Route, route
 from muon_jax._rules import FALLBACK, MUON, Rule
 from muon_jax._scaling import SHAPE_SCALES, check_scale
@@ -85,6 +87,12 @@ def explain(
     told: Callable[[int, int], int | None]
     told = functools.cache(getattr(orthogonalizer or newton_schulz(), "flops", _untold))
 
+    owners = owners_of(
+        jax.tree.leaves(params),
+        [found.axes for found in routes],
+        lambda rows, cols: told(rows, cols) or quintic_flops(rows, cols),
+    )
+
     def explained(index: int, found: Route, leaf: Any) -> ExplainedLeaf:
         matrices = found.axes.matrix_shapes(found.shape) if found.axes else ()
         costs = [told(rows, cols) for _, rows, cols in matrices]
@@ -104,6 +112,7 @@ def explain(
             flops=None if None in costs else sum(known),
             state_bytes=_state_bytes(found, momentum_dtype),
             sharding=_partition(leaf),
+            owners=owners[index],
         )
 
     leaves = [

@@ -189,6 +189,12 @@ def assign_units(
     return taken
 
 
+def quintic_flops(rows: int, cols: int) -> int:
+    """The cost of a matrix under an orthogonalizer that does not tell: only ratios matter."""
+    short, long = sorted((rows, cols))
+    return 4 * short**2 * long + 2 * short**3
+
+
 def group_size(axes: Collection[str], mesh: MeshShape) -> int:
     """How many devices differ along these mesh axes alone."""
     return math.prod(mesh[axis] for axis in axes)

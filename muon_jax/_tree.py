@@ -15,6 +15,7 @@ from muon_jax._exchange import Solve
 from muon_jax._layout import resolve_layout
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._newton_schulz import newton_schulz
+from muon_jax._ownership import quintic_flops
 from muon_jax._placement import solve_on_mesh
 from muon_jax._routing import matrix_axes
 from muon_jax._scaling import check_scale, scaler
@@ -95,7 +96,7 @@ def tree_solver(
     polar = newton_schulz() if orthogonalizer is None else orthogonalizer
     _checks.check_orthogonalizer(call, polar)
     rescale = scaler(scale)
-    cost = functools.cache(getattr(polar, "flops", _cost_of_a_quintic_step))
+    cost = functools.cache(getattr(polar, "flops", quintic_flops))
 
     def solve(matrices: Sequence[Matrices]) -> list[Matrices]:
         return [rescale(each) for each in orthogonalize_all(matrices, polar, chunk_bytes)]
@@ -123,12 +124,6 @@ def _solve_here(
         leaf if view is None else view.from_matrices([next(solved) for _ in group], leaf.shape)
         for leaf, view, group in zip(leaves, views, parts, strict=True)
     ]
-
-
-def _cost_of_a_quintic_step(rows: int, cols: int) -> int:
-    """Stands in for an orthogonalizer that does not know its cost: only ratios matter."""
-    short, long = sorted((rows, cols))
-    return 4 * short**2 * long + 2 * short**3
 
 
 def resolve_views(call: str, tree: Any, axes: Axes) -> list[MatrixAxes | None]:

@@ -1,0 +1,56 @@
+"""Says which devices would orthogonalise which leaf, from shapes and shardings alone."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax.sharding import NamedSharding, PartitionSpec
+
+from muon_jax._matrix_axes import MatrixAxes
+from muon_jax._ownership import Lot, MeshShape, ShardedLeaf, owner_positions, plan_ownership
+from muon_jax._shardings import spec_axes
+
+Owners = tuple[int, ...]
+"""Positions of devices, counted along the axes of the mesh with the last running fastest."""
+
+
+def owners_of(
+    leaves: Sequence[Any],
+    views: Sequence[MatrixAxes | None],
+    cost: Callable[[int, int], float],
+) -> list[Owners]:
+    """Plans who owns the matrices of every leaf, as an update on its mesh would.
+
+    Args:
+        leaves: arrays or `jax.ShapeDtypeStruct`s; one without a sharding counts as whole.
+        views: of every leaf; one without is nobody's.
+        cost: the work of one matrix.
+
+    Returns:
+        The owners of each leaf; none where the leaves lie on no mesh, or on several.
+    """
+    owners: list[Owners] = [()] * len(leaves)
+    shardings = [getattr(leaf, "sharding", None) for leaf in leaves]
+    meshes = {s.mesh.abstract_mesh for s in shardings if isinstance(s, NamedSharding)}
+    if len(meshes) != 1:
+        return owners
+    mesh = dict(meshes.pop().shape)
+    places = [place for place, view in enumerate(views) if view is not None]
+    sharded = [_sharded(leaves[place], views[place], shardings[place]) for place in places]
+    for lot in plan_ownership(sharded, mesh, tuple(mesh), cost):
+        for index, member in enumerate(lot.members):
+            owners[places[member]] = _owners(lot, index, mesh)
+    return owners
+
+
+def _sharded(leaf: Any, view: Any, sharding: Any) -> ShardedLeaf:
+    known = isinstance(sharding, NamedSharding)
+    spec = spec_axes(sharding.spec if known else PartitionSpec(), len(leaf.shape))
+    return ShardedLeaf(tuple(leaf.shape), str(leaf.dtype), view, spec, spec)
+
+
+def _owners(lot: Lot, index: int, mesh: MeshShape) -> Owners:
+    """Finds the devices whose share of a lot reaches into one of its members."""
+    units = range(index * lot.units, (index + 1) * lot.units)
+    takes = [max(share.start, units.start) < min(share.stop, units.stop) for share in lot.shares]
+    positions = owner_positions(lot.owners, tuple(mesh), mesh).tolist()
+    return tuple(device for device, owner in enumerate(positions) if takes[owner])
