@@ -61,7 +61,7 @@ test-wheel: $(READY)
 # Known vulnerabilities of what is installed. Needs https://pypi.org/pypi/…/json, where they are.
 audit: $(READY)
 	$(UV) pip freeze --python .venv --exclude-editable > build/installed.txt
-	$(UV) tool run pip-audit --no-deps --disable-pip --requirement build/installed.txt
+	$(UV) tool run pip-audit --strict --no-deps --disable-pip --requirement build/installed.txt
 
 check: $(READY)
 	$(BIN)/ruff format --check .
