@@ -6,10 +6,12 @@ FIND_PYTHON = for p in python3 python3.13 python3.12 python3.11 python; do \
 	&& { command -v "$$p"; break; }; done
 PYTHON ?= $(shell $(FIND_PYTHON))
 BIN := .venv/bin
+UV := $(BIN)/uv
 READY := .venv/.ready
+CORE := coefficients messages minimax momentum_rms muon newton_schulz properties public rules scaling
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_REQUIRE_VIRTUALENV PIP_USER PIP_TARGET
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo test test-all test-oldest test-newest test-wheel audit check format clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -27,6 +29,39 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term
+	$(MAKE) test-wheel test-oldest test-newest
+
+# The ends of what pyproject.toml promises, each in an environment of its own under build/. Where
+# its Python is missing, a target says so and passes.
+test-oldest: VERSION = 3.11
+test-oldest: RESOLUTION = lowest-direct
+test-newest: VERSION = 3.13
+test-newest: RESOLUTION = highest
+INTERPRETER = $(shell for p in python$(VERSION) $(HOME)/.pyenv/versions/$(VERSION).*/bin/python; do \
+	"$$p" -c "" 2>/dev/null && { command -v "$$p"; break; }; done)
+
+test-oldest test-newest: test-%: $(READY)
+	@test -n "$(INTERPRETER)" || { echo "$@: skipped, for there is no Python $(VERSION)"; exit 0; }; \
+	set -ex; \
+	$(UV) venv --quiet --clear --python "$(INTERPRETER)" build/$*; \
+	$(UV) pip install --quiet --python build/$* --resolution $(RESOLUTION) --editable ".[examples]" --group test; \
+	$(UV) pip check --python build/$*; \
+	build/$*/bin/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+# The wheel without extras, as a user installs it, and the tests that need no more, away from here.
+test-wheel: $(READY)
+	rm -rf build/wheel
+	$(UV) build --quiet --wheel --out-dir build/wheel
+	$(UV) venv --quiet --python $(BIN)/python build/wheel/env
+	$(UV) pip install --quiet --python build/wheel/env build/wheel/*.whl pytest hypothesis
+	$(UV) pip check --python build/wheel/env
+	cp -R tests pyproject.toml CHANGELOG.md build/wheel
+	cd build/wheel && env/bin/pytest $(CORE:%=tests/test_%.py) -k "not docstrings_run[attention]"
+
+# Known vulnerabilities of what is installed. Needs https://pypi.org/pypi/…/json, where they are.
+audit: $(READY)
+	$(UV) pip freeze --python .venv --exclude-editable > build/installed.txt
+	$(UV) tool run pip-audit --strict --no-deps --disable-pip --requirement build/installed.txt
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -39,4 +74,4 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv
+	rm -rf .venv build

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from muon_jax import _checks
 
-_SEQUENCE = -3  # axis of queries and keys (batch…, length, heads, head_dim)
+_SEQUENCE, _HEADS = -3, -2  # axes of queries and keys (batch…, length, heads, head_dim)
 _CALL = "attention.max_attention_logits"
 
 _Start = Int[Array, ""]
@@ -72,13 +72,13 @@ def max_attention_logits(
     _check_numbers(scale, soft_cap, block_size)
     before, after = _reach(is_causal, local_window_size)
 
-    query, key = _gathered(query, _SEQUENCE), _gathered(key, _SEQUENCE)
-    queries, keys, heads = query.shape[_SEQUENCE], key.shape[_SEQUENCE], query.shape[-2]
+    query, key = _resharded(query, None, _SEQUENCE), _resharded(key, None, _SEQUENCE)
+    queries, keys, heads = query.shape[_SEQUENCE], key.shape[_SEQUENCE], query.shape[_HEADS]
     query_block, key_block = min(block_size, queries), min(block_size, keys)
     if mask is not None:
-        mask = _gathered(_of_rank(mask, query.ndim), -2, -1)
+        mask = _resharded(_of_rank(mask, query.ndim), None, -2, -1)
     if segment_ids is not None:
-        segment_ids = _gathered(_of_rank(segment_ids, query.ndim - 2), -1)
+        segment_ids = _resharded(_of_rank(segment_ids, query.ndim - 2), None, -1)
 
     def visible(query_start: _Start, key_start: _Start) -> Bool[Array, "..."]:
         seen = jnp.array(True)
@@ -103,7 +103,7 @@ def max_attention_logits(
         logits = jnp.einsum(
             "...qhd,...khd->...hqk",
             _cut(query, query_start, query_block, _SEQUENCE),
-            _one_key_a_head(_cut(key, key_start, key_block, _SEQUENCE), heads),
+            _one_key_a_head(_cut(key, key_start, key_block, _SEQUENCE), query),
             precision=precision,
             preferred_element_type=jnp.promote_types(query.dtype, jnp.float32),
         )
@@ -129,20 +129,23 @@ def _cut(x: Array, start: _Start, size: int, axis: int) -> Array:
 
 
 def _one_key_a_head(
-    key: Float[Array, "*batch keys groups head_dim"], heads: int
+    key: Float[Array, "*batch keys groups head_dim"],
+    query: Float[Array, "*batch queries heads head_dim"],
 ) -> Float[Array, "*batch keys heads head_dim"]:
     # Not jnp.repeat, which on an explicit mesh wants to be told a sharding.
     *batch, groups, head_dim = key.shape
+    heads = query.shape[_HEADS]
     repeated = jnp.broadcast_to(key[..., None, :], (*batch, groups, heads // groups, head_dim))
-    return repeated.reshape(*batch, heads, head_dim)
+    keys = repeated.reshape(*batch, heads, head_dim)
+    return _resharded(keys, jax.typeof(query).sharding.spec[_HEADS], _HEADS)
 
 
-def _gathered(x: Array, *axes: int) -> Array:
-    """Unshards axes that an explicit mesh shards; on any other mesh the compiler does."""
+def _resharded(x: Array, entry: Any, *axes: int) -> Array:
+    """Shards axes of an array on an explicit mesh; on any other mesh the compiler does."""
     sharding = jax.typeof(x).sharding
     spec = list(sharding.spec)
     for axis in axes:
-        spec[axis] = None
+        spec[axis] = entry
     if tuple(spec) == tuple(sharding.spec):
         return x
     return jax.reshard(x, jax.NamedSharding(sharding.mesh, jax.P(*spec)))

@@ -64,8 +64,8 @@ def manual_axes() -> Axes:
 
 def varying_axes(array: Array) -> frozenset[str]:
     """The manual mesh axes along which devices may hold different values, if JAX keeps track."""
-    aval: Any = jax.typeof(array)
-    return aval.mat.varying if hasattr(aval, "mat") else aval.vma  # `vma` before JAX 0.10
+    kind: Any = jax.typeof(array)
+    return kind.mat.varying
 
 
 def tracks_varying(axes: Axes) -> bool:

@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.core import Tracer
-from jax.experimental.shard_alike import shard_alike
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -26,13 +26,15 @@ Tree = TypeVar("Tree")
 def zeros_beside(leaf: Array, dtype: Any = None) -> Array:
     """Makes zeros that lie as a leaf does.
 
-    Zeros depend on nothing, so a traced `init` would leave all of them on one device. Inside a
-    shard_map they have the shape of a shard, and there the compiler fails on what says "alike".
+    Zeros depend on nothing, so a traced `init` would leave all of them on one device: they become
+    the other side of a choice that is never made, behind a barrier so that no compiler can know.
+    Inside a shard_map they have the shape of a shard, and there is nothing to choose.
     """
     zeros = jnp.zeros_like(leaf, dtype=dtype)
     if not isinstance(leaf, Tracer) or manual_axes():
         return zeros
-    return shard_alike(zeros, leaf)[0]
+    never = lax.optimization_barrier(jnp.zeros((), bool))
+    return lax.select(never, leaf.astype(zeros.dtype), zeros)
 
 
 def on_mesh_of(params: Any, state: Tree) -> Tree:

@@ -75,7 +75,7 @@ def narrow_wire(layout: str) -> dict[str, Any]:
 
 @case(2, 6, 8, 12)
 def layers(count: int) -> dict[str, Any]:
-    leaves, host = gpt("fsdp", "Explicit", count, 64, "scanned")
+    leaves, host = gpt("fsdp", "Explicit", count, 128, "scanned")
     compiled = jax.jit(orthogonalize).lower(leaves).compile()
     costs = [cost(*leaf.shape[1:]) for leaf in host.values()]
     return {
