@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
 from muon_jax._leaves import path_of
+from muon_jax._shardings import explicit_axes
 from muon_jax._spectra import (
     entropy_of,
     residual_up_to_scale_of,
@@ -70,7 +72,7 @@ def by_matrix(function: Callable[..., Any], *trees: Any, axes: Axes = None) -> d
     found = {}
     for (path, leaf), *rest, view in zip(entries, *columns, views, strict=True):
         if view is not None:
-            parts = zip(*(view.to_matrices(each) for each in (leaf, *rest)), strict=True)
+            parts = zip(*(view.to_matrices(_whole(each)) for each in (leaf, *rest)), strict=True)
             results = [function(*part) for part in parts]
             found[path_of(path)] = jax.tree.map(lambda *each: jnp.concatenate(each), *results)
     return found
@@ -107,3 +109,9 @@ def _measure_step(weights: Matrices, updates: Matrices) -> Measurement:
         residual_up_to_scale_of(singular_values(updates)),
         update_to_weight_rms(updates, weights),
     )
+
+
+def _whole(leaf: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Gathers a shard whose type names its mesh axes; along Auto axes the compiler does so."""
+    mesh = jax.typeof(leaf).sharding.mesh
+    return jax.reshard(leaf, NamedSharding(mesh, PartitionSpec())) if explicit_axes(mesh) else leaf
