@@ -7,9 +7,10 @@ FIND_PYTHON = for p in python3 python3.13 python3.12 python3.11 python; do \
 PYTHON ?= $(shell $(FIND_PYTHON))
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS_READY := .venv/.docs
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_REQUIRE_VIRTUALENV PIP_USER PIP_TARGET
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo test test-all check docs format clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -17,6 +18,10 @@ $(READY): pyproject.toml
 	"$(PYTHON)" -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable ".[examples]" --group dev
+	@touch $@
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	@touch $@
 
 demo: $(READY)
@@ -33,6 +38,10 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+docs: $(DOCS_READY)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
 
 format: $(READY)
 	$(BIN)/ruff format .
