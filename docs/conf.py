@@ -1,9 +1,12 @@
 """How Sphinx builds the site; `make docs` runs it. Nothing here needs a network."""
 
+import os
 import sys
 from importlib.metadata import version as installed
 from pathlib import Path
 
+# A list of fonts that another environment left behind would fill the notebooks with warnings.
+os.environ["MPLCONFIGDIR"] = str(Path(__file__).parent / "_build" / "matplotlib")
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "muon_jax"
@@ -40,6 +43,7 @@ html_show_copyright = False
 html_copy_source = False
 html_theme_options = {
     "show_toc_level": 2,
+    "navbar_persistent": [],
     "use_download_button": False,
     "use_fullscreen_button": False,
 }

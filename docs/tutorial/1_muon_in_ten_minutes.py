@@ -69,7 +69,9 @@ STEPS, BATCH = 300, 256
 
 def loss_of(model, windows):
     logits = model(windows[:, :-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, windows[:, -1]).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(
+        logits, windows[:, -1]
+    ).mean()
 
 
 @nnx.jit
@@ -83,20 +85,33 @@ evaluate = nnx.jit(loss_of)
 
 
 def windows_of(bytes_, count, seed):
-    starts = np.random.default_rng(seed).integers(0, len(bytes_) - CONTEXT - 1, count)
-    return jnp.asarray(bytes_[starts[:, None] + np.arange(CONTEXT + 1)], jnp.int32)
+    starts = np.random.default_rng(seed).integers(
+        0, len(bytes_) - CONTEXT - 1, count
+    )
+    return jnp.asarray(
+        bytes_[starts[:, None] + np.arange(CONTEXT + 1)], jnp.int32
+    )
 
 
 def train(make, rate):
     model = Model(nnx.Rngs(0))
     schedule = optax.warmup_cosine_decay_schedule(0, rate, 20, STEPS)
-    optimizer = nnx.Optimizer(model, make(schedule, weight_decay=0.1), wrt=nnx.Param)
-    losses = [step(model, optimizer, windows_of(training, BATCH, i)) for i in range(STEPS)]
-    return np.array(losses), float(evaluate(model, windows_of(held_out, 4096, 0)))
+    optimizer = nnx.Optimizer(
+        model, make(schedule, weight_decay=0.1), wrt=nnx.Param
+    )
+    losses = [
+        step(model, optimizer, windows_of(training, BATCH, i))
+        for i in range(STEPS)
+    ]
+    return np.array(losses), float(
+        evaluate(model, windows_of(held_out, 4096, 0))
+    )
 
 
 losses, final = train(muon_jax.muon, 1e-2)
-print(f"held-out loss {final:.3f} nats per byte; a guess at random has {np.log(256):.3f}")
+print(
+    f"held-out loss {final:.3f} nats per byte; a guess at random has {np.log(256):.3f}"
+)
 assert final < 3
 
 # %% [markdown]
@@ -115,17 +130,30 @@ figure, (curves, finals) = plt.subplots(1, 2)
 for name, of_rate in runs.items():
     best = min(of_rate, key=lambda rate: of_rate[rate][1])
     smooth = np.convolve(of_rate[best][0], np.ones(10) / 10, "valid")
-    curves.plot(np.arange(len(smooth)) + 10, smooth, label=f"{name}, rate {best:g}")
+    curves.plot(
+        np.arange(len(smooth)) + 10, smooth, label=f"{name}, rate {best:g}"
+    )
     finals.plot(RATES, [of_rate[rate][1] for rate in RATES], "o-", label=name)
-curves.set(title="training loss, best rate of each", xlabel="step", ylabel="nats per byte")
-finals.set(title="held-out loss at the end", xlabel="peak learning rate", xscale="log")
+curves.set(
+    title="training loss, best rate of each",
+    xlabel="step",
+    ylabel="nats per byte",
+)
+finals.set(
+    title="held-out loss at the end", xlabel="peak learning rate", xscale="log"
+)
 curves.legend()
 finals.legend()
 for rate in RATES:
-    print(f"rate {rate:g}: Muon {runs['Muon'][rate][1]:.3f}, AdamW {runs['AdamW'][rate][1]:.3f}")
+    print(
+        f"rate {rate:g}: Muon {runs['Muon'][rate][1]:.3f}, AdamW {runs['AdamW'][rate][1]:.3f}"
+    )
 
 # %%
-best = {name: min(final for _, final in of_rate.values()) for name, of_rate in runs.items()}
+best = {
+    name: min(final for _, final in of_rate.values())
+    for name, of_rate in runs.items()
+}
 assert best["Muon"] < best["AdamW"]
 for of_rate in runs.values():  # the best rate is not one at the edge
     assert min(of_rate, key=lambda rate: of_rate[rate][1]) in RATES[1:-1]

@@ -15,15 +15,17 @@ import muon_jax
 plt.style.use("notebooks.mplstyle")
 
 rng = np.random.default_rng(0)
-left, _ = np.linalg.qr(rng.normal(size=(64, 64)))
-right, _ = np.linalg.qr(rng.normal(size=(64, 64)))
-values = np.geomspace(1, 1e-3, 64)
+left, _ = np.linalg.qr(rng.normal(size=(256, 256)))
+right, _ = np.linalg.qr(rng.normal(size=(256, 256)))
+values = np.geomspace(1, 1e-3, 256)
 matrix = jnp.asarray(left * values @ right.T, jnp.float32)
 
 
 def after(orthogonalize):
     """The singular values that come out, in the directions that went in."""
-    turned = left.T @ np.asarray(orthogonalize(matrix[None])[0], np.float64) @ right
+    turned = (
+        left.T @ np.asarray(orthogonalize(matrix[None])[0], np.float64) @ right
+    )
     off = np.abs(turned - np.diag(np.diag(turned))).max()
     assert off < 2e-3, "the directions stay"
     return np.diag(turned)
@@ -37,16 +39,32 @@ def after(orthogonalize):
 # %%
 figure, axes = plt.subplots()
 axes.axhline(1, color="#bbbbbb", linewidth=1)
-axes.plot(values, values / np.linalg.norm(values), ":", color="#777777", label="normalised")
+axes.plot(
+    values,
+    values / np.linalg.norm(values),
+    ":",
+    color="#777777",
+    label="normalised",
+)
 for steps in range(1, 6):
-    keller = muon_jax.newton_schulz("keller", steps=steps, normalization="frobenius")
-    axes.plot(values, after(keller), color=plt.cm.viridis(0.9 - steps / 6), label=f"{steps} steps")
-axes.set(xscale="log", xlabel="singular value, over the largest", ylabel="after")
+    keller = muon_jax.newton_schulz(
+        "keller", steps=steps, normalization="frobenius"
+    )
+    axes.plot(
+        values,
+        after(keller),
+        color=plt.cm.viridis(0.9 - steps / 6),
+        label=f"{steps} steps",
+    )
+axes.set(
+    xscale="log", xlabel="singular value, over the largest", ylabel="after"
+)
 axes.set_title("Five steps of Jordan's quintic")
-axes.legend(ncols=2)
+axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
-# %%
-keller = after(muon_jax.newton_schulz("keller", steps=5, normalization="frobenius"))
+keller = after(
+    muon_jax.newton_schulz("keller", steps=5, normalization="frobenius")
+)
 assert 0.65 < keller[values > 0.03].min() < keller.max() < 1.25
 
 # %% [markdown]
@@ -60,12 +78,22 @@ axes.axhline(1, color="#bbbbbb", linewidth=1)
 for name in ("keller", "fast", "accurate", "polar_express"):
     axes.plot(values, after(muon_jax.newton_schulz(name)), label=name)
 axes.axvline(1 / 500, color="#777777", linestyle=":", linewidth=1)
-axes.annotate("1/500", (1 / 500, 0.1), xytext=(4, 0), textcoords="offset points", color="#777777")
-axes.set(xscale="log", ylim=(0, 1.3), xlabel="singular value, over the largest", ylabel="after")
+axes.annotate(
+    "1/500",
+    (1 / 500, 0.1),
+    xytext=(4, 0),
+    textcoords="offset points",
+    color="#777777",
+)
+axes.set(
+    xscale="log",
+    ylim=(0, 1.3),
+    xlabel="singular value, over the largest",
+    ylabel="after",
+)
 axes.set_title("Named schedules, as they come")
 axes.legend(loc="lower right")
 
-# %%
 kept = values > 1 / 200
 
 
@@ -74,7 +102,9 @@ def spread(name):
 
 
 for name in ("keller", "fast", "accurate", "polar_express"):
-    print(f"{name:14} at most {spread(name):.3f} from one, for values above 1/200")
+    print(
+        f"{name:14} at most {spread(name):.3f} from one, for values above 1/200"
+    )
 assert spread("accurate") < spread("fast") < spread("keller")
 
 # %% [markdown]
@@ -108,4 +138,4 @@ for panel, (title, picture) in zip(panels, pictures.items(), strict=True):
 # %%
 exact = muon_jax.polar_by_svd()(matrix[None])[0]
 close = muon_jax.polar_to(1e-4)(matrix[None])[0]
-assert float(jnp.linalg.norm(close - exact) / 8) < 1e-3
+assert float(jnp.linalg.norm(close - exact) / 16) < 1e-3

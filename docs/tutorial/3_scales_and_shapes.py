@@ -34,7 +34,9 @@ measured = [rms(svd(gradient((1, *shape)))) for shape in shapes]
 predicted = [1 / np.sqrt(max(shape)) for shape in shapes]
 np.testing.assert_allclose(measured, predicted, rtol=1e-4)
 for shape, one, other in zip(shapes, measured, predicted, strict=True):
-    print(f"{shape[0]:3} × {shape[1]:<3}  measured {one:.5f}  predicted {other:.5f}")
+    print(
+        f"{shape[0]:3} × {shape[1]:<3}  measured {one:.5f}  predicted {other:.5f}"
+    )
 
 # %% [markdown]
 # ## Five ways to scale it
@@ -68,15 +70,23 @@ def update(cols, scale):
 figure, (size, norm) = plt.subplots(1, 2)
 for name, scale in SCALES.items():
     updates = [update(cols, scale) for cols in WIDTHS]
-    size.plot(WIDTHS, [rms(each) for each in updates], "o-", markersize=3, label=name)
-    norm.plot(WIDTHS, [float(jnp.linalg.norm(each, 2)) for each in updates], "o-", markersize=3)
+    size.plot(
+        WIDTHS, [rms(each) for each in updates], "o-", markersize=3, label=name
+    )
+    norm.plot(
+        WIDTHS,
+        [float(jnp.linalg.norm(each, 2)) for each in updates],
+        "o-",
+        markersize=3,
+    )
 for axes in (size, norm):
-    axes.set(xscale="log", yscale="log", xlabel="outputs of a layer with 128 inputs")
+    axes.set(
+        xscale="log", yscale="log", xlabel="outputs of a layer with 128 inputs"
+    )
 size.set_title("root mean square of an update")
 norm.set_title("its largest singular value")
 size.legend(fontsize=8)
 
-# %%
 matched = [rms(update(cols, "match_rms")) for cols in WIDTHS]
 np.testing.assert_allclose(matched, 0.2, rtol=0.05)
 
@@ -90,18 +100,35 @@ np.testing.assert_allclose(matched, 0.2, rtol=0.05)
 # %%
 params = {
     "attn": {
-        "query": {"kernel": jnp.zeros((512, 8, 64))},  # Flax: inputs, heads, head_dim
+        "query": {
+            "kernel": jnp.zeros((512, 8, 64))
+        },  # Flax: inputs, heads, head_dim
         "out": {"kernel": jnp.zeros((8, 64, 512))},
-        "qkv": {"kernel": jnp.zeros((512, 1536))},  # three matrices side by side
+        "qkv": {
+            "kernel": jnp.zeros((512, 1536))
+        },  # three matrices side by side
     },
     "conv": {"kernel": jnp.zeros((3, 3, 64, 128)), "bias": jnp.zeros(128)},
-    "layers": {"mlp": {"kernel": jnp.zeros((12, 512, 2048)), "bias": jnp.zeros((12, 2048))}},
+    "layers": {
+        "mlp": {
+            "kernel": jnp.zeros((12, 512, 2048)),
+            "bias": jnp.zeros((12, 2048)),
+        }
+    },
 }
 views = muon_jax.matrix_axes(params)
 print(muon_jax.explain(params))
 
 # %%
-assert views["attn"]["query"]["kernel"].matrix_shapes((512, 8, 64)) == ((1, 512, 512),)
-assert views["attn"]["qkv"]["kernel"].matrix_shapes((512, 1536)) == ((3, 512, 512),)
-assert views["conv"]["kernel"].matrix_shapes((3, 3, 64, 128)) == ((1, 576, 128),)
-assert views["layers"]["mlp"]["kernel"].matrix_shapes((12, 512, 2048)) == ((12, 512, 2048),)
+assert views["attn"]["query"]["kernel"].matrix_shapes((512, 8, 64)) == (
+    (1, 512, 512),
+)
+assert views["attn"]["qkv"]["kernel"].matrix_shapes((512, 1536)) == (
+    (3, 512, 512),
+)
+assert views["conv"]["kernel"].matrix_shapes((3, 3, 64, 128)) == (
+    (1, 576, 128),
+)
+assert views["layers"]["mlp"]["kernel"].matrix_shapes((12, 512, 2048)) == (
+    (12, 512, 2048),
+)

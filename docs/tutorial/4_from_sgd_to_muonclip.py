@@ -38,7 +38,9 @@ def loss_of(weights):
 
 
 gradient = jax.grad(loss_of)(jnp.zeros((SIZE, SIZE)))
-print(f"of {SIZE} directions, {float(diagnostics.stable_rank(gradient)):.1f} carry the gradient")
+print(
+    f"of {SIZE} directions, {float(diagnostics.stable_rank(gradient)):.1f} carry the gradient"
+)
 assert diagnostics.stable_rank(gradient) < 4
 
 # %% [markdown]
@@ -86,19 +88,26 @@ def curve(make, rate):
 
 best = {}
 for name, make in OPTIMIZERS.items():
-    losses = np.asarray(jax.jit(jax.vmap(functools.partial(curve, make)))(RATES))
+    losses = np.asarray(
+        jax.jit(jax.vmap(functools.partial(curve, make)))(RATES)
+    )
     chosen = np.nanargmin(losses[:, -1])
     assert 0 < chosen < len(RATES) - 1, "the best rate is not one at the edge"
     best[name] = losses[chosen]
-    print(f"{name:9} best at rate {RATES[chosen]:<6g} final loss {best[name][-1]:.1e}")
+    print(
+        f"{name:9} best at rate {RATES[chosen]:<6g} final loss {best[name][-1]:.1e}"
+    )
 
 figure, axes = plt.subplots()
 for name, losses in best.items():
     axes.plot(losses, label=name)
-axes.set(yscale="log", xlabel="step", ylabel="loss", title="Each at its best learning rate")
-axes.legend(ncols=2)
-
-# %%
+axes.set(
+    yscale="log",
+    xlabel="step",
+    ylabel="loss",
+    title="Each at its best learning rate",
+)
+axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 assert min(best, key=lambda name: best[name][-1]) == "Muon"
 
 # %% [markdown]
@@ -117,7 +126,9 @@ params = {
         "key": {"kernel": jax.random.normal(keys[1], (WIDTH, HEADS, DIM))},
     }
 }
-params["attn"]["query"]["kernel"] *= jnp.asarray([0.3, 3.0])[:, None]  # the second head runs hot
+params["attn"]["query"]["kernel"] *= jnp.asarray([0.3, 3.0])[
+    :, None
+]  # the second head runs hot
 inputs = jax.random.normal(keys[2], (1, 64, WIDTH))
 
 
@@ -130,9 +141,14 @@ def largest_logits(params):
 
 
 before = largest_logits(params)
-tx = muon_jax.muon_clip(0.0, threshold=100.0)  # no learning rate: only the clip acts
+tx = muon_jax.muon_clip(
+    0.0, threshold=100.0
+)  # no learning rate: only the clip acts
 updates, state = tx.update(
-    jax.tree.map(jnp.zeros_like, params), tx.init(params), params, max_logits={"attn": before}
+    jax.tree.map(jnp.zeros_like, params),
+    tx.init(params),
+    params,
+    max_logits={"attn": before},
 )
 clipped = optax.apply_updates(params, updates)
 after = largest_logits(clipped)
@@ -144,7 +160,8 @@ np.testing.assert_allclose(after[1], 100, rtol=1e-3)
 for name in ("query", "key"):
     cool = slice(None), 0
     np.testing.assert_array_equal(
-        clipped["attn"][name]["kernel"][cool], params["attn"][name]["kernel"][cool]
+        clipped["attn"][name]["kernel"][cool],
+        params["attn"][name]["kernel"][cool],
     )
 
 # %% [markdown]

@@ -39,7 +39,9 @@ SHAPES = {
     "up": (WIDTH, 4 * WIDTH),
     "down": (4 * WIDTH, WIDTH),
 }
-mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+mesh = jax.make_mesh(
+    (4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2
+)
 
 
 def draw(layer, name):
@@ -47,13 +49,20 @@ def draw(layer, name):
     return jax.random.normal(key, SHAPES[name]) / 8
 
 
-alone = {f"layer_{i}": {name: {"kernel": draw(i, name)} for name in SHAPES} for i in range(LAYERS)}
+alone = {
+    f"layer_{i}": {name: {"kernel": draw(i, name)} for name in SHAPES}
+    for i in range(LAYERS)
+}
 shardings = {
-    f"layer_{i}": {name: {"kernel": NamedSharding(mesh, SPECS[name])} for name in SHAPES}
+    f"layer_{i}": {
+        name: {"kernel": NamedSharding(mesh, SPECS[name])} for name in SHAPES
+    }
     for i in range(LAYERS)
 }
 params = jax.device_put(alone, shardings)
-jax.debug.visualize_array_sharding(params["layer_0"]["up"]["kernel"], use_color=False)
+jax.debug.visualize_array_sharding(
+    params["layer_0"]["up"]["kernel"], use_color=False
+)
 
 # %% [markdown]
 # ## A step, and what the devices send for it
@@ -94,9 +103,13 @@ tx = muon_jax.muon(1e-3)
 by_eight = muon(params, jax.jit(tx.init)(params), params)
 by_one = optax.apply_updates(alone, tx.update(alone, tx.init(alone), alone)[0])
 gap = jax.tree.map(
-    lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), by_eight, by_one
+    lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()),
+    by_eight,
+    by_one,
 )
-print(f"largest difference of a weight: {max(jax.tree.leaves(gap)):.1e}, of steps of {2e-4:.0e}")
+print(
+    f"largest difference of a weight: {max(jax.tree.leaves(gap)):.1e}, of steps of {2e-4:.0e}"
+)
 assert max(jax.tree.leaves(gap)) < 2e-5
 assert jax.tree.map(lambda leaf: leaf.sharding, by_eight) == shardings
 
@@ -109,7 +122,9 @@ assert jax.tree.map(lambda leaf: leaf.sharding, by_eight) == shardings
 choices = {
     "owners (the default)": muon,
     "owners, bfloat16 on the wire": compiled_step(
-        muon_jax.muon(1e-3, distribute=muon_jax.Distribution(wire_dtype=jnp.bfloat16))
+        muon_jax.muon(
+            1e-3, distribute=muon_jax.Distribution(wire_dtype=jnp.bfloat16)
+        )
     ),
     "left to XLA": compiled_step(muon_jax.muon(1e-3, distribute="off")),
 }
@@ -117,11 +132,17 @@ found = {name: collectives(step) for name, step in choices.items()}
 figure, (counts, traffic) = plt.subplots(1, 2, figsize=(7.2, 2.2), sharey=True)
 counts.barh(list(found), [each.count for each in found.values()])
 counts.set_title("collectives in a step")
-traffic.barh(list(found), [each.received_bytes / 1024 for each in found.values()], color="C1")
+traffic.barh(
+    list(found),
+    [each.received_bytes / 1024 for each in found.values()],
+    color="C1",
+)
 traffic.set_title("KiB to each device")
 counts.invert_yaxis()
 for name, each in found.items():
-    print(f"{name}: {each.count} collectives, {each.received_bytes / 1024:.0f} KiB")
+    print(
+        f"{name}: {each.count} collectives, {each.received_bytes / 1024:.0f} KiB"
+    )
 
 # %%
 default, halved, left = found.values()

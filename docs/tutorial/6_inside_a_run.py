@@ -32,7 +32,9 @@ text = np.frombuffer(b"".join(file.read_bytes() for file in files), np.uint8)
 # | `update_to_weight_rms` | steps | the relative size of a step |
 
 # %%
-orthogonal = muon_jax.polar_by_svd()(jax.random.normal(jax.random.key(0), (1, 64, 64)))[0]
+orthogonal = muon_jax.polar_by_svd()(
+    jax.random.normal(jax.random.key(0), (1, 64, 64))
+)[0]
 gaussian = jax.random.normal(jax.random.key(0), (64, 64))
 one_direction = jnp.outer(jnp.ones(64), jnp.arange(1.0, 65))
 for name, matrix in {
@@ -40,7 +42,10 @@ for name, matrix in {
     "Gaussian": gaussian,
     "of rank one": one_direction,
 }.items():
-    entropy, rank = float(singular_value_entropy(matrix)), float(stable_rank(matrix))
+    entropy, rank = (
+        float(singular_value_entropy(matrix)),
+        float(stable_rank(matrix)),
+    )
     print(f"{name:12} entropy {entropy:.3f}  stable rank {rank:5.2f}")
 
 # %%
@@ -54,7 +59,11 @@ np.testing.assert_allclose(singular_value_entropy(one_direction), 0, atol=1e-4)
 
 # %%
 CONTEXT, WIDTH, HIDDEN, BATCH, STEPS, EVERY = 16, 24, 128, 256, 400, 20
-SIZES = {"up": (CONTEXT * WIDTH, HIDDEN), "mix": (HIDDEN, HIDDEN), "head": (HIDDEN, 256)}
+SIZES = {
+    "up": (CONTEXT * WIDTH, HIDDEN),
+    "mix": (HIDDEN, HIDDEN),
+    "head": (HIDDEN, 256),
+}
 
 
 def new_params(seed=0):
@@ -63,7 +72,9 @@ def new_params(seed=0):
         name: {"kernel": jax.random.normal(key, shape) / np.sqrt(shape[0])}
         for key, (name, shape) in zip(keys, SIZES.items(), strict=False)
     }
-    return layers | {"embed": {"embedding": jax.random.normal(keys[3], (256, WIDTH))}}
+    return layers | {
+        "embed": {"embedding": jax.random.normal(keys[3], (256, WIDTH))}
+    }
 
 
 def loss_of(params, windows):
@@ -71,11 +82,16 @@ def loss_of(params, windows):
     for name in ("up", "mix"):
         x = jax.nn.gelu(x @ params[name]["kernel"])
     logits = x @ params["head"]["kernel"]
-    return optax.softmax_cross_entropy_with_integer_labels(logits, windows[:, -1]).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(
+        logits, windows[:, -1]
+    ).mean()
 
 
 def train(make, rate):
-    tx = monitor(make(optax.cosine_decay_schedule(rate, STEPS), weight_decay=0.1), every=EVERY)
+    tx = monitor(
+        make(optax.cosine_decay_schedule(rate, STEPS), weight_decay=0.1),
+        every=EVERY,
+    )
 
     @jax.jit
     def step(params, state, windows):
@@ -87,10 +103,15 @@ def train(make, rate):
     state = tx.init(params)
     for index in range(STEPS):
         starts = rng.integers(0, len(text) - CONTEXT - 1, BATCH)
-        windows = jnp.asarray(text[starts[:, None] + np.arange(CONTEXT + 1)], jnp.int32)
+        windows = jnp.asarray(
+            text[starts[:, None] + np.arange(CONTEXT + 1)], jnp.int32
+        )
         params, state, loss = step(params, state, windows)
         if index % EVERY == 0:
-            seen[index] = float(loss), optax.tree_utils.tree_get(state, "measurements")
+            seen[index] = (
+                float(loss),
+                optax.tree_utils.tree_get(state, "measurements"),
+            )
     return seen
 
 
@@ -112,8 +133,13 @@ TITLES = {
 for panel, (field, title) in zip(panels.flat, TITLES.items(), strict=True):
     for color, (name, seen) in zip(("C0", "C1"), runs.items(), strict=True):
         for style, layer in (("-", "mix"), (":", "up")):
-            series = [getattr(found[f"{layer}/kernel"], field)[0] for _, found in seen.values()]
-            panel.plot(list(seen), series, style, color=color, label=f"{name}, {layer}")
+            series = [
+                getattr(found[f"{layer}/kernel"], field)[0]
+                for _, found in seen.values()
+            ]
+            panel.plot(
+                list(seen), series, style, color=color, label=f"{name}, {layer}"
+            )
     panel.set_title(title)
 panels[1, 1].set_yscale("log")
 panels[0, 0].legend(fontsize=8)
@@ -128,13 +154,20 @@ for panel in panels[1]:
 
 def at_the_end(name, field):
     found = runs[name][last][1]
-    return np.array([getattr(found[f"{layer}/kernel"], field)[0] for layer in ("mix", "up")])
+    return np.array(
+        [getattr(found[f"{layer}/kernel"], field)[0] for layer in ("mix", "up")]
+    )
 
 
 for field in ("entropy", "stable_rank", "update_residual"):
-    print(f"{field:16} Muon {at_the_end('Muon', field)}  AdamW {at_the_end('AdamW', field)}")
+    print(
+        f"{field:16} Muon {at_the_end('Muon', field)}  AdamW {at_the_end('AdamW', field)}"
+    )
 assert (at_the_end("Muon", "entropy") > at_the_end("AdamW", "entropy")).all()
-assert (at_the_end("Muon", "update_residual") < at_the_end("AdamW", "update_residual")).all()
+assert (
+    at_the_end("Muon", "update_residual")
+    < at_the_end("AdamW", "update_residual")
+).all()
 
 # %% [markdown]
 # One run each at one learning rate says what to look at, not what is true in general.
