@@ -41,9 +41,11 @@ html_css_files = ["site.css"]
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
+html_context = {"default_mode": "auto"}  # without it the theme complains in the console
 html_theme_options = {
     "show_toc_level": 2,
     "navbar_persistent": [],
+    "footer_content_items": [],
     "use_download_button": False,
     "use_fullscreen_button": False,
 }

@@ -111,7 +111,7 @@ axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 assert min(best, key=lambda name: best[name][-1]) == "Muon"
 
 # %% [markdown]
-# This problem is made for Muon: its whole difficulty is that directions differ. On real models the difference is smaller, and [measured](../claims.md).
+# This problem is made for Muon: its whole difficulty is that directions differ. Look at [what we measured](../claims.md) before you expect as much of a model.
 #
 # ## The last step: QK-Clip
 #

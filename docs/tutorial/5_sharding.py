@@ -60,9 +60,12 @@ shardings = {
     for i in range(LAYERS)
 }
 params = jax.device_put(alone, shardings)
-jax.debug.visualize_array_sharding(
-    params["layer_0"]["up"]["kernel"], use_color=False
-)
+for name in SHAPES:
+    kernel = params["layer_0"][name]["kernel"]
+    shard = kernel.addressable_shards[0].data.shape
+    print(
+        f"{name:5} {kernel.shape} by {kernel.sharding.spec}: shards of {shard}"
+    )
 
 # %% [markdown]
 # ## A step, and what the devices send for it

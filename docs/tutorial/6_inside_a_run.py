@@ -142,7 +142,8 @@ for panel, (field, title) in zip(panels.flat, TITLES.items(), strict=True):
             )
     panel.set_title(title)
 panels[1, 1].set_yscale("log")
-panels[0, 0].legend(fontsize=8)
+handles, names = panels[0, 0].get_legend_handles_labels()
+figure.legend(handles, names, loc="outside lower center", ncols=4)
 for panel in panels[1]:
     panel.set_xlabel("step")
 
