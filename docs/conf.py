@@ -7,6 +7,7 @@ from pathlib import Path
 
 # A list of fonts that another environment left behind would fill the notebooks with warnings.
 os.environ["MPLCONFIGDIR"] = str(Path(__file__).parent / "_build" / "matplotlib")
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # on a busy machine XLA reports slow compilation
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "muon_jax"

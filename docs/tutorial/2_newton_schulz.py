@@ -119,7 +119,7 @@ for shape in ((256, 256), (256, 1024)):
 # %% [markdown]
 # ## Seen as a picture
 #
-# Three waves and some noise, entry by entry, and what Muon makes of them. The few large directions no longer drown the others: each has the same weight.
+# Three waves and some noise, entry by entry, and what Muon makes of them. The few large directions no longer drown the others: each has the same weight. The faintest lie below 1/500 of the largest, beyond what a schedule is planned for; `polar_to` goes on until the measured residual is small.
 
 # %%
 grid = np.linspace(0, 1, 48)
@@ -128,7 +128,7 @@ waves = sum(
     for k in (1, 2, 3)
 )
 momentum = jnp.asarray(waves + 0.03 * rng.normal(size=(48, 48)), jnp.float32)
-orthogonal = muon_jax.newton_schulz("accurate")(momentum[None])[0]
+orthogonal = muon_jax.polar_to(1e-4)(momentum[None])[0]
 pictures = {
     "momentum": momentum,
     "orthogonalised": orthogonal,
@@ -141,13 +141,5 @@ for panel, (title, picture) in zip(panels, pictures.items(), strict=True):
     panel.set_title(title)
     panel.set_axis_off()
 np.testing.assert_allclose(
-    pictures["times its transpose"], np.eye(48), atol=0.05
+    pictures["times its transpose"], np.eye(48), atol=2e-3
 )
-
-# %% [markdown]
-# Where an approximation will not do, `polar_to` goes on until the measured residual is small, and `polar_by_svd` is exact.
-
-# %%
-exact = muon_jax.polar_by_svd()(matrix[None])[0]
-close = muon_jax.polar_to(1e-4)(matrix[None])[0]
-assert float(jnp.linalg.norm(close - exact) / 16) < 1e-3
