@@ -9,9 +9,10 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 READY := .venv/.ready
 CORE := coefficients messages minimax momentum_rms muon newton_schulz properties public rules scaling
+DOCS_READY := .venv/.docs
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_REQUIRE_VIRTUALENV PIP_USER PIP_TARGET
 
-.PHONY: demo test test-all test-oldest test-newest test-wheel audit check format clean
+.PHONY: demo test test-all test-oldest test-newest test-wheel audit check docs format clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -19,6 +20,10 @@ $(READY): pyproject.toml
 	"$(PYTHON)" -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable ".[examples]" --group dev
+	@touch $@
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	@touch $@
 
 demo: $(READY)
@@ -68,6 +73,10 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+docs: $(DOCS_READY)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
 
 format: $(READY)
 	$(BIN)/ruff format .

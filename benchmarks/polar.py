@@ -1,7 +1,7 @@
 """Polar error against FLOPs against time, for this library's orthogonalizers and its rivals'.
 
 python benchmarks/polar.py                         # prints the tables
-python benchmarks/polar.py --write                 # also docs/polar.md and docs/images/polar.png
+python benchmarks/polar.py --write                 # also docs/reference/polar.md and its figure
 python benchmarks/polar.py --momenta momenta.npz   # also matrices saved from a training run
 
 Inputs are Gaussian, log-uniform over 1e2 and 1e4, and of rank 16. The error is the distance to the
@@ -240,8 +240,8 @@ def main(options: Options) -> None:
     text = [head, *(f"## {name}\n\n{markdown(rows)}" for name, rows in results.items())]
     print("\n\n".join(text))
     if options.write:
-        title = "# The polar map: error, FLOPs, time\n\n![Pareto plot](images/polar.png)"
-        (ROOT / "docs" / "polar.md").write_text("\n\n".join([title, *text]) + "\n")
+        title = "# The polar map: error, FLOPs, time\n\n![Pareto plot](../images/polar.png)"
+        (ROOT / "docs" / "reference" / "polar.md").write_text("\n\n".join([title, *text]) + "\n")
         draw(results, ROOT / "docs" / "images" / "polar.png")
 
 

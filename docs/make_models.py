@@ -1,4 +1,4 @@
-"""Writes docs/models.md: where muon_jax sends the parameters of known architectures.
+"""Writes docs/reference/models.md: where muon_jax sends the parameters of known architectures.
 
 Run `python docs/make_models.py` after a change to the rules or to the table that `explain` prints.
 """
@@ -14,7 +14,7 @@ from architectures import ARCHITECTURES  # noqa: E402
 from muon_jax._default_rules import FUSED, NOT_FOR_MUON, UNKNOWN, WEIGHTS  # noqa: E402
 from muon_jax._explain import explain  # noqa: E402
 
-PAGE = REPOSITORY / "docs" / "models.md"
+PAGE = REPOSITORY / "docs" / "reference" / "models.md"
 
 INTRODUCTION = """\
 # Models: what goes to Muon
@@ -85,7 +85,7 @@ Inside `optax.masked` and `optax.multi_transform` a transformation sees its own 
 the norms and biases that tell a stack or an orientation are hidden. What they may decide, such as a
 convolution whose bias is hidden, is then an error. Give a chain of your own
 `scale_by_muon(axes=muon_jax.matrix_axes(params))`; `muon` sees the whole tree unless you mask it,
-so [freeze by rules](finetuning.md) instead.
+so [freeze by rules](../how-to/finetuning.md) instead.
 
 ## Architectures
 

@@ -101,7 +101,8 @@ def newton_schulz(
     """Makes the orthogonalizer that applies a composed odd polynomial to the singular values.
 
     A schedule that drives the values of [ℓ, 1] into a narrow band around one leaves smaller ones
-    where the product of its slopes takes them. `docs/orthogonalizers.md` compares the schedules.
+    where the product of its slopes takes them. `docs/explanation/orthogonalizers.md` compares the
+    schedules.
 
     Args:
       coefficients: `"fast"` or `"accurate"`, the library's own designs; `"minimax"`, its own design

@@ -80,13 +80,11 @@ class QKTarget:
 
     A head whose largest logit S exceeds τ takes these factors, and so do the biases:
 
-    | role | factor |
-    |---|---|
-    | `query` and `key`, where every head has a key of its own | √(τ/S) each |
-    | `query`, where heads share their keys | τ/S |
-    | `key` with fewer heads than `query` (GQA, MQA) | stays |
-    | `rotary_query`, which meets `shared_key` (MLA) | τ/S |
-    | `shared_key`, which has no axis of heads (MQA, MLA) | stays |
+    - `query` and `key`, where every head has a key of its own: √(τ/S) each;
+    - `query`, where heads share their keys: τ/S;
+    - `key` with fewer heads than `query` (GQA, MQA): none;
+    - `rotary_query`, which meets `shared_key` (MLA): τ/S;
+    - `shared_key`, which has no axis of heads (MQA, MLA): none.
 
     A path stands for `QKPart(path)`: heads are counted by the last axis but one, as in Flax.
 

@@ -66,7 +66,7 @@ def zero1_shardings(params: Any, mesh: Mesh, axis: str | Sequence[str]) -> Any:
     divides is best: owners hold their matrices already, and nothing travels to them.
 
     Args:
-        params: parameters, or a momentum like them: arrays or `jax.ShapeDtypeStruct`s.
+        params: parameters, or a momentum like them: arrays or their `jax.ShapeDtypeStruct`.
         mesh: the mesh.
         axis: the mesh axis, or axes, along which the parameters are repeated.
 

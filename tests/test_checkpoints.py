@@ -18,6 +18,7 @@ from matrices import gaussian
 from orbax.checkpoint import v1 as ocp
 
 import muon_jax
+from muon_jax.diagnostics import monitor
 
 AXES = muon_jax.MatrixAxes(rows=-2, cols=-1)
 MATRICES = {"kernel": gaussian(6, 8), "stack": gaussian(2, 4, 4, seed=1)}
@@ -59,6 +60,7 @@ CASES = {
     ),
     "momentum_rms": Case(muon_jax.momentum_rms(RATE), MODEL),
     "skip_nonfinite": Case(muon_jax.skip_nonfinite(muon_jax.muon(RATE)), MODEL),
+    "monitor": Case(monitor(muon_jax.muon(RATE), every=2), MODEL),
     "momentum_rms, bfloat16": Case(muon_jax.momentum_rms(RATE), MODEL, dtype=jnp.bfloat16),
 }
 
@@ -146,7 +148,8 @@ def test_every_public_transformation_is_among_the_cases():
     kinds = optax.GradientTransformation, optax.GradientTransformationExtraArgs
     public = {
         name
-        for name, value in inspect.getmembers(muon_jax, inspect.isfunction)
+        for module in (muon_jax, muon_jax.diagnostics)
+        for name, value in inspect.getmembers(module, inspect.isfunction)
         if inspect.signature(value).return_annotation in kinds
     }
     assert public == {name.split(",")[0] for name in CASES}

@@ -14,7 +14,7 @@ from flax import nnx
 
 import muon_jax
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "finetuning.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "how-to" / "finetuning.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
 
 

@@ -371,3 +371,11 @@ def test_one_device_needs_no_layout(distribute):
     jax.jit(look)({"kernel": jnp.ones((2, 3))})
     mesh = jax.make_mesh((1,), ("data",))
     jax.shard_map(look, mesh=mesh, in_specs=P(), out_specs=P())({"kernel": jnp.ones((2, 3))})
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_measurements_are_those_of_one_device_and_gather_only_when_due(measured, kind):
+    result = found(measured, "monitored", kind)
+    assert result["same"]
+    assert result["traces"] == 1
+    assert result["outside a branch"] == 0 < result["in branches"]

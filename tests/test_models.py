@@ -291,13 +291,13 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 def test_the_page_of_models_is_current():
     page = runpy.run_path(str(DOCS / "make_models.py"))["page"]()
-    current = (DOCS / "models.md").read_text(encoding="utf-8")
+    current = (DOCS / "reference" / "models.md").read_text(encoding="utf-8")
     assert page == current, "run `python docs/make_models.py`"
 
 
 def test_the_rules_that_the_page_shows_can_be_written():
     (block,) = re.findall(
-        r"```python\n(from muon_jax .*?)```", (DOCS / "models.md").read_text(), re.S
+        r"```python\n(from muon_jax .*?)```", (DOCS / "reference" / "models.md").read_text(), re.S
     )
     names = {"muon_jax": muon_jax}
     exec(block, names)

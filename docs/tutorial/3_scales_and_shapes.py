@@ -1,0 +1,134 @@
+# %% [markdown]
+# # Scales and shapes
+#
+# An orthogonal matrix has a size of its own. How large a step should be is a second question, and its answer depends on the shape. This page measures both.
+
+# %%
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import muon_jax
+
+plt.style.use("notebooks.mplstyle")
+
+
+def rms(array):
+    return float(jnp.sqrt(jnp.mean(jnp.square(array))))
+
+
+def gradient(shape):
+    return jax.random.normal(jax.random.key(sum(shape)), shape)
+
+
+# %% [markdown]
+# ## The size of an orthogonal matrix
+#
+# All min(rows, cols) singular values are one, so the squares of the entries add up to min(rows, cols), and their root mean square is $1/\sqrt{\max(\text{rows}, \text{cols})}$ (lemma 1 of Liu et al. 2025). Unscaled, a wide layer would learn more slowly than a narrow one.
+
+# %%
+svd = muon_jax.polar_by_svd()
+shapes = [(rows, cols) for rows in (16, 64, 256) for cols in (16, 64, 256)]
+measured = [rms(svd(gradient((1, *shape)))) for shape in shapes]
+predicted = [1 / np.sqrt(max(shape)) for shape in shapes]
+np.testing.assert_allclose(measured, predicted, rtol=1e-4)
+for shape, one, other in zip(shapes, measured, predicted, strict=True):
+    print(
+        f"{shape[0]:3} × {shape[1]:<3}  measured {one:.5f}  predicted {other:.5f}"
+    )
+
+# %% [markdown]
+# ## Five ways to scale it
+#
+# | scale | factor | keeps the same for all shapes |
+# |---|---|---|
+# | `"match_rms"` | 0.2·√max(rows, cols) | the root mean square, 0.2, which is that of a typical AdamW update |
+# | `"spectral"` | √(cols/rows) | how much the step can change the root mean square of activations |
+# | `"keller"` | √max(1, cols/rows) | the same, except that narrowing layers keep 1 |
+# | `hidden_size(w)` | 0.2·√w | nothing; right for matrices as long as w |
+# | `"update_norm"` | 0.2 over the measured RMS | the root mean square, even of an update of low rank |
+#
+# Rows are inputs and columns outputs, whichever way the parameter is stored.
+
+# %%
+SCALES = {
+    "match_rms": "match_rms",
+    "spectral": "spectral",
+    "keller": "keller",
+    "hidden_size(128)": muon_jax.hidden_size(128),
+    "none": "none",
+}
+WIDTHS = [32, 64, 128, 256, 512, 1024]
+
+
+def update(cols, scale):
+    axes = muon_jax.MatrixAxes(rows=0, cols=1)
+    return muon_jax.orthogonalize_tree(gradient((128, cols)), axes, scale=scale)
+
+
+figure, (size, norm) = plt.subplots(1, 2)
+for name, scale in SCALES.items():
+    updates = [update(cols, scale) for cols in WIDTHS]
+    size.plot(
+        WIDTHS, [rms(each) for each in updates], "o-", markersize=3, label=name
+    )
+    norm.plot(
+        WIDTHS,
+        [float(jnp.linalg.norm(each, 2)) for each in updates],
+        "o-",
+        markersize=3,
+    )
+for axes in (size, norm):
+    axes.set(
+        xscale="log", yscale="log", xlabel="outputs of a layer with 128 inputs"
+    )
+size.set_title("root mean square of an update")
+norm.set_title("its largest singular value")
+size.legend(fontsize=8)
+
+matched = [rms(update(cols, "match_rms")) for cols in WIDTHS]
+np.testing.assert_allclose(matched, 0.2, rtol=0.05)
+
+# %% [markdown]
+# The learning rate goes with the scale: with `"match_rms"` it is AdamW's, with `"spectral"`, `"keller"` or `"none"` it is some fifty times larger. That is why `muon(scale="keller")` wants a `fallback_learning_rate` for the parameters that AdamW takes.
+#
+# ## Which numbers are rows and which are columns
+#
+# For a dense kernel it is plain. An attention kernel has three axes, a convolution four, a stack of scanned layers one more, and three matrices may lie side by side in one array. A `MatrixAxes` says how an array is read, and the rules find it by names and shapes.
+
+# %%
+params = {
+    "attn": {
+        "query": {
+            "kernel": jnp.zeros((512, 8, 64))
+        },  # Flax: inputs, heads, head_dim
+        "out": {"kernel": jnp.zeros((8, 64, 512))},
+        "qkv": {
+            "kernel": jnp.zeros((512, 1536))
+        },  # three matrices side by side
+    },
+    "conv": {"kernel": jnp.zeros((3, 3, 64, 128)), "bias": jnp.zeros(128)},
+    "layers": {
+        "mlp": {
+            "kernel": jnp.zeros((12, 512, 2048)),
+            "bias": jnp.zeros((12, 2048)),
+        }
+    },
+}
+views = muon_jax.matrix_axes(params)
+print(muon_jax.explain(params))
+
+# %%
+assert views["attn"]["query"]["kernel"].matrix_shapes((512, 8, 64)) == (
+    (1, 512, 512),
+)
+assert views["attn"]["qkv"]["kernel"].matrix_shapes((512, 1536)) == (
+    (3, 512, 512),
+)
+assert views["conv"]["kernel"].matrix_shapes((3, 3, 64, 128)) == (
+    (1, 576, 128),
+)
+assert views["layers"]["mlp"]["kernel"].matrix_shapes((12, 512, 2048)) == (
+    (12, 512, 2048),
+)

@@ -1,0 +1,230 @@
+"""What the singular values of matrices, and the sizes of updates, say about training.
+
+All measures work in float32 or wider, matrix by matrix: a NaN in one matrix is the measure of that
+matrix alone, and an empty matrix is measured as zero. Singular values cost a decomposition, many
+times a step of Muon, so measure now and then.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax.scipy.special import xlogy
+from jaxtyping import Array, Float
+
+from muon_jax import _checks
+from muon_jax._normalization import to_unit_range
+
+AnyMatrices = Float[Array, "*batch rows cols"]
+Values = Float[Array, "*batch short"]
+Measure = Float[Array, "*batch"]
+
+_MATRIX = (-2, -1)
+
+
+def singular_value_entropy(matrices: AnyMatrices) -> Measure:
+    r"""Measures how evenly the energy of a matrix is spread over its directions.
+
+    With the n = min(rows, cols) singular values :math:`\sigma_i`,
+
+    .. math::
+      H = -\frac{1}{\log n} \sum_i p_i \log p_i, \qquad p_i = \frac{\sigma_i^2}{\sum_j \sigma_j^2}.
+
+    Liu et al. find it higher in weights that Muon trained than in those of AdamW. It depends
+    neither on the size of the matrix's entries nor on rotations of either side.
+
+    Args:
+      matrices: arrays whose last two axes are matrices.
+
+    Returns:
+      One number in [0, 1] for each matrix, in float32 or wider: 1 for an orthogonal matrix and for
+      a vector, 0 for a matrix of rank one, and for zero.
+
+    Raises:
+      TypeError: if the matrices are not real floating-point.
+      ValueError: if the array has fewer than two axes.
+
+    Examples:
+      >>> float(singular_value_entropy(jnp.eye(3)))
+      1.0
+
+    References:
+      Liu et al., `Muon is Scalable for LLM Training <https://arxiv.org/abs/2502.16982>`_, 2025,
+      section 3.4, after Alter et al., 2000
+    """
+    return _by_values("singular_value_entropy", matrices, entropy_of)
+
+
+def stable_rank(matrices: AnyMatrices) -> Measure:
+    r"""Counts the directions that carry a matrix: :math:`\|X\|_F^2 / \|X\|_2^2`.
+
+    Unlike the rank it does not jump when a tiny singular value appears, and like the entropy it
+    ignores scale and rotations.
+
+    Args:
+      matrices: arrays whose last two axes are matrices.
+
+    Returns:
+      One number in [1, min(rows, cols)] for each matrix, in float32 or wider: the most for an
+      orthogonal matrix, 1 for a matrix of rank one, and 0 for zero.
+
+    Raises:
+      TypeError: if the matrices are not real floating-point.
+      ValueError: if the array has fewer than two axes.
+
+    Examples:
+      >>> float(stable_rank(jnp.eye(3)))
+      3.0
+    """
+    return _by_values("stable_rank", matrices, stable_rank_of)
+
+
+def orthogonality_residual(matrices: AnyMatrices, *, up_to_scale: bool = False) -> Measure:
+    r"""Measures how far matrices are from orthogonal: :math:`\|X X^\top - I\|_F / \sqrt m`.
+
+    The product is taken on the short side, of length m, so that it is the root mean square of
+    :math:`\sigma_i^2 - 1`, which for a singular value near one is twice its distance from one.
+
+    Args:
+      matrices: arrays whose last two axes are matrices.
+      up_to_scale: first divide each matrix by the root mean square of its singular values, as is
+        right for updates that carry a scale and a learning rate.
+
+    Returns:
+      One number of at least 0 for each matrix, in float32 or wider: 0 for an orthogonal matrix and
+      1 for zero. Up to scale it is at most √(m − 1), for a matrix of rank one.
+
+    Raises:
+      TypeError: if the matrices are not real floating-point.
+      ValueError: if the array has fewer than two axes.
+
+    Examples:
+      >>> float(orthogonality_residual(2 * jnp.eye(3)))
+      3.0
+      >>> float(orthogonality_residual(2 * jnp.eye(3), up_to_scale=True))
+      0.0
+    """
+    if up_to_scale:
+        return _by_values("orthogonality_residual", matrices, residual_up_to_scale_of)
+    return _by_values("orthogonality_residual", matrices, _residual_of, _plain_singular_values)
+
+
+def update_to_weight_rms(updates: AnyMatrices, weights: AnyMatrices) -> Measure:
+    """Divides the root mean square of an update by that of the weight that it changes.
+
+    It is the relative step: a learning rate that suits a layer keeps it about 10⁻³ for most of a
+    run. Under weight decay λ at learning rate η, weights settle where it is of the order of √(2ηλ).
+
+    Args:
+      updates: what `optax.apply_updates` adds, learning rate included.
+      weights: the weights before the update, of the same shape.
+
+    Returns:
+      One number of at least 0 for each matrix, in float32 or wider: 0 where the update is zero,
+      infinity where only the weight is.
+
+    Raises:
+      TypeError: if the matrices are not real floating-point.
+      ValueError: if the shapes differ, or have fewer than two axes.
+
+    Examples:
+      >>> float(update_to_weight_rms(jnp.full((2, 2), 0.5), jnp.ones((2, 2))))
+      0.5
+    """
+    call = "update_to_weight_rms"
+    updates, weights = _checked(call, updates), _checked(call, weights)
+    if updates.shape != weights.shape:
+        raise _checks.refused(
+            f"diagnostics.{call}",
+            f"the updates have shape {updates.shape} and the weights {weights.shape}",
+            "Give the update of these weights",
+        )
+    step, size = _root_mean_square(updates), _root_mean_square(weights)
+    return jnp.where(step == 0, step, step / size)
+
+
+def singular_values(matrices: AnyMatrices) -> Values:
+    """Returns the singular values times a power of two, so that their squares fit any format."""
+    return _values_of(matrices, to_unit_range)
+
+
+def _plain_singular_values(matrices: AnyMatrices) -> Values:
+    return _values_of(matrices, _wide)
+
+
+def _values_of(matrices: AnyMatrices, prepared: Callable[[AnyMatrices], AnyMatrices]) -> Values:
+    """An empty matrix counts as zero, of which it has the one singular value."""
+    if matrices.size == 0:
+        return jnp.zeros((*matrices.shape[:-2], 1), _wide(matrices).dtype)
+    return jnp.linalg.svdvals(prepared(matrices))
+
+
+def entropy_of(values: Values) -> Measure:
+    share = _shares(values)
+    if values.shape[-1] == 1:
+        return share[..., 0]
+    return -xlogy(share, share).sum(-1) / jnp.log(values.shape[-1])
+
+
+def stable_rank_of(values: Values) -> Measure:
+    share = _shares(values)
+    return share.sum(-1) / _or_one(share.max(-1))
+
+
+def residual_up_to_scale_of(values: Values) -> Measure:
+    return _distance_from_one(_shares(values) * values.shape[-1])
+
+
+def _residual_of(values: Values) -> Measure:
+    return _distance_from_one(jnp.square(values))
+
+
+def _distance_from_one(energy: Values) -> Measure:
+    return jnp.sqrt(jnp.mean(jnp.square(energy - 1), -1))
+
+
+def _shares(values: Values) -> Values:
+    """The part of the energy in each direction; all zero for the zero matrix."""
+    energy = jnp.square(values)
+    return energy / _or_one(energy.sum(-1, keepdims=True))
+
+
+def _or_one(total: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Replaces zero, by which nothing can be divided; NaN stays NaN."""
+    return jnp.where(total == 0, 1, total)
+
+
+def _by_values(
+    call: str,
+    matrices: AnyMatrices,
+    measure: Callable[[Values], Measure],
+    values: Callable[[AnyMatrices], Values] = singular_values,
+) -> Measure:
+    return measure(values(_checked(call, matrices)))
+
+
+def _root_mean_square(matrices: AnyMatrices) -> Measure:
+    """Squares no entry above one, which might overflow, and none of a matrix of tiny entries."""
+    wide = _wide(matrices)
+    largest = _or_one(jnp.max(jnp.abs(wide), axis=_MATRIX, keepdims=True, initial=0))
+    entries = max(1, math.prod(matrices.shape[-2:]))
+    return largest[..., 0, 0] * jnp.sqrt(jnp.square(wide / largest).sum(_MATRIX) / entries)
+
+
+def _wide(matrices: AnyMatrices) -> AnyMatrices:
+    return matrices.astype(jnp.promote_types(matrices.dtype, jnp.float32))
+
+
+def _checked(call: str, matrices: AnyMatrices) -> AnyMatrices:
+    matrices = jnp.asarray(matrices)
+    if not jnp.issubdtype(matrices.dtype, jnp.floating):
+        raise _checks.refused(
+            f"diagnostics.{call}", f"the matrices are {matrices.dtype}", "Give real ones", TypeError
+        )
+    if matrices.ndim < 2:
+        raise _checks.refused(
+            f"diagnostics.{call}",
+            f"an array of shape {matrices.shape} holds no matrix",
+            "Give at least two axes",
+        )
+    return matrices
