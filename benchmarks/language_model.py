@@ -1,7 +1,7 @@
 """Compares optimizers, and ways to orthogonalise, by the held-out loss of examples/train_lm.py.
 
 python benchmarks/language_model.py optimizers       # Muon and AdamW, each over learning rates
-python benchmarks/language_model.py orthogonalizers  # Muon's polar maps, over seeds
+python benchmarks/language_model.py orthogonalizers  # Muon's polar maps, over rates and seeds
 python benchmarks/language_model.py report           # tables and figure from the saved results
 
 Runs that `benchmarks/results/language_model.jsonl` already holds are not repeated.
@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,8 +31,11 @@ FIGURE = HERE.parent / "docs" / "images" / "muon_and_adamw.png"
 
 STEPS, BATCH_SIZE, EVAL_EVERY = 400, 8, 50
 LEARNING_RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
-ORTHOGONALIZERS = ("fast", "keller", "svd", "accurate", "bfloat16")
 SEEDS = (0, 1, 2)
+ORTHOGONALIZERS = ("fast", "accurate", "bfloat16", "keller", "jordan", "svd")
+CENTRAL_RATE = 8e-3
+NEIGHBOURS = (5.6e-3, 1.13e-2)
+MORE_SEEDS = tuple(range(6))
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,14 @@ def optimizers() -> None:
 
 
 def orthogonalizers() -> None:
-    """Runs every orthogonalizer on all seeds, at the best learning rate of the default one."""
+    """Runs each on six seeds at the default one's best rate, and on three at its neighbours."""
     for name in ORTHOGONALIZERS:
-        for seed in SEEDS:
-            final(muon(_best_rate(muon), seed, name))
+        for seed in MORE_SEEDS:
+            final(muon(CENTRAL_RATE, seed, name))
+    for name in ORTHOGONALIZERS:
+        for rate in NEIGHBOURS:
+            for seed in SEEDS:
+                final(muon(rate, seed, name))
 
 
 def report() -> None:
@@ -136,15 +143,29 @@ def _sweep_table() -> str:
 
 
 def _orthogonalizer_table() -> str:
-    losses = defaultdict(list)
-    for trial, curve in saved().items():
-        if trial.optimizer == "muon" and trial.learning_rate == _best_rate(muon):
-            losses[trial.orthogonalizer].append((trial.seed, curve[str(STEPS)]))
-    rows = ["| orthogonalizer | seed 0 | seed 1 | seed 2 | mean |", "|---|---|---|---|---|"]
+    known = {trial: curve[str(STEPS)] for trial, curve in saved().items()}
+    low, high = NEIGHBOURS
+    rows = [
+        f"| orthogonalizer | {low:g} | {CENTRAL_RATE:g} | {high:g} | {CENTRAL_RATE:g}, six seeds "
+        "| above `jordan`, same seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+
+    def losses(name: str, rate: float, seeds: Iterable[int]) -> list[float]:
+        return [known[trial] for seed in seeds if (trial := muon(rate, seed, name)) in known]
+
+    reference = losses("jordan", CENTRAL_RATE, MORE_SEEDS)
     for name in ORTHOGONALIZERS:
-        values = [loss for _, loss in sorted(losses[name])]
-        cells = " | ".join(f"{value:.4f}" for value in (*values, statistics.mean(values)))
-        rows.append(f"| `{name}` | {cells} |")
+        swept = [losses(name, rate, SEEDS) for rate in (low, CENTRAL_RATE, high)]
+        cells = [f"{statistics.mean(each):.4f}" if each else "–" for each in swept]
+        six = losses(name, CENTRAL_RATE, MORE_SEEDS)
+        above = [ours - theirs for ours, theirs in zip(six, reference, strict=False)]
+        error = statistics.stdev(above) / len(above) ** 0.5
+        cells += [
+            f"{statistics.mean(six):.4f} ({len(six)})",
+            f"{statistics.mean(above):+.4f} ± {error:.4f}",
+        ]
+        rows.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
