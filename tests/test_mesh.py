@@ -20,6 +20,7 @@ from muon_jax._distribution import Distribution, check_distribute
 from muon_jax._layout import resolve_layout
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._state_sharding import zero1_shardings
+from tests.mesh_bounds import COLLECTIVES, SHARDS_AND_REPLICAS, TEMPORARY_SHARE, wire_bytes
 
 pytestmark = pytest.mark.xdist_group("mesh")
 
@@ -27,29 +28,11 @@ ROOT = Path(__file__).parent.parent
 QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "OPENBLAS_NUM_THREADS": "1"}
 """Of LLVM alone: the partitioned program, which is what is measured, stays the same."""
 
-MIB = 2**20
 WIDTH, LAYERS, STEPS = 128, 8, 2
 WEIGHTS = LAYERS * 12 * WIDTH**2 * 4
 MATRIX_COSTS = [STEPS * (4 * k + 2) * WIDTH**3 for k in (3, 1, 4, 4)]
 EXACT = 2e-5
 """How far float32 on a mesh may lie from one device, by the largest entry."""
-
-SHARDS_AND_REPLICAS = {
-    "replicated": (1, 8),
-    "fsdp": (8, 1),
-    "tensor": (8, 1),
-    "2d": (8, 1),
-    "hsdp": (4, 2),
-}
-COLLECTIVES = {
-    "replicated": {"all-gather": 1},
-    "fsdp": {"all-to-all": 2},
-    "tensor": {"all-to-all": 2},
-    "2d": {"all-to-all": 2},
-    "hsdp": {"all-to-all": 2, "all-gather": 1},
-}
-TEMPORARY_MIB = {"replicated": 216, "fsdp": 65, "tensor": 65, "2d": 65, "hsdp": 75}
-"""Of a step with 8 layers of width 512, whose weights are 96 MiB."""
 
 WHOLE_STEPS = [
     (layout, kind, "scanned") for layout in COLLECTIVES for kind in ("Auto", "Explicit")
@@ -74,12 +57,6 @@ def found(measured: Mapping[str, Any], *name: Any) -> Mapping[str, Any]:
     result = measured[" ".join(map(str, name))]
     assert "raised" not in result, result
     return result
-
-
-def wire_bytes(weights: float, shards: int, replicas: int) -> float:
-    """Shards to their owners and back, then the results to the replicas."""
-    there_and_back = 2 * weights / (shards * replicas) * (shards - 1) / shards
-    return there_and_back + weights / shards * (replicas - 1) / replicas
 
 
 @pytest.mark.parametrize(("layout", "kind", "form"), WHOLE_STEPS)
@@ -107,7 +84,7 @@ def test_a_step_gives_what_one_device_gives_where_the_parameters_lie(measured, l
 def test_a_step_keeps_little_beside_its_state(measured, layout, kind, form):
     step = found(measured, "whole_step", layout, kind, form)
     assert step["aliased"]
-    assert step["temporary_bytes"] <= 1.25 * TEMPORARY_MIB[layout] * MIB * (WIDTH / 512) ** 2
+    assert step["temporary_bytes"] <= 1.25 * TEMPORARY_SHARE[layout] * WEIGHTS
 
 
 @pytest.mark.parametrize("layout", COLLECTIVES)

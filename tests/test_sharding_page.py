@@ -1,0 +1,53 @@
+"""The page on sharding: its blocks print what it says, and "auto" has the limits that it names."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "sharding.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n.*?```(?:\n\n```text\n(.*?)```)?", PAGE, re.S)
+"""What the page says that each block prints."""
+
+LEVEL = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+
+@pytest.fixture(scope="module")
+def found():
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.sharding_page"],
+        cwd=ROOT,
+        env=os.environ | LEVEL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_every_block_prints_what_the_page_says(found):
+    assert found["outputs"] == BLOCKS
+
+
+def test_auto_cannot_do_what_the_page_says_in_these_words(found):
+    auto = found["claims"]["auto"]
+    assert f'"{auto["export"]}"' in PAGE
+    assert f'"{auto["derivative"]}"' in PAGE
+    assert not auto["cached"]
+
+
+@pytest.mark.parametrize("way", ["given", "explicit"])
+def test_known_shardings_have_no_limits(found, way):
+    expected = {"export": "it works", "derivative": "it works", "cached": True}
+    assert found["claims"][way] == expected
+
+
+def test_skip_nonfinite_keeps_collectives_out_of_conditionals(found):
+    assert found["claims"]["apply_if_finite"] == 2
+    assert found["claims"]["skip_nonfinite"] == 0
