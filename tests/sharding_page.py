@@ -1,4 +1,4 @@
-"""Runs docs/sharding.md on eight devices, and what it says that "auto" cannot do; prints JSON.
+"""Runs the page on sharding on eight devices, and what "auto" cannot do by it; prints JSON.
 
 `test_sharding_page.py` starts this file, since the page itself asks for its devices.
 """
@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 import muon_jax
 from muon_jax.diagnostics import collectives
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "sharding.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "how-to" / "sharding.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
 
 
@@ -74,10 +74,12 @@ def claims(scope: dict[str, Any]) -> dict[str, Any]:
     def nested(tx: Any) -> int:
         return collectives(scope["compiled"](auto, tx.init(auto), run(tx))).nested.count
 
+    with jax.set_mesh(mesh):
+        limits_of_explicit = limits(explicit, scope["tx"])
     return {
         "auto": limits(auto, scope["tx"]),
         "given": limits(auto, scope["given"]),
-        "explicit": limits(explicit, scope["tx"]),
+        "explicit": limits_of_explicit,
         "apply_if_finite": nested(optax.apply_if_finite(scope["tx"], 3)),
         "skip_nonfinite": nested(muon_jax.skip_nonfinite(scope["tx"])),
     }

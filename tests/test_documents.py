@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import muon_jax
-from muon_jax import attention, diagnostics
+from muon_jax import attention, diagnostics, migrate, recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -23,13 +23,13 @@ def named(file):
 
 
 def test_every_public_name_stands_once_in_the_reference():
-    modules = {"muon_jax": muon_jax, "muon_jax.attention": attention}
-    modules["muon_jax.diagnostics"] = diagnostics
     public = [
-        f"{prefix}.{name}"
-        for prefix, module in modules.items()
+        f"{module.__name__}.{name}"
+        for module in (muon_jax, attention, diagnostics, migrate, recipes)
         for name, value in vars(module).items()
-        if not name.startswith("_") and getattr(value, "__module__", "").startswith("muon_jax.")
+        if not name.startswith("_")
+        and getattr(value, "__module__", "").startswith("muon_jax.")
+        and name in getattr(module, "__all__", [name])
     ]
     reference = "\n".join(
         page.read_text() for page in sorted((ROOT / "docs" / "reference").glob("*.md"))

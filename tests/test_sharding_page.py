@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "sharding.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "sharding.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n.*?```(?:\n\n```text\n(.*?)```)?", PAGE, re.S)
 """What the page says that each block prints."""
 
