@@ -12,7 +12,7 @@ CORE := coefficients messages minimax momentum_rms muon newton_schulz properties
 DOCS_READY := .venv/.docs
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_REQUIRE_VIRTUALENV PIP_USER PIP_TARGET
 
-.PHONY: demo test test-all test-oldest test-newest test-wheel audit check docs format clean
+.PHONY: demo test test-all test-oldest test-newest test-wheel mutation audit check docs format clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -62,6 +62,12 @@ test-wheel: $(READY)
 	$(UV) pip check --python build/wheel/env
 	cp -R tests pyproject.toml CHANGELOG.md build/wheel
 	cd build/wheel && env/bin/pytest $(CORE:%=tests/test_%.py) -k "not docstrings_run[attention]"
+
+# Which changes of the lowest floors no test notices; `make mutation ONLY="muon_jax._segments*"` for
+# one module. Takes hours for all.
+mutation: $(READY)
+	$(BIN)/mutmut run $(ONLY)
+	$(BIN)/mutmut results
 
 # Known vulnerabilities of what is installed. Needs https://pypi.org/pypi/…/json, where they are.
 audit: $(READY)

@@ -107,6 +107,12 @@ def test_equal_leaves_are_one_lot_of_contiguous_ranges():
     assert loads(lots, mesh).max() == 2 * cost(8, 16)
 
 
+def test_axes_that_shard_a_matrix_before_or_after_own_it():
+    turned = leaf(8, 16, held=(("fsdp",), ()), wanted=((), ("tensor",)))
+    (lot,) = plan_ownership([turned], MESH, (), cost)
+    assert lot.owners == ("fsdp", "tensor")
+
+
 def test_a_sharded_batch_stays_where_it_is():
     held = (("data",), (), ("tensor",))
     lots = plan_ownership([leaf(6, 8, 16, held=held), leaf(8, 16)], MESH, ("data", "tensor"), cost)

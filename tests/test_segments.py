@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from muon_jax._coefficients import schedule
 from muon_jax._minimax import Schedule, evaluate
-from muon_jax._segments import ROUNDOFF, TOLERANCE, plan
+from muon_jax._segments import ROUNDOFF, TOLERANCE, Plan, plan
 
 Segments = tuple[tuple[int, int], ...]
 
@@ -192,3 +192,5 @@ def test_plan_names_single_steps():
     links = schedule("fast")
     found = plan(links, 4, roundoff=2.0**-16)
     assert str(found).startswith("step 1 on X, steps 2-3 on one Gram matrix; ")
+    last = Plan(((0, 2), (2, 3)), wide=4, square=5)
+    assert str(last).startswith("steps 1-2 on one Gram matrix, step 3 on X; 4 wide and 5 square")
