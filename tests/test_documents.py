@@ -1,13 +1,15 @@
 """The pages: every public name stands in the reference, links lead somewhere, examples run."""
 
 import doctest
+import importlib
+import inspect
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
 import muon_jax
-from muon_jax import attention, diagnostics
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -22,14 +24,24 @@ def named(file):
     return str(file.relative_to(ROOT))
 
 
-def test_every_public_name_stands_once_in_the_reference():
-    modules = {"muon_jax": muon_jax, "muon_jax.attention": attention}
-    modules["muon_jax.diagnostics"] = diagnostics
-    public = [
-        f"{prefix}.{name}"
-        for prefix, module in modules.items()
+def public_names(module):
+    """Lists what a module defines, and what it exports from a private one by an alias."""
+    aliases = re.findall(r"muon_jax\S* import \w+ as (\w+)$", inspect.getsource(module), re.M)
+    return [
+        f"{module.__name__}.{name}"
         for name, value in vars(module).items()
-        if not name.startswith("_") and getattr(value, "__module__", "").startswith("muon_jax.")
+        if not name.startswith("_")
+        and (name in aliases or getattr(value, "__module__", "") == module.__name__)
+    ]
+
+
+def test_every_public_name_stands_once_in_the_reference():
+    modules = [module.name for module in pkgutil.iter_modules(muon_jax.__path__, "muon_jax.")]
+    doors = [name for name in modules if not name.startswith("muon_jax._")]
+    public = [
+        name
+        for door in ("muon_jax", *doors)
+        for name in public_names(importlib.import_module(door))
     ]
     reference = "\n".join(
         page.read_text() for page in sorted((ROOT / "docs" / "reference").glob("*.md"))
