@@ -14,7 +14,7 @@ project = "muon_jax"
 version = release = installed("muon_jax")
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
-exclude_patterns = ["_build", "_extensions", "conf.py", "make_models.py", "check_links.py"]
+exclude_patterns = ["_build", "_extensions", "*.py"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

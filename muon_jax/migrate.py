@@ -3,7 +3,7 @@
 Each function takes the state to leave and a fresh state to enter, which it returns filled: moments,
 number of steps, and with it every schedule. Call it once, outside of `jit`. Both optimizers must
 send each parameter to the same kind of optimizer; `from_adamw` alone carries parameters from Adam
-over to Muon. What a continued run owes to the one it left stands in `docs/migration.md`.
+over to Muon. What a continued run owes to the one it left stands in `docs/how-to/migration.md`.
 """
 
 from typing import Any

@@ -2,8 +2,8 @@
 
 `muon_jax.muon` is the library's own choice; these are for results that should be comparable with
 those of others. Every recipe is held to its source by twenty and more steps of both; the table in
-`docs/parity.md` says how closely, and where they differ. Matrices are found by the library's rules,
-since most sources leave that to the user; `optax` alone brings a rule of its own.
+`docs/reference/parity.md` says how closely, and where they differ. Matrices are found by the
+library's rules, since most sources leave that to the user; `optax` alone brings a rule of its own.
 """
 
 from collections.abc import Mapping
