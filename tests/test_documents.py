@@ -1,9 +1,6 @@
 """The pages: every public name stands in the reference, links lead somewhere, examples run."""
 
 import doctest
-import importlib
-import inspect
-import pkgutil
 import re
 from pathlib import Path
 
