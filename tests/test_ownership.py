@@ -14,6 +14,8 @@ from muon_jax._ownership import (
     assign_units,
     owner_positions,
     plan_ownership,
+    quintic_flops,
+    shard_shape,
 )
 
 MESH = {"data": 2, "fsdp": 3, "tensor": 2}
@@ -105,6 +107,23 @@ def test_equal_leaves_are_one_lot_of_contiguous_ranges():
         assert all(a.stop == b.start for a, b in itertools.pairwise(lot.shares))
         assert lot.shares[-1].stop == len(lot.members) * lot.units
     assert loads(lots, mesh).max() == 2 * cost(8, 16)
+
+
+def test_a_shard_has_its_part_of_every_axis():
+    spec = (("data", "fsdp"), (), ("tensor",))
+    assert np.empty(shard_shape((12, 5, 8), spec, MESH)).shape == (2, 5, 4)
+
+
+@pytest.mark.parametrize("shape", [(4, 12), (12, 4)])
+def test_a_quintic_step_is_three_products(shape):
+    """XXᵀ, its square, and the polynomial of it times X, short side first."""
+    assert quintic_flops(*shape) == 2 * (4 * 12 * 4 + 4 * 4 * 4 + 4 * 4 * 12)
+
+
+def test_a_large_matrix_has_its_owner_to_itself():
+    mesh = {"fsdp": 2}
+    lots = plan_ownership([leaf(64, 64), leaf(8, 8), leaf(8, 16)], mesh, ("fsdp",), cost)
+    assert loads(lots, mesh).max() == cost(64, 64)
 
 
 def test_axes_that_shard_a_matrix_before_or_after_own_it():
