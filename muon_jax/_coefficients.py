@@ -60,6 +60,12 @@ _POLAR_EXPRESS: Schedule = (
     (1.875, -1.25, 0.375),
 )
 
+
+def _with_margin(rows: Schedule, margin: float) -> Schedule:
+    """Stretches all rows but the last, as the code of Polar Express does for bfloat16."""
+    return (*(stretch(row, margin) for row in rows[:-1]), rows[-1])
+
+
 PUBLISHED = MappingProxyType(
     {
         # Fitted for the slope at 0; leaves singular values in about [0.7, 1.2].
@@ -94,7 +100,7 @@ PUBLISHED = MappingProxyType(
         ),
         # What its authors' code runs: safety 1.01 on all but the last of the eight rows.
         "polar_express_safe": Published(
-            (*(stretch(row, 1.01) for row in _POLAR_EXPRESS[:-1]), _POLAR_EXPRESS[-1]),
+            _with_margin(_POLAR_EXPRESS, 1.01),
             steps=5,
             normalisation="Frobenius norm × 1.01",
             source="https://arxiv.org/abs/2505.16932",
@@ -262,11 +268,6 @@ def _own_design(name: str, steps: int | None, designs: _Designs) -> Schedule:
         inflation=designs.inflation,
         cushion=designs.cushion,
     )
-
-
-def _with_margin(rows: Schedule, margin: float) -> Schedule:
-    """Stretches all rows but the last, as the code of Polar Express does for bfloat16."""
-    return (*(stretch(row, margin) for row in rows[:-1]), rows[-1])
 
 
 def _take(name: str, rows: Schedule, steps: int | None, repeats: bool) -> Schedule:

@@ -64,10 +64,8 @@ def read(call: str, argument: str, state: Any) -> Moments:
     return found
 
 
-def check_same(
-    call: str, moments: Moments, state: Any, *, source: str, target: str, remedy: str
-) -> None:
-    """Refuses moments that a state has no place for, and a state that wants others.
+def carry(call: str, moments: Moments, state: Any, *, source: str, target: str, remedy: str) -> Any:
+    """Puts moments into a state that has a place for each of them, and wants no others.
 
     Raises:
       ValueError: names the paths, what `source` and `target` have there, and the remedy.
@@ -84,6 +82,7 @@ def check_same(
     ]
     if differing:
         raise _checks.refused(call, _checks.listed(differing, 4), remedy)
+    return put(moments, state)
 
 
 def put(moments: Moments, state: Any) -> Any:

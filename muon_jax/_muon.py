@@ -84,9 +84,9 @@ def scale_by_muon(
         `shard_map` needs. On one device all are the same.
 
     Returns:
-      A transformation whose updates have the shape and dtype of the gradients and the sharding of
-      the parameters, with singular values
-      near the scale, and point along the gradient: chain it with `optax.scale_by_learning_rate`.
+      A transformation whose updates have the shape and dtype of the gradients, the sharding of the
+      parameters and singular values near the scale, and point along the gradient: chain it with
+      `optax.scale_by_learning_rate`.
 
     Raises:
       TypeError or ValueError: at once for an unusable argument, and at `init` for parameters that

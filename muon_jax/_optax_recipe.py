@@ -13,9 +13,9 @@ from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._muon import MuonState, scale_by_muon
 from muon_jax._newton_schulz import newton_schulz
-from muon_jax._routing import check_same_leaves, route
+from muon_jax._per_tree import built_per_tree
+from muon_jax._routing import route
 from muon_jax._rules import FALLBACK, MUON, Rule
-from muon_jax._state_sharding import on_mesh_of
 from muon_jax._tree import Axes, resolve_views, tree_solver
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
 
@@ -103,20 +103,7 @@ def optax_muon(
         labels = jax.tree.map(lambda r: r.label, routes)
         return optax.multi_transform({MUON: muon, FALLBACK: adam}, labels)
 
-    def init(params: optax.Params) -> optax.OptState:
-        return on_mesh_of(params, routed(params).init(params))
-
-    def update(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
-        transform = routed(updates)
-        check_same_leaves(state, jax.eval_shape(transform.init, updates), call=_CALL)
-        return transform.update(updates, state, params, **extra_args)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return built_per_tree(_CALL, routed)
 
 
 def _consistent(rms: float) -> ShapeScale:

@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._ownership import Lot, MeshShape, ShardedLeaf, owner_positions, plan_ownership
-from muon_jax._shardings import spec_axes
+from muon_jax._shardings import known_sharding, spec_axes
 
 Owners = tuple[int, ...]
 """Positions of devices, counted along the axes of the mesh with the last running fastest."""
@@ -29,8 +29,8 @@ def owners_of(
         The owners of each leaf; none where the leaves lie on no mesh, or on several.
     """
     owners: list[Owners] = [()] * len(leaves)
-    shardings = [getattr(leaf, "sharding", None) for leaf in leaves]
-    meshes = {s.mesh.abstract_mesh for s in shardings if isinstance(s, NamedSharding)}
+    shardings = [known_sharding(leaf) for leaf in leaves]
+    meshes = {each.mesh.abstract_mesh for each in shardings if each}
     if len(meshes) != 1:
         return owners
     mesh = dict(meshes.pop().shape)
@@ -42,9 +42,8 @@ def owners_of(
     return owners
 
 
-def _sharded(leaf: Any, view: Any, sharding: Any) -> ShardedLeaf:
-    known = isinstance(sharding, NamedSharding)
-    spec = spec_axes(sharding.spec if known else PartitionSpec(), len(leaf.shape))
+def _sharded(leaf: Any, view: Any, sharding: NamedSharding | None) -> ShardedLeaf:
+    spec = spec_axes(sharding.spec if sharding else PartitionSpec(), len(leaf.shape))
     return ShardedLeaf(tuple(leaf.shape), str(leaf.dtype), view, spec, spec)
 
 

@@ -15,12 +15,12 @@ from muon_jax._distribution import Distribute
 from muon_jax._momentum_rms import scale_by_momentum_rms
 from muon_jax._multipliers import check_multipliers, multipliers_of
 from muon_jax._muon import scale_by_muon
+from muon_jax._per_tree import built_per_tree
 from muon_jax._qk_clip import clip_qk
 from muon_jax._qk_targets import QKTarget
-from muon_jax._routing import Ambiguous, check_same_leaves, route
+from muon_jax._routing import Ambiguous, route
 from muon_jax._rules import FALLBACK, MUON, Rule
 from muon_jax._sides import check_sides
-from muon_jax._state_sharding import on_mesh_of
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
 from muon_jax._widening import in_float32
 
@@ -156,9 +156,11 @@ def muon(
             jax.tree.map(lambda found: found.label, routes),
         )
 
+    plain = built_per_tree("muon", routed)
+
     def init(params: optax.Params) -> optax.OptState:
         multipliers_of(params, learning_rate_multipliers, call="muon")  # refuses a mistyped pattern
-        return on_mesh_of(params, routed(params).init(params))
+        return plain.init(params)
 
     def update(
         updates: optax.Updates,
@@ -166,9 +168,7 @@ def muon(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
-        transform = routed(updates)
-        check_same_leaves(state, jax.eval_shape(transform.init, updates), call="muon")
-        steps, state = transform.update(updates, state, params, **extra_args)
+        steps, state = plain.update(updates, state, params, **extra_args)
         factors = multipliers_of(updates, learning_rate_multipliers, call="muon")
         return jax.tree.map(_times, steps, factors), state
 

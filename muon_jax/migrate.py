@@ -44,7 +44,7 @@ def from_optax(optax_state: Any, state: Any) -> Any:
     """
     call = "migrate.from_optax"
     moments = _moments.read(call, "optax_state", optax_state)
-    _moments.check_same(
+    return _moments.carry(
         call,
         moments,
         state,
@@ -53,7 +53,6 @@ def from_optax(optax_state: Any, state: Any) -> Any:
         remedy="Enter an optimizer with the same routing, by recipes.optax or rules=[...], and "
         "AdamW for the rest; migrate.from_adamw lets Muon take over what Adam trained",
     )
-    return _moments.put(moments, state)
 
 
 def to_optax(state: Any, optax_state: Any) -> Any:
@@ -79,7 +78,7 @@ def to_optax(state: Any, optax_state: Any) -> Any:
     """
     call = "migrate.to_optax"
     moments = _moments.read(call, "state", state)
-    _moments.check_same(
+    return _moments.carry(
         call,
         moments,
         optax_state,
@@ -88,7 +87,6 @@ def to_optax(state: Any, optax_state: Any) -> Any:
         remedy="Give optax.contrib.muon the same routing, by muon_weight_dimension_numbers=; what "
         "it does not train with Muon it trains with AdamW",
     )
-    return _moments.put(moments, optax_state)
 
 
 def from_adamw(adamw_state: Any, state: Any, *, momentum: float = 0.95, b1: float = 0.9) -> Any:
@@ -130,7 +128,7 @@ def from_adamw(adamw_state: Any, state: Any, *, momentum: float = 0.95, b1: floa
             ratio = (1 - momentum**steps) / (1 - b1**steps) if steps else 1.0
             first = jnp.asarray(known.first, jnp.promote_types(known.first.dtype, jnp.float32))
             moments[path] = MuonMoment(steps, ratio * first)
-    _moments.check_same(
+    return _moments.carry(
         call,
         moments,
         state,
@@ -139,7 +137,6 @@ def from_adamw(adamw_state: Any, state: Any, *, momentum: float = 0.95, b1: floa
         remedy="Leave a run with the same parameters, and enter an optimizer that trains with "
         "AdamW what Muon does not take",
     )
-    return _moments.put(moments, state)
 
 
 def from_torch(

@@ -1,0 +1,36 @@
+"""Transformations that are built anew for the tree they are given, whose routes they need."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from muon_jax._routing import check_same_leaves
+from muon_jax._state_sharding import on_mesh_of
+
+
+def built_per_tree(
+    call: str, build: Callable[[Any], optax.GradientTransformationExtraArgs]
+) -> optax.GradientTransformationExtraArgs:
+    """Makes a transformation that reads its structure off the whole tree, and keeps none of it.
+
+    Args:
+      call: the call that is named where a state does not fit the tree.
+      build: from parameters, or updates of their structure, to the transformation for them.
+    """
+
+    def init(params: optax.Params) -> optax.OptState:
+        return on_mesh_of(params, build(params).init(params))
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        transform = build(updates)
+        check_same_leaves(state, jax.eval_shape(transform.init, updates), call=call)
+        return transform.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(init, update)
