@@ -1,13 +1,33 @@
-"""Runs a script on virtual devices, in one process or in several that meet over gloo."""
+"""Runs what needs devices of its own: in another process, or in several that meet over gloo."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+
+ROOT = Path(__file__).parent.parent
+QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "OPENBLAS_NUM_THREADS": "1"}
+"""Of LLVM alone: the partitioned program, which is what is measured, stays the same."""
+
+
+def measured_by(module: str) -> Any:
+    """Runs a module of the tests, which makes its own devices, and reads the JSON it prints."""
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-m", f"tests.{module}"],
+        cwd=ROOT,
+        env=os.environ | QUICK,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
 
 
 def run_on_devices(

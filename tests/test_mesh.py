@@ -3,18 +3,14 @@
 `mesh_cases.py` measures all cases once, in a process of its own with eight devices.
 """
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
+from processes import measured_by
 
 from muon_jax._distribution import Distribution, check_distribute
 from muon_jax._layout import resolve_layout
@@ -23,10 +19,6 @@ from muon_jax._state_sharding import zero1_shardings
 from tests.mesh_bounds import COLLECTIVES, SHARDS_AND_REPLICAS, TEMPORARY_SHARE, wire_bytes
 
 pytestmark = pytest.mark.xdist_group("mesh")
-
-ROOT = Path(__file__).parent.parent
-QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "OPENBLAS_NUM_THREADS": "1"}
-"""Of LLVM alone: the partitioned program, which is what is measured, stays the same."""
 
 WIDTH, LAYERS, STEPS = 128, 8, 2
 WEIGHTS = LAYERS * 12 * WIDTH**2 * 4
@@ -41,16 +33,7 @@ WHOLE_STEPS = [
 
 @pytest.fixture(scope="session")
 def measured() -> Mapping[str, Any]:
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.mesh_cases"],
-        cwd=ROOT,
-        env=os.environ | QUICK,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+    return measured_by("mesh_cases")
 
 
 def found(measured: Mapping[str, Any], *name: Any) -> Mapping[str, Any]:

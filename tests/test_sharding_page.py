@@ -1,34 +1,18 @@
 """The page on sharding: its blocks print what it says, and "auto" has the limits that it names."""
 
-import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from processes import ROOT, measured_by
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "how-to" / "sharding.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n.*?```(?:\n\n```text\n(.*?)```)?", PAGE, re.S)
 """What the page says that each block prints."""
 
-LEVEL = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-
 
 @pytest.fixture(scope="module")
 def found():
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.sharding_page"],
-        cwd=ROOT,
-        env=os.environ | LEVEL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+    return measured_by("sharding_page")
 
 
 def test_every_block_prints_what_the_page_says(found):
