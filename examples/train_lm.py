@@ -11,10 +11,9 @@ python examples/train_lm.py --mesh fsdp=4,tensor=2                 # eight devic
 python examples/train_lm.py --mesh fsdp=8 --processes 2            # in two processes
 """
 
-import sys
 from dataclasses import asdict, dataclass, field
 
-import tyro
+from common.command_line import read_settings
 from common.decoder import Decoder, DecoderConfig
 from common.devices import DeviceConfig
 from common.errors import run_command
@@ -26,7 +25,6 @@ from common.language import (
     train_language_model,
 )
 from common.optimizers import OptimizerConfig
-from common.processes import spawn
 from common.training import RunConfig
 
 
@@ -57,14 +55,7 @@ def train(config: Config) -> LanguageResult:
 
 
 def main() -> None:
-    config = tyro.cli(
-        Config,
-        description=__doc__,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
-    if config.devices.must_spawn:
-        sys.exit(spawn(sys.argv, config.devices.processes))
-    report(train(config))
+    report(train(read_settings(Config, __doc__)))
 
 
 if __name__ == "__main__":

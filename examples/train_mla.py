@@ -5,11 +5,10 @@ python examples/train_mla.py
 python examples/train_mla.py --threshold None    # Muon without QK-Clip: the logits grow
 """
 
-import sys
 from dataclasses import asdict, dataclass, field
 
 import optax
-import tyro
+from common.command_line import read_settings
 from common.decoder import Decoder
 from common.devices import DeviceConfig
 from common.errors import UsageError, run_command
@@ -24,7 +23,6 @@ from common.language import (
 from common.latent_attention import LatentAttention, LatentConfig, clip_target
 from common.logit_plots import plot_max_logits
 from common.optimizers import OptimizerConfig, learning_rate_schedule
-from common.processes import spawn
 from common.task import Measured
 from common.training import RunConfig
 from flax import nnx
@@ -111,14 +109,7 @@ def loss_and_max_logits(
 
 
 def main() -> None:
-    config = tyro.cli(
-        Config,
-        description=__doc__,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
-    if config.devices.must_spawn:
-        sys.exit(spawn(sys.argv, config.devices.processes))
-    result = train(config)
+    result = train(read_settings(Config, __doc__))
     report(result)
     print(f"  logits      {result.run.folder.path / PLOT}")
 

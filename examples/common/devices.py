@@ -46,7 +46,7 @@ class DeviceConfig:
             raise UsageError("several processes need a --mesh to share, such as --mesh fsdp=8")
         if self.process_id is not None and self.coordinator is None:
             raise UsageError("--process-id needs --coordinator host:port, the same on every host")
-        if len(set(self.sizes)) < len((self.mesh or "").split(",")) and self.mesh:
+        if self.mesh and len(self.sizes) < len(self.mesh.split(",")):
             raise UsageError(f"--mesh {self.mesh}: name every axis once")
 
     @property
@@ -130,8 +130,9 @@ class Devices:
         """
         if self.mesh is None:
             return batch
-        axes = tuple(axis for axis in self.mesh.axis_names if axis != "tensor")
-        parts = math.prod(self.mesh.shape[axis] for axis in axes)
+        mesh = self.mesh
+        axes = tuple(axis for axis in mesh.axis_names if axis != "tensor")
+        parts = math.prod(mesh.shape[axis] for axis in axes)
 
         def placed(array: Any) -> jax.Array:
             if len(array) % parts:
@@ -141,7 +142,6 @@ class Devices:
                 )
             return _from_host(array, NamedSharding(mesh, P(axes)))
 
-        mesh = self.mesh
         return jax.tree.map(placed, batch)
 
     def shardings(self, state: Any) -> Any:

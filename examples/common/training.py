@@ -80,6 +80,8 @@ def fit(
     began = time.monotonic()
     settings = _settings(task, optimizer, run)
     title, described = f"{optimizer.optimizer} on {task.data}", _described(task, optimizer, run)
+    # Before the folder is touched: a batch that the mesh does not divide is refused here.
+    held_out = [devices.place_batch(batch) for batch in task.held_out]
     shared = RunFolder(run.out or _default_folder(task, optimizer, settings))
     folder = shared if devices.first else RunFolder(Path(tempfile.mkdtemp()))
     if run.resume:
@@ -87,14 +89,12 @@ def fit(
     else:
         folder.begin(settings, overwrite=run.overwrite)
     devices.wait("the folder is ready")
-    model = devices.place(nnx.state(task.model))
-    nnx.update(task.model, model)
+    nnx.update(task.model, devices.place(nnx.state(task.model)))
     transform = task.make_optimizer(optimizer, run.steps)
     graph, state = nnx.split((task.model, nnx.Optimizer(task.model, transform, wrt=nnx.Param)))
     state = devices.place(state)
     train_step, evaluate = _compiled(graph, task, devices.shardings(state))
     checkpoints = Checkpoints(shared.checkpoints, devices)
-    held_out = [devices.place_batch(batch) for batch in task.held_out]
 
     def measure_held_out(state: nnx.State) -> list[Measured]:
         return [devices.settle(evaluate(state, batch)) for batch in held_out]
