@@ -1,0 +1,52 @@
+"""What every experiment does from the command line, and where its results and figures lie.
+
+Importing it puts the examples, whose training the experiments run, on the path.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "experiments" / "results"
+IMAGES = ROOT / "docs" / "images"
+
+if (examples := str(ROOT / "examples")) not in sys.path:
+    sys.path.insert(0, examples)
+
+Plan = TypeVar("Plan")
+
+
+def main(
+    plan: type[Plan],
+    description: str | None,
+    *,
+    run: Callable[[Plan], None],
+    report: Callable[[Plan], str],
+    draw: Callable[[Plan], Figure] | None = None,
+    image: str = "",
+) -> None:
+    """Offers `run`, which measures what is not saved, and `report`, which prints tables and draws.
+
+    Args:
+        plan: a dataclass of all that may be chosen.
+        image: name of the figure that `draw` makes, in docs/images.
+    """
+
+    def measure(settings: Plan) -> None:
+        run(settings)
+
+    def show(settings: Plan) -> None:
+        print(report(settings))
+        if draw is not None:
+            IMAGES.mkdir(parents=True, exist_ok=True)
+            draw(settings).savefig(IMAGES / image)
+
+    commands = {"run": measure, "report": show}
+    for command in commands.values():
+        command.__annotations__["settings"] = tyro.conf.OmitArgPrefixes[plan]
+    tyro.extras.subcommand_cli_from_dict(commands, description=description)

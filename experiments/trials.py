@@ -1,0 +1,73 @@
+"""Trials of an experiment: run each once, on a core of its own, and keep what it measured."""
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+Trial = TypeVar("Trial", bound=Any)
+Measured = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trials(Generic[Trial]):
+    """What an experiment measured, a line of JSON for each trial.
+
+    Args:
+        kind: the dataclass that sets one trial apart from another, of JSON values.
+        run: maps a trial to what is measured, JSON again; a function of a module.
+        file: where the lines are kept.
+        workers: how many trials run at once, each on one core, so that a result does not depend
+            on their number.
+    """
+
+    kind: type[Trial]
+    run: Callable[[Trial], Measured]
+    file: Path
+    workers: int = 1
+
+    def saved(self) -> dict[Trial, Measured]:
+        """Reads what was measured before."""
+        if not self.file.exists():
+            return {}
+        rows = map(json.loads, self.file.read_text().splitlines())
+        return {self.kind(**row["trial"]): row["measured"] for row in rows}
+
+    def measure(self, trials: Iterable[Trial]) -> dict[Trial, Measured]:
+        """Returns what was measured in each of `trials`; runs those that were not saved."""
+        wanted = list(dict.fromkeys(trials))
+        known = self.saved()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        for trial, measured, seconds in self._run([t for t in wanted if t not in known]):
+            known[trial] = measured
+            with self.file.open("a") as file:
+                file.write(json.dumps({"trial": asdict(trial), "measured": measured}) + "\n")
+            print(f"{seconds:5.0f} s  {trial}", flush=True)
+        return {trial: known[trial] for trial in wanted}
+
+    def _run(self, trials: list[Trial]) -> Iterator[tuple[Trial, Measured, float]]:
+        if not trials:
+            return
+        processes = multiprocessing.get_context("spawn")
+        cores = processes.Queue()
+        for core in sorted(os.sched_getaffinity(0))[: self.workers]:
+            cores.put(core)
+        with ProcessPoolExecutor(self.workers, processes, _keep_to_one_core, (cores,)) as pool:
+            futures = {pool.submit(_timed, self.run, trial): trial for trial in trials}
+            for future in as_completed(futures):
+                yield futures[future], *future.result()
+
+
+def _keep_to_one_core(cores: Any) -> None:
+    """Binds this process before JAX starts its threads, of which it then starts one."""
+    os.sched_setaffinity(0, {cores.get()})
+
+
+def _timed(run: Callable[[Trial], Measured], trial: Trial) -> tuple[Measured, float]:
+    began = time.monotonic()
+    return run(trial), time.monotonic() - began
