@@ -7,11 +7,13 @@ compiled programs does not find it again in another process.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import eval_jaxpr
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
@@ -78,10 +80,16 @@ def _solve(
     shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
     traced = jax.make_jaxpr(alone)(*shapes)
 
+    # In a compiled program JAX calls the operation by an address, which a later process may give to
+    # another one: with nothing else to tell them apart, a persistent cache would hand out the wrong
+    # program. So the last operand, which nothing reads, is a digest of all that is computed.
+    digest = _digest(str(traced.jaxpr), views, layout.share, layout.wire_dtype)
+    others = [*like, *traced.consts, digest]
+
     @custom_partitioning
     def operation(*operands: Array) -> tuple[Array, ...]:
         """What one device would do alone."""
-        constants = operands[count + len(like) :]
+        constants = operands[count + len(like) : -1]
         return tuple(eval_jaxpr(traced.jaxpr, constants, *operands[:count]))
 
     def partition(mesh: Mesh, operands, results):
@@ -116,21 +124,21 @@ def _solve(
 
         held = [NamedSharding(mesh, partition_spec(leaf.held)) for leaf in leaves]
         wanted = [NamedSharding(mesh, partition_spec(leaf.wanted)) for leaf in leaves]
-        others = [operand.sharding for operand in operands[count:]]
-        return mesh, body, tuple(wanted), (*held, *others)
+        kept = [operand.sharding for operand in operands[count:]]
+        return mesh, body, tuple(wanted), (*held, *kept)
 
     def infer(mesh: Mesh, operands, results):
         """For the partitioner before Shardy, which aborts the process where this is missing."""
         del mesh, results
         return tuple(operand.sharding for operand in operands[followed])
 
-    ranks = [jnp.ndim(operand) for operand in [*arrays, *like, *traced.consts]]
+    ranks = [jnp.ndim(operand) for operand in [*arrays, *others]]
     operation.def_partition(
         partition, infer_sharding_from_operands=infer, sharding_rule=_rule(ranks, followed)
     )
 
     def run(arrays: list[Array], like: list[Array]) -> list[Array]:
-        return list(operation(*arrays, *like, *traced.consts))
+        return list(operation(*arrays, *like, *traced.consts, digest))
 
     mesh = jax.typeof(arrays[0]).sharding.mesh
     explicit = () if mesh.empty else explicit_axes(mesh)
@@ -139,6 +147,11 @@ def _solve(
         as_auto: Any = jax.sharding.auto_axes(run, axes=explicit, out_sharding=types)
         return as_auto(arrays, like)
     return run(arrays, like)
+
+
+def _digest(*described: Any) -> np.uint32:
+    """Names what is described, in every process alike."""
+    return np.frombuffer(hashlib.sha256(repr(described).encode()).digest(), np.uint32)[0]
 
 
 def _stacked(view: MatrixAxes) -> MatrixAxes:

@@ -1,6 +1,7 @@
 """Cases: what a user may put around a step, what shard_map needs, and what is refused."""
 
 import functools
+import re
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import muon_jax
-from muon_jax import Distribution
+from muon_jax import Distribution, MatrixAxes
 from muon_jax.diagnostics import assert_lean
 from tests.mesh_setup import (
     case,
@@ -120,6 +121,22 @@ def array_in_the_orthogonalizer() -> dict[str, Any]:
 
     results = jax.jit(run)(leaves)
     return {"error": error(results, host), "kept": lies_alike(results, leaves)}
+
+
+@case()
+def in_a_cache_of_programs() -> dict[str, Any]:
+    """The programs of a step in four ways and the first again, without the operation's address."""
+    leaves, _ = gpt("fsdp", "Auto", 1, 32, "scanned")
+    ways: list[dict[str, Any]] = [
+        {},
+        {"orthogonalizer": lambda matrices: polar(polar(matrices))},
+        {"distribute": Distribution(wire_dtype="bfloat16")},
+        {"axes": MatrixAxes(rows=-1, cols=-2)},
+        {},
+    ]
+    programs = [jax.jit(functools.partial(orthogonalize, **way)).lower(leaves) for way in ways]
+    address = re.compile(r'backend_config = "\d+"')
+    return {"programs": [address.sub("", program.as_text()) for program in programs]}
 
 
 @case()

@@ -199,6 +199,13 @@ def test_it_runs_there_too(measured, case):
     assert result["kept"]
 
 
+def test_a_cache_of_programs_tells_every_setting(measured):
+    *different, again = found(measured, "in_a_cache_of_programs")["programs"]
+    assert all("CustomSPMDPartitioning" in program for program in different)
+    assert len(set(different)) == len(different)
+    assert again == different[0]
+
+
 @pytest.mark.parametrize("case", ["vmapped Auto", "vmapped Explicit"])
 def test_vmap_adds_a_batch_axis(measured, case):
     assert found(measured, case)["error"] < EXACT
