@@ -23,7 +23,7 @@ class Trials(Generic[Trial]):
         run: maps a trial to what is measured, JSON again; a function of a module.
         file: where the lines are kept.
         workers: how many trials run at once, each on one core, so that a result does not depend
-            on their number.
+            on their number; 0 runs them in this process.
     """
 
     kind: type[Trial]
@@ -51,7 +51,8 @@ class Trials(Generic[Trial]):
         return {trial: known[trial] for trial in wanted}
 
     def _run(self, trials: list[Trial]) -> Iterator[tuple[Trial, Measured, float]]:
-        if not trials:
+        if not trials or not self.workers:
+            yield from ((trial, *_timed(self.run, trial)) for trial in trials)
             return
         processes = multiprocessing.get_context("spawn")
         cores = processes.Queue()

@@ -1,0 +1,86 @@
+"""Experiments in tiny settings: trials run once, the best rate goes on, and tables say what ran."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import orthogonalizers
+import pytest
+import steps_to_adamw
+from language import LanguageTrial, held_out_loss
+from trials import Trials
+
+
+@dataclass(frozen=True)
+class Sum:
+    left: int
+    right: int = 0
+
+
+def added(trial: Sum) -> dict[str, int]:
+    return {"sum": trial.left + trial.right}
+
+
+def refused(trial: Sum) -> dict[str, int]:
+    raise AssertionError(f"{trial} ran again")
+
+
+def test_a_trial_is_measured_once(tmp_path):
+    file = tmp_path / "results" / "sums.jsonl"
+    wanted = [Sum(1, 2), Sum(3), Sum(1, 2)]
+    measured = Trials(Sum, added, file, workers=2).measure(wanted)
+    assert measured == {Sum(1, 2): {"sum": 3}, Sum(3): {"sum": 3}}
+    assert Trials(Sum, refused, file, workers=0).measure(wanted) == measured
+    assert len(file.read_text().splitlines()) == 2
+
+
+def test_a_trial_that_fails_is_not_saved_and_spares_the_others(tmp_path):
+    file = tmp_path / "sums.jsonl"
+    Trials(Sum, added, file, workers=0).measure([Sum(1)])
+    with pytest.raises(AssertionError, match="ran again"):
+        Trials(Sum, refused, file, workers=0).measure([Sum(1), Sum(2)])
+    assert list(Trials(Sum, added, file).saved()) == [Sum(1)]
+
+
+def known_loss(trial: LanguageTrial) -> dict[str, dict[str, float]]:
+    """Least at a rate of 0.01, and the same for all but the optimizer, `svd` and the seed."""
+    loss = 1 + abs(math.log10(trial.learning_rate) + 2) + trial.seed / 10
+    loss += (trial.optimizer == "adamw") + (trial.orthogonalizer == "svd") / 4
+    return {"held_out_loss": {"1": 5.0, str(trial.steps): loss}}
+
+
+@pytest.fixture
+def known(monkeypatch, tmp_path) -> dict[str, Any]:
+    """Has the experiments measure `known_loss`, here."""
+    for experiment in (orthogonalizers, steps_to_adamw):
+        monkeypatch.setattr(experiment, "held_out_loss", known_loss)
+    return {"results": tmp_path / "results.jsonl", "workers": 0}
+
+
+def test_the_best_rate_of_each_optimizer_runs_on_every_seed(known):
+    plan = steps_to_adamw.Plan(**known)
+    steps_to_adamw.run(plan)
+    trials = plan.trials.saved()
+    assert len(trials) == 3 * (3 + 2)  # three rates on the first seed, and the best on two more
+    assert {trial.learning_rate for trial in trials if trial.seed} == {8e-3}
+    *_, muon, optax_muon, adamw = steps_to_adamw.report(plan).splitlines()
+    assert muon == "| Muon | 720 | 0.008 | 1.1969 | 1.0969, 1.1969, 1.2969 |"
+    assert optax_muon == muon.replace("Muon", "optax.contrib.muon")
+    assert adamw == "| AdamW | 1800 | 0.008 | 2.1969 | 2.0969, 2.1969, 2.2969 |"
+    assert plan.trials.saved() == trials
+    curves, rates = steps_to_adamw.draw(plan).axes
+    assert [len(axes.lines) for axes in (curves, rates)] == [3, 3]
+
+
+def test_orthogonalizers_are_compared_on_the_same_seeds(known):
+    plan = orthogonalizers.Plan(("keller", "svd"), rates=(1e-2, 1e-3), **known)
+    *_, keller, svd = orthogonalizers.report(plan).splitlines()
+    assert keller == "| `keller` | 1.1000 | 2.1000 | +0.0000 ± 0.0000 |"
+    assert svd == "| `svd` | 1.3500 | 2.3500 | +0.2500 ± 0.0000 |"
+
+
+def test_a_trial_trains_the_model_of_the_example(texts):
+    trial = LanguageTrial("adamw", 1e-2, 4, 0, batch_size=4, width=16, layers=1, data=str(texts))
+    curve = held_out_loss(trial)["held_out_loss"]
+    assert list(curve) == ["1", "2", "3", "4"]
+    assert curve["4"] < curve["1"]
