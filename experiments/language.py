@@ -21,7 +21,8 @@ class LanguageTrial:
     learning_rate: float
     steps: int
     seed: int
-    orthogonalizer: str = "fast"
+    orthogonalizer: str = "-"
+    """Of Muon; a dash where there is none to choose, or the example's own."""
     batch_size: int = 32
     width: int = 128
     layers: int = 4
@@ -31,6 +32,8 @@ class LanguageTrial:
 
 def run(trial: LanguageTrial) -> LanguageResult:
     """Trains once, and leaves nothing on the disk."""
+    named = trial.orthogonalizer != "-"
+    chosen = {"orthogonalizer": trial.orthogonalizer} if named else {}
     with tempfile.TemporaryDirectory() as folder:
         return train(
             Config(
@@ -42,7 +45,7 @@ def run(trial: LanguageTrial) -> LanguageResult:
                 optimizer=OptimizerConfig(
                     optimizer=trial.optimizer,
                     learning_rate=trial.learning_rate,
-                    orthogonalizer=trial.orthogonalizer,
+                    **chosen,
                 ),
                 run=RunConfig(
                     steps=trial.steps,

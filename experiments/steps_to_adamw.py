@@ -23,10 +23,12 @@ class Plan:
 
     adamw_steps: int = 1800
     muon_steps: int = 720
-    adamw_rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
+    adamw_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     muon_rates: tuple[float, ...] = (4e-3, 8e-3, 1.6e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
-    batch_size: int = 32
+    orthogonalizer: str = "accurate"
+    """Of Muon; optax.contrib.muon has its own."""
+    batch_size: int = 8
     width: int = 128
     layers: int = 4
     data: str | None = None
@@ -45,6 +47,7 @@ class Plan:
                 rate,
                 self.adamw_steps if adamw else self.muon_steps,
                 self.seeds[0],
+                self.orthogonalizer if optimizer == "muon" else "-",
                 batch_size=self.batch_size,
                 width=self.width,
                 layers=self.layers,

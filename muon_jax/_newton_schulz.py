@@ -91,7 +91,7 @@ class NewtonSchulz:
 
 
 def newton_schulz(
-    coefficients: CoefficientsLike = "fast",
+    coefficients: CoefficientsLike = "accurate",
     *,
     steps: int | None = None,
     dtype: Any = None,
@@ -130,8 +130,8 @@ def newton_schulz(
 
     Examples:
       >>> import jax, muon_jax
-      >>> accurate = muon_jax.newton_schulz("accurate")
-      >>> y = accurate(jax.random.normal(jax.random.key(0), (1, 64, 256)))[0]
+      >>> polar = muon_jax.newton_schulz()
+      >>> y = polar(jax.random.normal(jax.random.key(0), (1, 64, 256)))[0]
       >>> bool(jax.numpy.allclose(y @ y.T, jax.numpy.eye(64), atol=0.02))
       True
       >>> print(muon_jax.newton_schulz("keller").plan(64, 64))

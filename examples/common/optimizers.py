@@ -35,7 +35,7 @@ class OptimizerConfig:
     """Then: to 0 by a cosine, by a line, constant, or wsd (constant, the last fifth to 0)."""
     gradient_clip: float | None = None
     """Largest global norm of a gradient."""
-    orthogonalizer: str = "fast"
+    orthogonalizer: str = "accurate"
     """How muon orthogonalises: coefficients that newton_schulz knows by name, jordan (the first
     published form: keller's, of a matrix over its Frobenius norm), bfloat16, or exactly by svd."""
     fallback_learning_rate: float | None = None
