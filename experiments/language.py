@@ -3,14 +3,13 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.decoder import DecoderConfig
 from common.language import LanguageResult, SampleConfig, TextConfig
 from common.optimizers import OptimizerConfig
 from common.training import RunConfig
 from train_lm import Config, train
-
-EVALUATIONS = 18  # of the held-out loss over a run
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,19 @@ class LanguageTrial:
     batch_size: int = 32
     width: int = 128
     layers: int = 4
+    evaluations: int = 18
+    """Of the held-out loss over a run."""
+    fallback_learning_rate: float | None = None
     data: str | None = None
     """A file or a folder of text; None for the source of Python's standard library."""
 
 
-def run(trial: LanguageTrial) -> LanguageResult:
-    """Trains once, and leaves nothing on the disk."""
+def run(trial: LanguageTrial, **training: Any) -> LanguageResult:
+    """Trains once, and leaves nothing on the disk.
+
+    Args:
+        training: parts of the `Task` that are not to be the example's.
+    """
     with tempfile.TemporaryDirectory() as folder:
         return train(
             Config(
@@ -43,21 +49,27 @@ def run(trial: LanguageTrial) -> LanguageResult:
                     optimizer=trial.optimizer,
                     learning_rate=trial.learning_rate,
                     orthogonalizer=trial.orthogonalizer,
+                    fallback_learning_rate=trial.fallback_learning_rate,
                 ),
                 run=RunConfig(
                     steps=trial.steps,
                     seed=trial.seed,
-                    eval_every=max(1, trial.steps // EVALUATIONS),
+                    eval_every=max(1, trial.steps // trial.evaluations),
                     checkpoint_every=trial.steps,
                     out=Path(folder) / "run",
                     quiet=True,
                 ),
                 sample=SampleConfig(sample_tokens=1),
-            )
+            ),
+            **training,
         )
 
 
 def held_out_loss(trial: LanguageTrial) -> dict[str, dict[str, float]]:
     """Returns the held-out loss by step, in nats per byte."""
-    curve = run(trial).run.held_out_loss
-    return {"held_out_loss": {str(step): round(loss, 5) for step, loss in curve.items()}}
+    return {"held_out_loss": curve_of(run(trial))}
+
+
+def curve_of(result: LanguageResult) -> dict[str, float]:
+    """Returns the held-out loss by step as it is saved."""
+    return {str(step): round(loss, 5) for step, loss in result.run.held_out_loss.items()}
