@@ -51,6 +51,7 @@ class Plan:
     The best of each arm runs on all seeds.
     """
 
+    arms: tuple[str, ...] = tuple(ARMS)
     fallback_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1)
     matrix_rates: tuple[float, ...] = (1e-2, 5e-3, 2e-2)
     """The first of them serves the sweep of the fallback's."""
@@ -152,9 +153,9 @@ def rows_of_unit_rms(matrix: Float[Array, "tokens width"]) -> Float[Array, "toke
 
 
 def run(plan: Plan) -> None:
-    plan.trials.measure(trial for arm in ARMS for trial in plan.sweep(arm))
-    plan.trials.measure(trial for arm in ARMS for trial in around(plan, arm))
-    plan.trials.measure(trial for arm in ARMS for trial in best(plan, arm))
+    plan.trials.measure(trial for arm in plan.arms for trial in plan.sweep(arm))
+    plan.trials.measure(trial for arm in plan.arms for trial in around(plan, arm))
+    plan.trials.measure(trial for arm in plan.arms for trial in best(plan, arm))
 
 
 def final(trial: ArmTrial, found: Measured) -> float:
@@ -189,12 +190,12 @@ def best_table(plan: Plan) -> str:
         "| state, in copies of the parameters |",
         "|---|---|---|---|---|---|",
     ]
-    for arm, name in ARMS.items():
+    for arm in plan.arms:
         runs = plan.trials.measure(best(plan, arm))
         losses = [final(*each) for each in runs.items()]
         trial, found = next(iter(runs.items()))
         rows.append(
-            f"| {name} | {trial.fallback_learning_rate:g} | {trial.learning_rate:g} "
+            f"| {ARMS[arm]} | {trial.fallback_learning_rate:g} | {trial.learning_rate:g} "
             f"| {statistics.mean(losses):.4f} | {', '.join(f'{loss:.4f}' for loss in losses)} "
             f"| {found['copies']:.2f} |"
         )
@@ -205,20 +206,20 @@ def sweep_table(plan: Plan) -> str:
     columns = [f"{rate:g}" for rate in plan.fallback_rates]
     columns += [f"Muon at {rate:g}" for rate in plan.matrix_rates[1:]]
     rows = [f"| the rest of the model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for arm, name in ARMS.items():
+    for arm in plan.arms:
         losses = losses_of(plan, [*plan.sweep(arm), *around(plan, arm)[1:]])
-        rows.append(f"| {name} | {' | '.join(f'{loss:.4f}' for loss in losses.values())} |")
+        rows.append(f"| {ARMS[arm]} | {' | '.join(f'{loss:.4f}' for loss in losses.values())} |")
     return "\n".join(rows)
 
 
 def draw(plan: Plan) -> Figure:
     figure, (curves, rates) = panels(2)
-    for color, (arm, name) in zip(MORE_COLORS, ARMS.items(), strict=False):
+    for color, arm in zip(MORE_COLORS, plan.arms, strict=False):
         runs = plan.trials.measure(best(plan, arm)).values()
-        band(curves, [found["held_out_loss"] for found in runs], color=color, label=name)
+        band(curves, [found["held_out_loss"] for found in runs], color=color, label=ARMS[arm])
         losses = losses_of(plan, plan.sweep(arm))
         at = [trial.fallback_learning_rate for trial in losses]
-        rates.plot(at, list(losses.values()), "o-", color=color, label=name)
+        rates.plot(at, list(losses.values()), "o-", color=color, label=ARMS[arm])
     curves.set(xlabel="step", ylabel="held-out loss (nats per byte)", title="best rates, all seeds")
     rates.set(xlabel="peak rate of all but Muon", xscale="log", title="at the end, first seed")
     rates.set_xticks(plan.fallback_rates, [f"{rate:g}" for rate in plan.fallback_rates])

@@ -46,11 +46,10 @@ def test_norms_are_measured_once_and_stand_in_both_tables(texts, tmp_path):
     assert saved.read_text() == written
 
 
-def test_arms_are_measured_once_and_stand_in_both_tables(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(one_framework, "ARMS", {"norms": "a norm for each role"})
+def test_arms_are_measured_once_and_stand_in_both_tables(texts, tmp_path):
     saved = tmp_path / "saved.jsonl"
     rates = {"fallback_rates": (1e-2,), "matrix_rates": (1e-2,)}
-    plan = one_framework.Plan(**rates, data=str(texts), results=saved, **TINY)
+    plan = one_framework.Plan(("norms",), **rates, data=str(texts), results=saved, **TINY)
     one_framework.run(plan)
     written = saved.read_text()
     best, swept = one_framework.report(plan).split("\n\n")
