@@ -4,7 +4,6 @@ python experiments/one_framework.py run     # 6 minutes of one core; what is sav
 python experiments/one_framework.py report  # the tables and the figure
 """
 
-import operator
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -98,11 +97,11 @@ def measured(trial: ArmTrial) -> Measured:
 def copies(arm: str, weights: optax.Params) -> float:
     """Returns the bytes of an arm's state over those of the parameters."""
     state = jax.eval_shape(arm_optimizer(arm, OptimizerConfig(), steps=1).init, weights)
-    sizes = (
-        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-        for tree in (state, weights)
-    )
-    return operator.truediv(*sizes)
+    return bytes_of(state) / bytes_of(weights)
+
+
+def bytes_of(tree: optax.Params) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def arm_optimizer(arm: str, config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
