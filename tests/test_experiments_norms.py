@@ -11,21 +11,17 @@ import pytest
 import schatten
 from common.optimizers import OptimizerConfig
 from matrices import gaussian, singular_values
-from trials import Trials
 
-TINY = {"steps": 2, "batch_size": 2, "width": 16, "layers": 1, "evaluations": 1, "seeds": (0,)}
+TINY = {
+    "steps": 2,
+    "seeds": (0,),
+    "batch_size": 2,
+    "width": 16,
+    "layers": 1,
+    "evaluations": 1,
+    "workers": 0,
+}
 WIDTH, TOKENS, UNSEEN = 6, 20, 3
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch):
-    """Runs trials here, which saves the start of others."""
-
-    def run(self, trials):
-        for trial in trials:
-            yield trial, self.run(trial), 0.0
-
-    monkeypatch.setattr(Trials, "_run", run)
 
 
 def columns(table):
