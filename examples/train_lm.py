@@ -12,6 +12,7 @@ python examples/train_lm.py --mesh fsdp=8 --processes 2            # in two proc
 """
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from common.command_line import read_settings
 from common.decoder import Decoder, DecoderConfig
@@ -40,8 +41,12 @@ class Config:
     devices: DeviceConfig = field(default_factory=DeviceConfig)
 
 
-def train(config: Config) -> LanguageResult:
-    """Runs one training from data to sample; sweeps call it with `RunConfig(quiet=True)`."""
+def train(config: Config, **training: Any) -> LanguageResult:
+    """Runs one training from data to sample; sweeps call it with `RunConfig(quiet=True)`.
+
+    Args:
+        training: parts of the `Task` that are not to be the example's.
+    """
     return train_language_model(
         lambda vocabulary, rngs: Decoder(config.decoder, vocabulary, rngs=rngs),
         name="lm",
@@ -51,6 +56,7 @@ def train(config: Config) -> LanguageResult:
         optimizer=config.optimizer,
         run=config.run,
         devices=config.devices,
+        **training,
     )
 
 

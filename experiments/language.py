@@ -1,16 +1,16 @@
 """Training runs of examples/train_lm.py, by what experiments vary."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.decoder import DecoderConfig
 from common.language import LanguageResult, SampleConfig, TextConfig
 from common.optimizers import OptimizerConfig
 from common.training import RunConfig
 from train_lm import Config, train
-
-EVALUATIONS = 18  # of the held-out loss over a run
 
 
 @dataclass(frozen=True)
@@ -21,46 +21,72 @@ class LanguageTrial:
     learning_rate: float
     steps: int
     seed: int
-    orthogonalizer: str = "-"
-    """Of Muon; a dash where there is none to choose, or the example's own."""
+    orthogonalizer: str = "accurate"
     batch_size: int = 32
     width: int = 128
     layers: int = 4
+    evaluations: int = 18
+    """Of the held-out loss over a run."""
+    fallback_learning_rate: float | None = None
     data: str | None = None
     """A file or a folder of text; None for the source of Python's standard library."""
 
+    @property
+    def text_config(self) -> TextConfig:
+        data = None if self.data is None else Path(self.data)
+        return TextConfig(data=data, batch_size=self.batch_size)
 
-def run(trial: LanguageTrial) -> LanguageResult:
-    """Trains once, and leaves nothing on the disk."""
-    named = trial.orthogonalizer != "-"
-    chosen = {"orthogonalizer": trial.orthogonalizer} if named else {}
-    with tempfile.TemporaryDirectory() as folder:
-        return train(
-            Config(
-                text=TextConfig(
-                    data=None if trial.data is None else Path(trial.data),
-                    batch_size=trial.batch_size,
-                ),
-                decoder=DecoderConfig(width=trial.width, layers=trial.layers),
-                optimizer=OptimizerConfig(
-                    optimizer=trial.optimizer,
-                    learning_rate=trial.learning_rate,
-                    **chosen,
-                ),
-                run=RunConfig(
-                    steps=trial.steps,
-                    seed=trial.seed,
-                    eval_every=max(1, trial.steps // EVALUATIONS),
-                    checkpoint_every=trial.steps,
-                    out=Path(folder) / "run",
-                    quiet=True,
-                ),
-                sample=SampleConfig(sample_tokens=1),
-            )
+    @property
+    def decoder_config(self) -> DecoderConfig:
+        return DecoderConfig(width=self.width, layers=self.layers)
+
+    @property
+    def optimizer_config(self) -> OptimizerConfig:
+        return OptimizerConfig(
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            orthogonalizer=self.orthogonalizer,
+            fallback_learning_rate=self.fallback_learning_rate,
         )
+
+    @property
+    def eval_every(self) -> int:
+        return max(1, self.steps // self.evaluations)
+
+
+def run(trial: LanguageTrial, **training: Any) -> LanguageResult:
+    """Trains once, and leaves nothing on the disk.
+
+    Args:
+        training: parts of the `Task` that are not to be the example's.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return train(settings(trial, Path(folder) / "run"), **training)
+
+
+def settings(trial: LanguageTrial, out: Path) -> Config:
+    """Returns the example's settings for a trial that writes into `out`."""
+    return Config(
+        text=trial.text_config,
+        decoder=trial.decoder_config,
+        optimizer=trial.optimizer_config,
+        run=RunConfig(
+            steps=trial.steps,
+            seed=trial.seed,
+            eval_every=trial.eval_every,
+            checkpoint_every=trial.steps,
+            out=out,
+            quiet=True,
+        ),
+        sample=SampleConfig(sample_tokens=1),
+    )
 
 
 def held_out_loss(trial: LanguageTrial) -> dict[str, dict[str, float]]:
     """Returns the held-out loss by step, in nats per byte."""
-    curve = run(trial).run.held_out_loss
-    return {"held_out_loss": {str(step): round(loss, 5) for step, loss in curve.items()}}
+    return {"held_out_loss": by_step(run(trial).run.held_out_loss)}
+
+
+def by_step(curve: Mapping[int, float]) -> dict[str, float]:
+    """Returns a curve as JSON keeps it."""
+    return {str(step): round(value, 5) for step, value in curve.items()}

@@ -27,7 +27,7 @@ class Plan:
     muon_rates: tuple[float, ...] = (4e-3, 8e-3, 1.6e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
     orthogonalizer: str = "accurate"
-    """Of Muon; optax.contrib.muon has its own."""
+    """Of muon_jax."""
     batch_size: int = 8
     width: int = 128
     layers: int = 4
@@ -47,7 +47,7 @@ class Plan:
                 rate,
                 self.adamw_steps if adamw else self.muon_steps,
                 self.seeds[0],
-                self.orthogonalizer if optimizer == "muon" else "-",
+                self.orthogonalizer,
                 batch_size=self.batch_size,
                 width=self.width,
                 layers=self.layers,

@@ -27,6 +27,7 @@ from muon_jax._routing import label_params as label_params
 from muon_jax._routing import matrix_axes as matrix_axes
 from muon_jax._rules import Rule as Rule
 from muon_jax._scaling import hidden_size as hidden_size
+from muon_jax._schatten import steepest_descent as steepest_descent
 from muon_jax._skip_nonfinite import SkipNonfiniteState as SkipNonfiniteState
 from muon_jax._skip_nonfinite import skip_nonfinite as skip_nonfinite
 from muon_jax._state_sharding import zero1_shardings as zero1_shardings

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float
 
 from muon_jax import _checks
 from muon_jax._arithmetic import ARITHMETICS
@@ -51,10 +53,28 @@ def polar_by_svd() -> PolarBySvd:
     return PolarBySvd()
 
 
-def _by_svd(matrix: Wide) -> Wide:
+class Decomposed(NamedTuple):
+    """A singular value decomposition, and which of its values are more than rounding."""
+
+    left: Square
+    values: Float[Array, "*batch rows"]
+    right: Wide
+    present: Bool[Array, "*batch rows"]
+
+    def with_values(self, values: Float[Array, "*batch rows"]) -> Wide:
+        """Puts a matrix together from the same directions and other singular values."""
+        return _multiply(values[..., None, :] * self.left, self.right)
+
+
+def decompose(matrix: Wide) -> Decomposed:
     left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
     noise = matrix.shape[-1] * jnp.finfo(matrix.dtype).eps * values[..., :1]
-    return _multiply(jnp.where(values > noise, 1.0, 0.0)[..., None, :] * left, right)
+    return Decomposed(left, values, right, values > noise)
+
+
+def _by_svd(matrix: Wide) -> Wide:
+    spectrum = decompose(matrix)
+    return spectrum.with_values(jnp.where(spectrum.present, 1.0, 0.0))
 
 
 @dataclass(frozen=True)

@@ -249,6 +249,8 @@ def touch(file: Path, text: str) -> Path:
         ("--tokenizer bpe:10", "--tokenizer bpe:10: give bytes, or bpe:N with N from 256 to 65536"),
         ("--tokenizer words", "--tokenizer words: give bytes, or bpe:N with N from 256 to 65536"),
         ("--orthogonalizer best", "--orthogonalizer best: "),
+        ("--orthogonalizer schatten:0.5", "svd, schatten:P, or give a number of at least 1"),
+        ("--orthogonalizer schatten:x", "svd, schatten:P, or choose one of"),
         ("--out {texts}/0.txt", "--out {texts}/0.txt is a file; give a folder"),
     ],
 )

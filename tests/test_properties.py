@@ -21,6 +21,7 @@ ORTHOGONALIZERS = {
     "polar_by_svd": muon_jax.polar_by_svd(),
     "inverse_sqrt": muon_jax.inverse_sqrt(),
     "polar_to": muon_jax.polar_to(1e-3),
+    "steepest_descent, p = inf": muon_jax.steepest_descent(float("inf")),
 }
 each_orthogonalizer = pytest.mark.parametrize("name", ORTHOGONALIZERS)
 SHAPES = [(12, 12), (8, 40), (40, 8)]

@@ -51,6 +51,7 @@ def test_the_exports_are_these():
         "scale_by_momentum_rms",
         "scale_by_muon",
         "skip_nonfinite",
+        "steepest_descent",
         "zero1_shardings",
     }
 

@@ -90,6 +90,7 @@ ORTHOGONALIZERS = {
     "inverse_sqrt": muon_jax.inverse_sqrt(),
     "inverse_sqrt, 60 steps": muon_jax.inverse_sqrt(60),
     "polar_by_svd": muon_jax.polar_by_svd(),
+    "steepest_descent, p = inf": muon_jax.steepest_descent(float("inf")),
     "polar_to": muon_jax.polar_to(1e-3),
     "polar_to, strictly": muon_jax.polar_to(1e-5, max_steps=60),
 }

@@ -28,12 +28,13 @@ PAGES = [
     "tutorial/4_from_sgd_to_muonclip.html",
     "tutorial/5_sharding.html",
     "tutorial/6_inside_a_run.html",
+    "tutorial/7_between_sgd_and_muon.html",
     "how-to/muonclip.html",
     "explanation/orthogonalizers.html",
     "reference/optimizers.html",
     "reference/diagnostics.html",
 ]
-FIGURES = {"index": 1, "1": 1, "2": 3, "3": 1, "4": 1, "5": 1, "6": 1, "muonclip": 1}
+FIGURES = {"index": 1, "1": 1, "2": 3, "3": 1, "4": 1, "5": 1, "6": 1, "7": 4, "muonclip": 1}
 
 # These run in the page, the first before all else, and leave what they saw where the test finds it.
 LISTENER = """<head><script>

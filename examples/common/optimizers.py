@@ -1,5 +1,6 @@
 """Optimizers by name, each with settings that suit small models, and learning-rate schedules."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,7 +38,8 @@ class OptimizerConfig:
     """Largest global norm of a gradient."""
     orthogonalizer: str = "accurate"
     """How muon orthogonalises: coefficients that newton_schulz knows by name, jordan (the first
-    published form: keller's, of a matrix over its Frobenius norm), bfloat16, or exactly by svd."""
+    published form: keller's, of a matrix over its Frobenius norm), bfloat16, or exactly by svd;
+    schatten:P for steepest descent under a Schatten norm, from 2, normalised SGD, to inf, svd."""
     fallback_learning_rate: float | None = None
     """Of the AdamW to which muon leaves the rest of the model. Default: as muon's."""
 
@@ -56,7 +58,7 @@ class OptimizerConfig:
             _, remedy = str(error).split(": ", 1)
             raise UsageError(
                 f"--orthogonalizer {self.orthogonalizer}: "
-                f"{', '.join(_ORTHOGONALIZERS)}, or {remedy}"
+                f"{', '.join(_ORTHOGONALIZERS)}, schatten:P, or {remedy}"
             ) from error
 
     @property
@@ -175,6 +177,8 @@ _ORTHOGONALIZERS = {
 
 
 def _orthogonalizer(name: str) -> Callable[[jax.Array], jax.Array]:
+    if norm := re.fullmatch(r"schatten:([\d.]+|inf)", name):
+        return muon_jax.steepest_descent(float(norm[1]))
     return _ORTHOGONALIZERS.get(name) or muon_jax.newton_schulz(name)
 
 

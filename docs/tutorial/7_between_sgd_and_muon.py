@@ -1,0 +1,219 @@
+# %% [markdown]
+# # Between SGD and Muon
+#
+# Normalised SGD steps along the gradient $G = U S V^\top$ itself, Muon along $U V^\top$. Both answer one question: *which step of a given size lowers the loss fastest?* They differ in how they measure the size of a step. Measured by its Schatten norm, the $p$-norm of its singular values, the answer is
+#
+# $$ D_p \;\propto\; U S^{1/(p-1)}\, V^\top, $$
+#
+# which is normalised SGD for $p = 2$ and Muon for $p = \infty$. So there is a line from one to the other, and `muon_jax.steepest_descent(p)` walks along it.
+
+# %%
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+
+import muon_jax
+
+plt.style.use("notebooks.mplstyle")
+
+NORMS = (2, 3, 4, 8, 32, math.inf)
+COLORS = dict(
+    zip(NORMS, plt.cm.viridis(np.linspace(0, 0.9, len(NORMS))), strict=True)
+)
+LABELS = {p: "p = ∞" if p == math.inf else f"p = {p:g}" for p in NORMS}
+POWERS = [1 / (p - 1) for p in NORMS]
+
+rng = np.random.default_rng(0)
+left, _ = np.linalg.qr(rng.normal(size=(64, 64)))
+right, _ = np.linalg.qr(rng.normal(size=(64, 64)))
+
+
+def step(matrix, p):
+    """The direction of steepest descent, in float64."""
+    batch = jnp.asarray(matrix, jnp.float32)[None]
+    return np.asarray(muon_jax.steepest_descent(p)(batch)[0], np.float64)
+
+
+# %% [markdown]
+# ## What it does to singular values
+#
+# No direction turns, and every singular value is taken to one power: a straight line in logarithmic axes, of slope 1 for SGD and 0 for Muon. Each line is shifted so that all steps have the Frobenius norm of $U V^\top$; so the entries of all of them have one size, and one learning rate can be compared with another.
+
+# %%
+values = np.geomspace(1, 1e-2, 64)
+gradient = left * values @ right.T
+
+figure, axes = plt.subplots()
+for p, power in zip(NORMS, POWERS, strict=True):
+    after = np.diag(left.T @ step(gradient, p) @ right)
+    axes.loglog(values, after, color=COLORS[p], label=LABELS[p])
+    slope = np.polyfit(np.log(values), np.log(after), 1)[0]
+    np.testing.assert_allclose(slope, power, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(after), 8, rtol=1e-4)
+axes.set(xlabel="singular value of the gradient", ylabel="of the step")
+axes.set_title("From SGD to Muon, the spectrum flattens")
+axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+# %% [markdown]
+# ## Fastest, each by its own measure
+#
+# Give every direction the same size in one norm and see how fast it lowers the loss, over the fastest of all. Each norm has its own winner, which is what the formula says; and the winner's speed is the *dual* norm of the gradient, $\|G\|_q$ with $1/p + 1/q = 1$. SGD's direction is a poor one by Muon's measure, and the other way about.
+
+# %%
+
+
+def schatten(matrix, p):
+    return np.linalg.norm(np.linalg.svd(matrix, compute_uv=False), p)
+
+
+def speed(direction, p):
+    return np.sum(gradient * direction) / schatten(direction, p)
+
+
+speeds = np.array(
+    [[speed(step(gradient, other), p) for other in NORMS] for p in NORMS]
+)
+for p, fastest in zip(NORMS, np.diag(speeds), strict=True):
+    dual = 1 if p == math.inf else p / (p - 1)
+    np.testing.assert_allclose(fastest, schatten(gradient, dual), rtol=1e-4)
+relative = speeds / np.diag(speeds)[:, None]
+assert (relative <= 1 + 1e-6).all()
+
+figure, axes = plt.subplots(figsize=(5.2, 3.8))
+axes.imshow(relative, cmap="viridis", vmin=0.3, vmax=1)
+for row, col in np.ndindex(relative.shape):
+    axes.text(
+        col,
+        row,
+        f"{relative[row, col]:.2f}",
+        ha="center",
+        va="center",
+        color="white" if relative[row, col] < 0.85 else "black",
+    )
+names = [LABELS[p] for p in NORMS]
+axes.set_xticks(range(len(NORMS)), names)
+axes.set_yticks(range(len(NORMS)), names)
+axes.set(xlabel="direction", ylabel="norm that is held fixed")
+axes.set_title("Descent, over the fastest")
+axes.grid(False)
+
+# %% [markdown]
+# ## What noise does
+#
+# A gradient of a batch is the true gradient and noise. Here the truth has eight directions, each weaker than the one before, and the noise has all of them a little. SGD hears the loudest direction and hardly the eighth. Muon gives every direction the same weight, the noise as well. In between, the faint part of the signal has its largest share of the step.
+
+# %%
+signal = np.geomspace(1, 0.1, 8)
+truth = left[:, :8] * signal @ right[:, :8].T
+noisy = truth + 0.004 * rng.normal(size=(64, 64))
+
+loudest, faintest, heard_noise = [], [], []
+for p in NORMS:
+    direction = step(noisy, p)
+    along = left.T @ direction @ right
+    energy = np.square(along) / np.sum(np.square(along))
+    loudest.append(energy[0, 0])
+    faintest.append(energy[7, 7])
+    heard_noise.append(1 - energy[:8, :8].sum())
+
+figure, axes = plt.subplots()
+axes.plot(POWERS, loudest, "o-", label="loudest direction")
+axes.plot(POWERS, faintest, "o-", label="faintest direction of the signal")
+axes.plot(POWERS, heard_noise, "o-", label="noise")
+axes.set(
+    yscale="log",
+    xlabel="power of the singular values: Muon 0, SGD 1",
+    ylabel="share of the step's energy",
+)
+axes.set_title("Who is heard")
+axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+assert loudest == sorted(loudest, reverse=True)
+assert heard_noise == sorted(heard_noise)
+assert 0 < np.argmax(faintest) < len(NORMS) - 1, "neither SGD nor Muon"
+
+# %% [markdown]
+# ## What training makes of it
+#
+# The problem of [From SGD to MuonClip](4_from_sgd_to_muonclip.py), where $A$ and $B$ stretch some directions a hundred times more than others, with noise on the gradient. Every $p$ may choose among the same learning rates.
+
+# %%
+SIZE, STEPS = 32, 150
+NOISE = jnp.asarray([0.0, 0.3, 3.0])  # over the RMS of the gradient
+RATES = jnp.geomspace(0.003, 30, 13)
+AXES = muon_jax.MatrixAxes(rows=0, cols=1)
+
+
+def stretching(seed):
+    one, other = (
+        jnp.linalg.qr(jax.random.normal(key, (SIZE, SIZE)))[0]
+        for key in jax.random.split(jax.random.key(seed))
+    )
+    return one * jnp.geomspace(1, 1e-2, SIZE) @ other
+
+
+A, B = stretching(0), stretching(1)
+TARGET = jax.random.normal(jax.random.key(2), (SIZE, SIZE))
+
+
+def loss_of(weights):
+    return jnp.mean(jnp.square(A @ (weights - TARGET) @ B))
+
+
+def final_loss(p, noise, rate):
+    tx = optax.chain(
+        muon_jax.scale_by_muon(
+            axes=AXES, orthogonalizer=muon_jax.steepest_descent(p)
+        ),
+        optax.scale_by_learning_rate(optax.cosine_decay_schedule(rate, STEPS)),
+    )
+
+    def update(carry, key):
+        weights, state = carry
+        grads = jax.grad(loss_of)(weights)
+        size = noise * jnp.sqrt(jnp.mean(jnp.square(grads)))
+        grads += size * jax.random.normal(key, grads.shape)
+        updates, state = tx.update(grads, state, weights)
+        return (optax.apply_updates(weights, updates), state), None
+
+    start = jnp.zeros((SIZE, SIZE))
+    keys = jax.random.split(jax.random.key(3), STEPS)
+    (weights, _), _ = jax.lax.scan(update, (start, tx.init(start)), keys)
+    return loss_of(weights)
+
+
+best = np.zeros((len(NORMS), len(NOISE)))
+for index, p in enumerate(NORMS):
+    by_rate = jax.vmap(functools.partial(final_loss, p), (None, 0))
+    losses = np.asarray(jax.jit(jax.vmap(by_rate, (0, None)))(NOISE, RATES))
+    chosen = losses.argmin(axis=1)
+    assert ((chosen > 0) & (chosen < len(RATES) - 1)).all(), (
+        "no rate at the edge"
+    )
+    best[index] = losses.min(axis=1)
+
+figure, panels = plt.subplots(1, 3, figsize=(7.2, 2.6))
+for panel, noise, losses in zip(panels, NOISE, best.T, strict=True):
+    panel.plot(POWERS, losses / losses.min(), "o-")
+    panel.plot(POWERS[losses.argmin()], 1, "o", color="C1")
+    panel.set(title=f"noise {noise:g}", xlabel="power: Muon 0, SGD 1")
+panels[0].set(yscale="log", ylabel="loss at the end, over the best")
+for noise, losses in zip(NOISE, best.T, strict=True):
+    print(f"noise {noise:g}: best is {LABELS[NORMS[losses.argmin()]]}")
+
+# %% [markdown]
+# Without noise, the flatter the better: SGD ends two orders of magnitude higher. With a little noise the best lies in between; where noise is thrice the gradient, SGD is best. Noise is what a batch size decides: a large batch is a reason for a large $p$.
+
+# %%
+quiet, some, loud = best.T
+assert NORMS[quiet.argmin()] >= 8
+assert quiet[0] > 50 * quiet.min()
+assert 2 < NORMS[some.argmin()] < math.inf
+assert NORMS[loud.argmin()] == 2
+
+# %% [markdown]
+# The noise here is alike in all directions, and the problem is made for the lesson. [Muon among its relatives](../explanation/norms.md) says what papers report of language models, and how to try it on one.

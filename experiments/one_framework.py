@@ -1,0 +1,233 @@
+"""Every parameter under a norm of its own, or Muon beside AdamW: which trains better?
+
+python experiments/one_framework.py run     # 6 minutes of one core; what is saved is not run again
+python experiments/one_framework.py report  # the tables and the figure
+"""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+from command_line import RESULTS, main
+from common.optimizers import OptimizerConfig, learning_rate_schedule, make_optimizer
+from figures import MORE_COLORS, band, panels
+from flax import nnx
+from jaxtyping import Array, Float
+from language import LanguageTrial, by_step
+from language import run as train
+from matplotlib.figure import Figure
+from trials import Measured, Trials
+
+import muon_jax
+
+MOMENTUM = 0.9  # of all that is not a matrix of Muon, as AdamW's b1
+HEAD = muon_jax.MatrixAxes(rows=0, cols=1)
+
+# What takes the parameters that are no matrices inside the model: embedding, head and gains.
+ARMS = {
+    "adamw": "AdamW",
+    "momentum-rms": "momentum over its RMS",
+    "norms": "a norm for each role",
+}
+
+
+@dataclass(frozen=True)
+class ArmTrial(LanguageTrial):
+    """A run of Muon whose fallback is one of `ARMS`."""
+
+    arm: str = "adamw"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The fallback's rates are swept on the first seed, then Muon's around the best of them.
+
+    The best of each arm runs on all seeds.
+    """
+
+    arms: tuple[str, ...] = tuple(ARMS)
+    fallback_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1)
+    matrix_rates: tuple[float, ...] = (1e-2, 5e-3, 2e-2)
+    """The first of them serves the sweep of the fallback's."""
+    steps: int = 300
+    seeds: tuple[int, ...] = (0, 1, 2)
+    batch_size: int = 8
+    width: int = 64
+    layers: int = 2
+    evaluations: int = 6
+    data: str | None = None
+    results: Path = RESULTS / "one_framework.jsonl"
+    workers: int = 1
+
+    @property
+    def trials(self) -> Trials[ArmTrial]:
+        return Trials(ArmTrial, measured, self.results, self.workers)
+
+    def sweep(self, arm: str) -> list[ArmTrial]:
+        return [
+            ArmTrial(
+                "muon",
+                self.matrix_rates[0],
+                self.steps,
+                self.seeds[0],
+                batch_size=self.batch_size,
+                width=self.width,
+                layers=self.layers,
+                evaluations=self.evaluations,
+                fallback_learning_rate=rate,
+                data=self.data,
+                arm=arm,
+            )
+            for rate in self.fallback_rates
+        ]
+
+
+def measured(trial: ArmTrial) -> Measured:
+    """Returns the held-out loss by step, and the size of the state."""
+    result = train(trial, make_optimizer=partial(arm_optimizer, trial.arm))
+    weights = nnx.state(result.run.model, nnx.Param)
+    return {
+        "held_out_loss": by_step(result.run.held_out_loss),
+        "copies": round(copies(trial.arm, weights), 4),
+    }
+
+
+def copies(arm: str, weights: optax.Params) -> float:
+    """Returns the bytes of an arm's state over those of the parameters."""
+    state = jax.eval_shape(arm_optimizer(arm, OptimizerConfig(), steps=1).init, weights)
+    return bytes_of(state) / bytes_of(weights)
+
+
+def bytes_of(tree: optax.Params) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def arm_optimizer(arm: str, config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Returns Muon with the fallback of an arm; all decay the same parameters at the same rates."""
+    if arm == "adamw":
+        return make_optimizer(config, steps)
+    peak = config.fallback_learning_rate
+
+    def optimizer(direction: optax.GradientTransformation) -> optax.GradientTransformation:
+        return optax.chain(
+            direction,
+            optax.add_decayed_weights(config.decay, mask=tables),
+            optax.scale_by_learning_rate(learning_rate_schedule(config, steps, peak=peak)),
+        )
+
+    muon = partial(muon_jax.muon, learning_rate_schedule(config, steps), weight_decay=config.decay)
+    if arm == "momentum-rms":
+        return muon(fallback=optimizer(muon_jax.scale_by_momentum_rms(momentum=MOMENTUM)))
+    return muon(
+        rules=[muon_jax.Rule("*/embedding", "rows"), muon_jax.Rule("*/head/kernel", "head")],
+        others={
+            "rows": optimizer(along_momentum(rows_of_unit_rms)),
+            "head": optimizer(muon_jax.scale_by_muon(axes=HEAD, scale="spectral")),
+        },
+        fallback=optimizer(along_momentum(jnp.sign)),
+    )
+
+
+def tables(params: optax.Params) -> optax.Params:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def along_momentum(dual: Callable[[Array], Array]) -> optax.GradientTransformation:
+    """Steps along what `dual`, the steepest direction under some norm, makes of the momentum."""
+    return optax.chain(
+        optax.ema(MOMENTUM, debias=False),
+        optax.stateless(lambda updates, params: jax.tree.map(dual, updates)),
+    )
+
+
+def rows_of_unit_rms(matrix: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
+    """Returns the steepest direction under the largest RMS of a row, an embedding's l1 → RMS norm.
+
+    Rows of tokens that have never occurred stay zero.
+    """
+    rms = jnp.sqrt(jnp.mean(jnp.square(matrix), axis=1, keepdims=True))
+    return matrix / jnp.where(rms == 0, 1, rms)
+
+
+def run(plan: Plan) -> None:
+    plan.trials.measure(trial for arm in plan.arms for trial in plan.sweep(arm))
+    plan.trials.measure(trial for arm in plan.arms for trial in around(plan, arm))
+    plan.trials.measure(trial for arm in plan.arms for trial in best(plan, arm))
+
+
+def final(trial: ArmTrial, found: Measured) -> float:
+    return found["held_out_loss"][str(trial.steps)]
+
+
+def losses_of(plan: Plan, trials: list[ArmTrial]) -> dict[ArmTrial, float]:
+    return {trial: final(trial, each) for trial, each in plan.trials.measure(trials).items()}
+
+
+def around(plan: Plan, arm: str) -> list[ArmTrial]:
+    """Returns the trials of all matrix rates at the best rate of the fallback."""
+    losses = losses_of(plan, plan.sweep(arm))
+    chosen = min(losses, key=losses.__getitem__)
+    return [replace(chosen, learning_rate=rate) for rate in plan.matrix_rates]
+
+
+def best(plan: Plan, arm: str) -> list[ArmTrial]:
+    """Returns the trials of the best two rates on all seeds."""
+    losses = losses_of(plan, around(plan, arm))
+    chosen = min(losses, key=losses.__getitem__)
+    return [replace(chosen, seed=seed) for seed in plan.seeds]
+
+
+def report(plan: Plan) -> str:
+    return f"{best_table(plan)}\n\n{sweep_table(plan)}"
+
+
+def best_table(plan: Plan) -> str:
+    rows = [
+        "| the rest of the model | its best rate | Muon's | held-out loss, mean | by seed "
+        "| state, in copies of the parameters |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm in plan.arms:
+        runs = plan.trials.measure(best(plan, arm))
+        losses = [final(*each) for each in runs.items()]
+        trial, found = next(iter(runs.items()))
+        rows.append(
+            f"| {ARMS[arm]} | {trial.fallback_learning_rate:g} | {trial.learning_rate:g} "
+            f"| {statistics.mean(losses):.4f} | {', '.join(f'{loss:.4f}' for loss in losses)} "
+            f"| {found['copies']:.2f} |"
+        )
+    return "\n".join(rows)
+
+
+def sweep_table(plan: Plan) -> str:
+    columns = [f"{rate:g}" for rate in plan.fallback_rates]
+    columns += [f"Muon at {rate:g}" for rate in plan.matrix_rates[1:]]
+    rows = [f"| the rest of the model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for arm in plan.arms:
+        losses = losses_of(plan, [*plan.sweep(arm), *around(plan, arm)[1:]])
+        rows.append(f"| {ARMS[arm]} | {' | '.join(f'{loss:.4f}' for loss in losses.values())} |")
+    return "\n".join(rows)
+
+
+def draw(plan: Plan) -> Figure:
+    figure, (curves, rates) = panels(2)
+    for color, arm in zip(MORE_COLORS, plan.arms, strict=False):
+        runs = plan.trials.measure(best(plan, arm)).values()
+        band(curves, [found["held_out_loss"] for found in runs], color=color, label=ARMS[arm])
+        losses = losses_of(plan, plan.sweep(arm))
+        at = [trial.fallback_learning_rate for trial in losses]
+        rates.plot(at, list(losses.values()), "o-", color=color, label=ARMS[arm])
+    curves.set(xlabel="step", ylabel="held-out loss (nats per byte)", title="best rates, all seeds")
+    rates.set(xlabel="peak rate of all but Muon", xscale="log", title="at the end, first seed")
+    rates.set_xticks(plan.fallback_rates, [f"{rate:g}" for rate in plan.fallback_rates])
+    rates.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main(Plan, __doc__, run=run, report=report, draw=draw, image="one_framework.png")

@@ -1,0 +1,177 @@
+"""From normalised SGD to Muon in one parameter: which Schatten norm trains best?
+
+python experiments/schatten.py run     # 10 minutes of one core; what is saved is not run again
+python experiments/schatten.py report  # the tables and the figure
+"""
+
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from command_line import RESULTS, main
+from figures import panels
+from flax import nnx
+from language import LanguageTrial, by_step
+from language import run as train
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from trials import Measured, Trials
+
+from muon_jax.diagnostics import by_matrix, singular_value_entropy
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rates of the matrices are swept on the first seed; the best of each norm runs on all seeds.
+
+    The AdamW of everything else has one rate throughout, so that only the matrices differ.
+    """
+
+    norms: tuple[float, ...] = (2.0, 3.0, 4.0, 8.0, 32.0, float("inf"))
+    rates: tuple[float, ...] = (5e-3, 1e-2, 2e-2, 4e-2)
+    fallback_rate: float = 1e-2
+    steps: int = 300
+    seeds: tuple[int, ...] = (0, 1, 2)
+    batch_size: int = 8
+    width: int = 64
+    layers: int = 2
+    evaluations: int = 6
+    data: str | None = None
+    results: Path = RESULTS / "schatten.jsonl"
+    workers: int = 1
+
+    @property
+    def trials(self) -> Trials[LanguageTrial]:
+        return Trials(LanguageTrial, measured, self.results, self.workers)
+
+    def sweep(self, norm: float) -> list[LanguageTrial]:
+        return [
+            LanguageTrial(
+                "muon",
+                rate,
+                self.steps,
+                self.seeds[0],
+                orthogonalizer=f"schatten:{norm:g}",
+                batch_size=self.batch_size,
+                width=self.width,
+                layers=self.layers,
+                evaluations=self.evaluations,
+                fallback_learning_rate=self.fallback_rate,
+                data=self.data,
+            )
+            for rate in self.rates
+        ]
+
+
+def measured(trial: LanguageTrial) -> Measured:
+    """Returns the held-out loss by step, and the mean SVD entropy of the trained matrices."""
+    result = train(trial)
+    weights = nnx.to_pure_dict(nnx.state(result.run.model, nnx.Param))
+    entropies = jnp.concatenate(list(by_matrix(singular_value_entropy, weights).values()))
+    return {
+        "held_out_loss": by_step(result.run.held_out_loss),
+        "entropy": round(float(entropies.mean()), 5),
+    }
+
+
+def run(plan: Plan) -> None:
+    plan.trials.measure(trial for norm in plan.norms for trial in plan.sweep(norm))
+    plan.trials.measure(trial for norm in plan.norms for trial in best(plan, norm))
+
+
+def final(trial: LanguageTrial, found: Measured) -> float:
+    return found["held_out_loss"][str(trial.steps)]
+
+
+def swept(plan: Plan, norm: float) -> dict[LanguageTrial, float]:
+    """Returns the loss at the end by trial, on the first seed."""
+    found = plan.trials.measure(plan.sweep(norm))
+    return {trial: final(trial, each) for trial, each in found.items()}
+
+
+def best(plan: Plan, norm: float) -> list[LanguageTrial]:
+    """Returns the trials of the best rate on all seeds."""
+    losses = swept(plan, norm)
+    chosen = min(losses, key=losses.__getitem__)
+    return [replace(chosen, seed=seed) for seed in plan.seeds]
+
+
+def power(norm: float) -> float:
+    """Returns the one that the singular values are taken to."""
+    return 1 / (norm - 1)
+
+
+def named(norm: float) -> str:
+    return "∞" if norm == float("inf") else f"{norm:g}"
+
+
+def report(plan: Plan) -> str:
+    return f"{best_table(plan)}\n\n{sweep_table(plan)}"
+
+
+def best_table(plan: Plan) -> str:
+    rows = [
+        "| p | power of the singular values | best rate | held-out loss, mean | by seed "
+        "| entropy of the weights |",
+        "|---|---|---|---|---|---|",
+    ]
+    for norm in plan.norms:
+        runs = plan.trials.measure(best(plan, norm))
+        losses = [final(trial, found) for trial, found in runs.items()]
+        entropy = statistics.mean(found["entropy"] for found in runs.values())
+        rows.append(
+            f"| {named(norm)} | {power(norm):.3g} | {next(iter(runs)).learning_rate:g} "
+            f"| {statistics.mean(losses):.4f} | {', '.join(f'{loss:.4f}' for loss in losses)} "
+            f"| {entropy:.3f} |"
+        )
+    return "\n".join(rows)
+
+
+def sweep_table(plan: Plan) -> str:
+    rates = " | ".join(f"{rate:g}" for rate in plan.rates)
+    rows = [f"| p | {rates} |", "|---" * (len(plan.rates) + 1) + "|"]
+    for norm in plan.norms:
+        losses = " | ".join(f"{loss:.4f}" for loss in swept(plan, norm).values())
+        rows.append(f"| {named(norm)} | {losses} |")
+    return "\n".join(rows)
+
+
+def draw(plan: Plan) -> Figure:
+    figure, (by_power, by_rate) = panels(2)
+    colors = dict(
+        zip(plan.norms, colormaps["viridis"](np.linspace(0, 0.9, len(plan.norms))), strict=True)
+    )
+    means = dict[float, float]()
+    for norm, color in colors.items():
+        losses = [final(*each) for each in plan.trials.measure(best(plan, norm)).items()]
+        means[power(norm)] = statistics.mean(losses)
+        by_power.plot([power(norm)] * len(losses), losses, "o", color=color, alpha=0.5)
+        by_power.annotate(
+            f"p = {named(norm)}",
+            (power(norm), max(losses)),
+            xytext=(0, 6),
+            textcoords="offset points",
+            rotation=60,
+            fontsize=8,
+        )
+        found = swept(plan, norm)
+        rates = [trial.learning_rate for trial in found]
+        by_rate.plot(rates, list(found.values()), "o-", color=color, label=f"p = {named(norm)}")
+    by_power.plot(list(means), list(means.values()), color="#555555", zorder=0)
+    by_power.set(
+        xlabel="power of the singular values, 1/(p − 1)",
+        ylabel="held-out loss (nats per byte)",
+        title="best rate, all seeds and their mean",
+    )
+    by_power.margins(y=0.25)
+    by_rate.set(xlabel="peak learning rate of the matrices", title="first seed")
+    by_rate.set_xscale("log", base=2)
+    by_rate.set_xticks(plan.rates, [f"{rate:g}" for rate in plan.rates])
+    by_rate.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main(Plan, __doc__, run=run, report=report, draw=draw, image="schatten.png")
