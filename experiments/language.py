@@ -1,6 +1,7 @@
 """Training runs of examples/train_lm.py, by what experiments vary."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,32 +33,38 @@ class LanguageTrial:
 def run(trial: LanguageTrial) -> LanguageResult:
     """Trains once, and leaves nothing on the disk."""
     with tempfile.TemporaryDirectory() as folder:
-        return train(
-            Config(
-                text=TextConfig(
-                    data=None if trial.data is None else Path(trial.data),
-                    batch_size=trial.batch_size,
-                ),
-                decoder=DecoderConfig(width=trial.width, layers=trial.layers),
-                optimizer=OptimizerConfig(
-                    optimizer=trial.optimizer,
-                    learning_rate=trial.learning_rate,
-                    orthogonalizer=trial.orthogonalizer,
-                ),
-                run=RunConfig(
-                    steps=trial.steps,
-                    seed=trial.seed,
-                    eval_every=max(1, trial.steps // EVALUATIONS),
-                    checkpoint_every=trial.steps,
-                    out=Path(folder) / "run",
-                    quiet=True,
-                ),
-                sample=SampleConfig(sample_tokens=1),
-            )
-        )
+        return train(settings(trial, Path(folder) / "run"))
+
+
+def settings(trial: LanguageTrial, out: Path, evaluations: int = EVALUATIONS) -> Config:
+    """Returns the example's settings for a trial."""
+    return Config(
+        text=TextConfig(
+            data=None if trial.data is None else Path(trial.data), batch_size=trial.batch_size
+        ),
+        decoder=DecoderConfig(width=trial.width, layers=trial.layers),
+        optimizer=OptimizerConfig(
+            optimizer=trial.optimizer,
+            learning_rate=trial.learning_rate,
+            orthogonalizer=trial.orthogonalizer,
+        ),
+        run=RunConfig(
+            steps=trial.steps,
+            seed=trial.seed,
+            eval_every=max(1, trial.steps // evaluations),
+            checkpoint_every=trial.steps,
+            out=out,
+            quiet=True,
+        ),
+        sample=SampleConfig(sample_tokens=1),
+    )
 
 
 def held_out_loss(trial: LanguageTrial) -> dict[str, dict[str, float]]:
     """Returns the held-out loss by step, in nats per byte."""
-    curve = run(trial).run.held_out_loss
-    return {"held_out_loss": {str(step): round(loss, 5) for step, loss in curve.items()}}
+    return {"held_out_loss": by_step(run(trial).run.held_out_loss)}
+
+
+def by_step(curve: Mapping[int, float]) -> dict[str, float]:
+    """Returns a curve as JSON keeps it."""
+    return {str(step): round(value, 5) for step, value in curve.items()}
