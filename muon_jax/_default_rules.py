@@ -42,7 +42,7 @@ HEAD = (
 LAST = (
     "out,output,outputs,*_out,out_proj,output_*,decoder,proj,predictions,final*,linear*,dense*,fc*"
 )
-GATE = "gate,gating,gating_network,switch,wg,w_gate"
+GATE = "gate,gating,gating_network,switch,wg,w_gate,w_noise,noise_linear"
 CHANNELWISE = "*depthwise*,dwconv*,dw_conv*,*conv1d*,*conv_1d*,*short_conv*,*causal_conv*"
 GATE_AND_UP = "gate_up*,gate_and_up*,up_gate*,up_and_gate*,gateup*,w13,gating_einsum,wi_fused"
 RECURRENT = (
@@ -78,7 +78,7 @@ NOT_FOR_MUON = (
     Rule(layer(LAST), reading.tied_shape, "has the shape of the embedding: logits", "head"),
     Rule(layer("*"), reading.only_dense, "the one dense layer among convolutions: logits", "head"),
     Rule(
-        layer("*router*,moe_gate,moegate*"),
+        f"{layer('*router*,moe_gate,moegate*')},*/*router*/*",
         FALLBACK,
         "its outputs are logits, one column an expert",
         "router",

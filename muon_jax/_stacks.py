@@ -59,7 +59,9 @@ def _leading_stacks(
 ) -> list[int]:
     """Counts the leading stack axes of every leaf."""
     shapes = dict(leaves)
-    common = _common_leading_sizes(leaves)
+    common = _common_leading_sizes(
+        [(words, shape[: max(0, len(shape) - _least_rank(words))]) for words, shape in leaves]
+    )
     found: dict[Words, int] = {}
     for place, sizes in [*known.items(), *_by_rank(shapes, hidden), *_by_bias(shapes)]:
         for count in range(1, len(sizes) + 1):
@@ -118,6 +120,14 @@ def _rank_by_name(words: Words, shape: Shape) -> int | None:
         return 3 if shape[-2] == 2 else 2  # (inputs, 2, outputs): gate and up fused
     is_output = matches(ATTENTION_OUTPUT, layer) and any("att" in word for word in words)
     return 3 if is_output or matches(f"{ATTENTION_INPUT},{LATENT_UP}", layer) else None
+
+
+def _least_rank(words: Words) -> int:
+    """Axes that no stack takes away: there may be as many experts as features."""
+    place = place_of(words, f"{WEIGHT},{NORM_VECTOR}")
+    if matches(NORM, place[-1] if place else ""):
+        return 1
+    return 2 if words[-1] == "kernel" else 0
 
 
 def _by_bias(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:

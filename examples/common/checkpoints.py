@@ -71,6 +71,31 @@ class Checkpoints:
         Raises:
             UsageError: no checkpoint, or the newest is damaged or not of this structure.
         """
+        step, source = self._newest()
+        return step, _load(source, state, {"position": position})
+
+    def restore_part(self, state: Any) -> Any:
+        """Returns the part of the newest state that has the names of `state`, as `restore` does.
+
+        Raises:
+            UsageError: as `restore` does, or what was saved below the same first names differs.
+        """
+        _, source = self._newest()
+        wanted = {(name, leaf.shape) for name, leaf in _by_path(state).items()}
+        roots = {name.split("/")[0] for name, _ in wanted}
+        described = ocp.metadata(str(source.absolute()), "state").metadata
+        everything = {(name, tuple(array.shape)) for name, array in described.items()}
+        saved = {(name, shape) for name, shape in everything if name.split("/")[0] in roots}
+        if saved != wanted:
+            name, _ = min(saved ^ wanted)
+            raise UsageError(f"{source} is of another model: it differs in {name}")
+        context = ocp.Context()
+        context.pytree.loading.partial_load = True
+        with context:
+            return _load(source, state, {})
+
+    def _newest(self) -> tuple[int, Path]:
+        """Returns the newest step, and its folder once it is found to be sound."""
         *older, step = self.steps() or [None]
         if step is None:
             raise UsageError(f"{self.folder} holds no checkpoint; start again with --overwrite")
@@ -79,18 +104,22 @@ class Checkpoints:
         if damage:
             remedy = f"resume from step {older[-1]}" if older else "start again with --overwrite"
             raise UsageError(f"{source} is damaged ({damage}); remove it and {remedy}")
-        wanted = _by_path(jax.tree.map(_abstract, state))
-        parts = {"state": wanted, "position": position}
-        try:
-            loaded = ocp.load_checkpointables(str(source.absolute()), parts)["state"]
-        except Exception as error:  # of whatever type tensorstore, Orbax or grain raise
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UsageError(f"{source} cannot be restored: {reason}") from error
-        leaves = [loaded[name] for name in wanted]
-        return step, jax.tree.unflatten(jax.tree.structure(state), leaves)
+        return step, source
 
     def _at(self, step: int) -> Path:
         return self.folder / str(step)
+
+
+def _load(source: Path, state: Any, parts: dict[str, Any]) -> Any:
+    """Returns the arrays of `state` from a checkpoint, and moves what `parts` holds."""
+    wanted = _by_path(jax.tree.map(_abstract, state))
+    try:
+        loaded = ocp.load_checkpointables(str(source.absolute()), {"state": wanted, **parts})
+    except Exception as error:  # of whatever type tensorstore, Orbax or grain raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(f"{source} cannot be restored: {reason}") from error
+    leaves = [loaded["state"][name] for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
 
 def _by_path(tree: Any) -> dict[str, Any]:

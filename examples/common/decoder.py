@@ -4,8 +4,9 @@ Kernels keep the shapes that Flax gives them, so attention has three axes: (widt
 head_dim) for query, key and value, (heads, head_dim, width) for the output.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -17,8 +18,12 @@ from common.errors import UsageError
 
 ROTARY_BASE = 10_000.0  # Su et al. 2021, "RoFormer"
 
-MakeAttention = Callable[..., nnx.Module]
+MakeLayer = Callable[..., nnx.Module]
 """Makes a layer of (batch, length, width) from `(config, rngs=...)`."""
+
+
+Options = Mapping[str, Any]
+NO_OPTIONS: Options = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -87,17 +92,19 @@ class SwiGLU(nnx.Module):
 class Block(nnx.Module):
     """Attention and MLP, each behind a norm and added to the residual stream."""
 
-    def __init__(self, config: DecoderConfig, attention: MakeAttention, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, config: DecoderConfig, attention: MakeLayer, mlp: MakeLayer, *, rngs: nnx.Rngs
+    ) -> None:
         self.attention_norm = nnx.RMSNorm(config.width, rngs=rngs)
         self.attention = attention(config, rngs=rngs)
         self.mlp_norm = nnx.RMSNorm(config.width, rngs=rngs)
-        self.mlp = SwiGLU(config, rngs=rngs)
+        self.mlp = mlp(config, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "batch length width"], **attention_options: Any
+        self, x: Float[Array, "batch length width"], *, mlp_options: Options, **options: Any
     ) -> Float[Array, "batch length width"]:
-        x = x + self.attention(self.attention_norm(x), **attention_options)
-        return x + self.mlp(self.mlp_norm(x))
+        x = x + self.attention(self.attention_norm(x), **options)
+        return x + self.mlp(self.mlp_norm(x), **mlp_options)
 
 
 class Decoder(nnx.Module):
@@ -105,6 +112,7 @@ class Decoder(nnx.Module):
 
     Args:
         attention: makes the attention of a block from the config.
+        mlp: makes what follows the attention.
     """
 
     def __init__(
@@ -112,11 +120,14 @@ class Decoder(nnx.Module):
         config: DecoderConfig,
         vocabulary: int,
         *,
-        attention: MakeAttention = Attention,
+        attention: MakeLayer = Attention,
+        mlp: MakeLayer = SwiGLU,
         rngs: nnx.Rngs,
     ) -> None:
         self.embed = nnx.Embed(vocabulary, config.width, rngs=rngs)
-        self.blocks = nnx.List([Block(config, attention, rngs=rngs) for _ in range(config.layers)])
+        self.blocks = nnx.List(
+            [Block(config, attention, mlp, rngs=rngs) for _ in range(config.layers)]
+        )
         self.norm = nnx.RMSNorm(config.width, rngs=rngs)
         self.head = nnx.Linear(
             config.width,
@@ -127,11 +138,15 @@ class Decoder(nnx.Module):
         )
 
     def __call__(
-        self, tokens: Int[Array, "batch length"], **attention_options: Any
+        self,
+        tokens: Int[Array, "batch length"],
+        *,
+        mlp_options: Options = NO_OPTIONS,
+        **attention_options: Any,
     ) -> Float[Array, "batch length vocab"]:
         x = self.embed(tokens)
         for block in self.blocks:
-            x = block(x, **attention_options)
+            x = block(x, mlp_options=mlp_options, **attention_options)
         return self.head(self.norm(x))
 
 
@@ -149,6 +164,8 @@ def rotate(
     )
 
 
-def residual_init(config: DecoderConfig) -> nnx.Initializer:
+def residual_init(config: DecoderConfig, batch_axis: int | Sequence[int] = ()) -> nnx.Initializer:
     """Keeps the residual stream's variance near one however many layers write into it."""
-    return nnx.initializers.variance_scaling(1 / (2 * config.layers), "fan_in", "normal")
+    return nnx.initializers.variance_scaling(
+        1 / (2 * config.layers), "fan_in", "normal", batch_axis=batch_axis
+    )

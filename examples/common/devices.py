@@ -20,8 +20,19 @@ AXES = ("data", "replica", "fsdp", "tensor")
 AGREE_EVERY = 10  # steps between the moments at which processes ask each other whether to stop
 
 # After Shoeybi et al. 2019, "Megatron-LM": the first layer of a pair is cut along its outputs and
-# the second along its inputs, so that only the pair's result is summed over devices.
-TENSOR_AXIS = {"query": 1, "key": 1, "value": 1, "gate": 1, "up": 1, "out": 0, "down": 0, "head": 1}
+# the second along its inputs, so that only the pair's result is summed over devices. Experts are
+# dealt out whole.
+TENSOR_AXIS = {
+    "experts": 0,
+    "query": 1,
+    "key": 1,
+    "value": 1,
+    "gate": 1,
+    "up": 1,
+    "out": 0,
+    "down": 0,
+    "head": 1,
+}
 
 
 @dataclasses.dataclass(frozen=True)

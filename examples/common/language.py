@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from rich.console import Console
 from rich.panel import Panel
-from rich.text import Text
+from rich.text import Text as Styled
 
 from common.devices import DeviceConfig, Devices
 from common.errors import UsageError
@@ -21,7 +21,7 @@ from common.optimizers import OptimizerConfig
 from common.run_folder import write_whole
 from common.sampling import sample_tokens
 from common.task import Result, Task
-from common.text import read_text
+from common.text import Text, read_text
 from common.tokens import Tokens, tokenize
 from common.training import RunConfig, fit
 from common.windows import held_out_batches, training_batches
@@ -88,11 +88,7 @@ class LanguageResult:
 def train_language_model(
     build: Build,
     *,
-    name: str,
-    settings: Mapping[str, Any],
     text: TextConfig,
-    sample: SampleConfig,
-    optimizer: OptimizerConfig,
     run: RunConfig,
     devices: DeviceConfig,
     **training: Any,
@@ -100,19 +96,42 @@ def train_language_model(
     """Trains the model that `build` makes and draws a sample from it.
 
     Args:
-        name: of the example, in one word.
-        settings: of the model, as a resume must find them again.
-        training: other parts of the `Task`; `objective` is `next_token_loss` unless given.
+        training: what `train_on` takes besides.
     """
     started = Devices.start(devices)
     source = read_text(text.data, text.pattern)
     tokens = tokenize(source, text.tokenizer)
+    model = nnx.jit(partial(build, tokens.vocabulary))(nnx.Rngs(run.seed))
+    return train_on(source, tokens, model, text=text, run=run, devices=started, **training)
+
+
+def train_on(
+    source: Text,
+    tokens: Tokens,
+    model: nnx.Module,
+    *,
+    name: str,
+    settings: Mapping[str, Any],
+    text: TextConfig,
+    sample: SampleConfig,
+    optimizer: OptimizerConfig,
+    run: RunConfig,
+    devices: Devices,
+    **training: Any,
+) -> LanguageResult:
+    """Trains a model on the tokens of a text and draws a sample from it.
+
+    Args:
+        name: of the example, in one word.
+        settings: of the model, as a resume must find them again.
+        training: other parts of the `Task`; `objective` is `next_token_loss` unless given.
+    """
     shape = {"context": text.context, "batch_size": text.batch_size}
     task = Task(
         name=name,
         data=source.name,
         amount=source.amount,
-        model=nnx.jit(partial(build, tokens.vocabulary))(nnx.Rngs(run.seed)),
+        model=model,
         batches=training_batches(tokens, seed=run.seed, **shape),
         held_out=held_out_batches(tokens, **shape),
         items=text.context * text.batch_size,
@@ -126,7 +145,7 @@ def train_language_model(
         },
         **{"objective": next_token_loss, **training},
     )
-    result = fit(task, optimizer, run, started)
+    result = fit(task, optimizer, run, devices)
     prompt, written = _write(result.model, tokens, text.context, sample, run.seed)
     write_whole(result.folder.sample, prompt + written)
     nats_per_byte = result.held_out_loss[run.steps] / tokens.bytes_per_token
@@ -138,6 +157,13 @@ def next_token_loss(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Returns the mean cross-entropy of each next token, and how often the likeliest was right."""
     return compare(model(windows[:, :-1]), windows[:, 1:])
+
+
+def held_out_loss(model: Any, tokens: Tokens, text: TextConfig) -> float:
+    """Returns the loss of a language model on held-out tokens, in nats per byte."""
+    batches = held_out_batches(tokens, context=text.context, batch_size=text.batch_size)
+    losses = [float(_loss(model, batch)) for batch in batches]
+    return sum(losses) / len(losses) / tokens.bytes_per_token
 
 
 def compare(
@@ -152,7 +178,7 @@ def report(result: LanguageResult) -> None:
     """Prints what the model writes, how well it does, and where everything lies."""
     console = Console(highlight=False)
     run = result.run
-    sample = Text(_printable(result.prompt).lstrip("\n"), "dim")
+    sample = Styled(_printable(result.prompt).lstrip("\n"), "dim")
     sample.append(_printable(result.sample).rstrip("\n"), "not dim")
     console.print(Panel(sample, title="sample, after a prompt", title_align="left"))
     console.print(
@@ -170,6 +196,11 @@ def report(result: LanguageResult) -> None:
     }
     for what, where in files.items():
         console.print(f"  {what:<12}{where}", markup=False, soft_wrap=True)
+
+
+@nnx.jit
+def _loss(model: Any, windows: Int[Array, "batch context+1"]) -> Float[Array, ""]:
+    return next_token_loss(model, windows)[0]
 
 
 def _write(

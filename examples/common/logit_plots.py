@@ -9,9 +9,9 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from common.errors import UsageError
+from common.metrics import read_layers
 from common.run_folder import RunFolder
 
-LOGGED = "train/max_logits/"
 PANEL = 2.6  # inches
 
 
@@ -40,19 +40,8 @@ def plot_max_logits(file: Path, folders: Sequence[RunFolder]) -> None:
 
 
 def _logged(folder: RunFolder) -> dict[str, Float[np.ndarray, "steps heads"]]:
-    """Reads the largest logits of each layer; a layer is named by its path in the model."""
-    try:
-        rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    except OSError as error:
-        raise UsageError(f"cannot read {folder.metrics}: {error.strerror}") from error
-    rows = [row for row in rows if "train/loss" in row]
-    names = [name for name in rows[0] if name.startswith(LOGGED)] if rows else []
-    if not names:
+    """Reads the largest logits of each layer and head."""
+    layers = read_layers(folder, "train/max_logits")
+    if not layers:
         raise UsageError(f"{folder.path} has logged no largest logits; train it by train_mla.py")
-    layers: dict[str, list[str]] = {}
-    for name in names:  # train/max_logits/blocks/0/attention/3 is head 3
-        layers.setdefault(name.removeprefix(LOGGED).rpartition("/")[0], []).append(name)
-    return {
-        layer: np.array([[row[head] for head in heads] for row in rows])
-        for layer, heads in layers.items()
-    }
+    return layers

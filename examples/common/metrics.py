@@ -6,8 +6,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+from jaxtyping import Float
 from tensorboardX import SummaryWriter
 
+from common.errors import UsageError
 from common.run_folder import RunFolder, write_whole
 
 Row = dict[str, float]
@@ -45,6 +48,28 @@ class Metrics:
     def series(self, name: str) -> dict[int, float]:
         """Returns one measured number by step."""
         return {int(row["step"]): row[name] for row in self.rows if name in row}
+
+
+def read_layers(folder: RunFolder, quantity: str) -> dict[str, Float[np.ndarray, "steps parts"]]:
+    """Reads what a run logged of the parts of each layer; a layer is named by its path.
+
+    Args:
+        quantity: `train/load` is logged as `train/load/blocks/0/mlp/3` for part 3 of a layer.
+    """
+    try:
+        rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    except OSError as error:
+        raise UsageError(f"cannot read {folder.metrics}: {error.strerror}") from error
+    begin = f"{quantity}/"
+    rows = [row for row in rows if any(name.startswith(begin) for name in row)]
+    layers: dict[str, list[str]] = {}
+    for name in rows[0] if rows else []:
+        if name.startswith(begin):
+            layers.setdefault(name.removeprefix(begin).rpartition("/")[0], []).append(name)
+    return {
+        layer: np.array([[row[part] for part in parts] for row in rows])
+        for layer, parts in layers.items()
+    }
 
 
 def _read(file: Path) -> list[Row]:

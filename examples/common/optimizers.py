@@ -27,9 +27,9 @@ class OptimizerConfig:
     optimizer: OptimizerName = "muon"
     """optax-muon is optax.contrib.muon with the dimension numbers that attention needs."""
     learning_rate: float | None = None
-    """Its peak. Default: muon and optax-muon 1e-2, adamw 5e-3, lion 3e-3, sgd 0.1."""
+    """Its peak. None: 1e-2 for muon and optax-muon, 5e-3 for adamw, 3e-3 for lion, 0.1 for sgd."""
     weight_decay: float | None = None
-    """Of matrices, times the learning rate. Default: 0.1, but lion 0.5, sgd 1e-4."""
+    """Of matrices, times the learning rate. None: 0.1, but 0.5 for lion, 1e-4 for sgd."""
     warmup_steps: int = 50
     """Steps in which the learning rate rises to its peak."""
     schedule: ScheduleName = "cosine"
@@ -192,8 +192,10 @@ def _optax_dimension_numbers(params: Any) -> Any:
 
     def numbers(path: Any, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
         names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-        if "blocks" not in names or leaf.ndim == 1:
+        if "blocks" not in names or "router" in names or leaf.ndim == 1:
             return None
+        if "experts" in names:
+            return optax.contrib.MuonDimensionNumbers(1, 2)
         inputs = tuple(range(leaf.ndim - 1)) if "out" in names else (0,)
         outputs = tuple(range(len(inputs), leaf.ndim))
         return optax.contrib.MuonDimensionNumbers(inputs, outputs)

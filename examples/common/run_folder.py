@@ -41,6 +41,10 @@ class RunFolder:
     def sample(self) -> Path:
         return self.path / "sample.txt"
 
+    @property
+    def holds_run(self) -> bool:
+        return self.settings.exists() or self.checkpoints.exists()
+
     def begin(self, settings: Mapping[str, Any], *, overwrite: bool) -> None:
         """Makes the folder ready for a new run.
 
@@ -50,7 +54,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"--out {self.path} is a file; give a folder")
-        if self._holds_run():
+        if self.holds_run:
             if not overwrite:
                 raise UsageError(
                     f"{self.path} holds a run already; "
@@ -65,14 +69,9 @@ class RunFolder:
 
     def check_same(self, settings: Mapping[str, Any]) -> None:
         """Refuses to resume a run with other settings than it was begun with."""
-        if not self._holds_run():
+        if not self.holds_run:
             raise UsageError(f"{self.path} holds no run to resume; leave --resume out")
-        try:
-            begun = dict(json.loads(self.settings.read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise UsageError(
-                f"{self.settings} is missing or damaged; start again with --overwrite"
-            ) from error
+        begun = self.read_settings()
         names = sorted({*begun, *settings})
         different = [name for name in names if begun.get(name) != settings.get(name)]
         if different:
@@ -81,8 +80,14 @@ class RunFolder:
             )
             raise UsageError(f"cannot resume {self.path}: {shown}")
 
-    def _holds_run(self) -> bool:
-        return self.settings.exists() or self.checkpoints.exists()
+    def read_settings(self) -> dict[str, Any]:
+        """Returns the settings that the run was begun with."""
+        try:
+            return dict(json.loads(self.settings.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"{self.settings} is missing or damaged; start again with --overwrite"
+            ) from error
 
     def _clear(self) -> None:
         for folder in (self.checkpoints, self.tensorboard):

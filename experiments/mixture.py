@@ -1,0 +1,174 @@
+"""Muon and AdamW on a mixture of experts: the loss, and how evenly the experts are used.
+
+python experiments/mixture.py run     # some minutes; what is saved is not run again
+python experiments/mixture.py report  # the table and the figure
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+
+from command_line import RESULTS, main
+from common.language import SampleConfig, TextConfig
+from common.mixture import MixtureConfig
+from common.optimizers import OptimizerConfig
+from common.training import RunConfig
+from figures import COLORS, band, panels
+from language import by_step
+from matplotlib.figure import Figure
+from train_moe import Config, train
+from trials import Measured, Trials
+
+OPTIMIZERS = {"muon": "Muon", "adamw": "AdamW"}
+EVALUATIONS = 6
+
+
+@dataclass(frozen=True)
+class MixtureTrial:
+    """One run; what is not named here is as the example has it."""
+
+    optimizer: str
+    learning_rate: float
+    steps: int
+    seed: int
+    batch_size: int
+    width: int
+    layers: int
+    data: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rates are swept on the first seed; the best of each optimizer runs on all."""
+
+    steps: int = 250
+    rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    batch_size: int = 8
+    width: int = 64
+    layers: int = 2
+    data: str | None = None
+    results: Path = RESULTS / "mixture.jsonl"
+    workers: int = 1
+
+    @property
+    def trials(self) -> Trials[MixtureTrial]:
+        return Trials(MixtureTrial, measure, self.results, self.workers)
+
+    def sweep(self, optimizer: str) -> list[MixtureTrial]:
+        return [
+            MixtureTrial(
+                optimizer,
+                rate,
+                self.steps,
+                self.seeds[0],
+                self.batch_size,
+                self.width,
+                self.layers,
+                self.data,
+            )
+            for rate in self.rates
+        ]
+
+
+def measure(trial: MixtureTrial) -> Measured:
+    """Trains once; the loads are those of the held-out text, a line a layer."""
+    every = max(1, trial.steps // EVALUATIONS)
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(
+            Config(
+                TextConfig(
+                    None if trial.data is None else Path(trial.data), batch_size=trial.batch_size
+                ),
+                MixtureConfig(width=trial.width, layers=trial.layers),
+                OptimizerConfig(trial.optimizer, learning_rate=trial.learning_rate),
+                RunConfig(
+                    steps=trial.steps,
+                    seed=trial.seed,
+                    eval_every=every,
+                    checkpoint_every=trial.steps,
+                    out=Path(folder) / "run",
+                    quiet=True,
+                ),
+                SampleConfig(sample_tokens=1),
+            )
+        )
+        rows = map(json.loads, result.run.folder.metrics.read_text().splitlines())
+        held_out = [row for row in rows if "held_out/loss" in row]
+    return {
+        "held_out_loss": by_step(result.run.held_out_loss),
+        "largest_load": by_step({row["step"]: max(_parts(row, "load")) for row in held_out}),
+        "dropped": by_step({row["step"]: mean(_parts(row, "dropped")) for row in held_out}),
+        "load": [round(part, 4) for part in _parts(held_out[-1], "load")],
+    }
+
+
+def _parts(row: Mapping[str, float], quantity: str) -> list[float]:
+    """Returns what was logged of the held-out text, layer by layer."""
+    return [value for name, value in row.items() if name.startswith(f"held_out/{quantity}/")]
+
+
+def run(plan: Plan) -> None:
+    for optimizer in OPTIMIZERS:
+        plan.trials.measure(plan.sweep(optimizer))
+    for optimizer in OPTIMIZERS:
+        best_runs(plan, optimizer)
+
+
+def best_runs(plan: Plan, optimizer: str) -> dict[MixtureTrial, Measured]:
+    """Returns what the best rate gives on all seeds."""
+    swept = plan.trials.measure(plan.sweep(optimizer))
+    best = min(swept, key=lambda trial: swept[trial]["held_out_loss"][str(trial.steps)])
+    return plan.trials.measure(replace(best, seed=seed) for seed in plan.seeds)
+
+
+def report(plan: Plan) -> str:
+    rows = [
+        "| optimizer | best peak rate | held-out loss, mean | by seed | largest load of an expert, "
+        "times its equal share | dropped |",
+        "|---|---|---|---|---|---|",
+    ]
+    experts = MixtureConfig(width=plan.width).experts
+    for optimizer, name in OPTIMIZERS.items():
+        runs = best_runs(plan, optimizer)
+        last = str(plan.steps)
+        loss, largest, dropped = (
+            [each[quantity][last] for each in runs.values()]
+            for quantity in ("held_out_loss", "largest_load", "dropped")
+        )
+        rows.append(
+            f"| {name} | {next(iter(runs)).learning_rate:g} | {mean(loss):.4f} "
+            f"| {', '.join(f'{each:.4f}' for each in loss)} "
+            f"| {', '.join(f'{experts * each:.2f}' for each in largest)} "
+            f"| {', '.join(f'{each:.1%}' for each in dropped)} |"
+        )
+    return "\n".join(rows)
+
+
+def draw(plan: Plan) -> Figure:
+    figure, (curves, balance, rates) = panels(3)
+    experts = MixtureConfig(width=plan.width).experts
+    for optimizer, name in OPTIMIZERS.items():
+        runs = best_runs(plan, optimizer).values()
+        style = {"color": COLORS[optimizer], "label": name}
+        band(curves, [each["held_out_loss"] for each in runs], **style)
+        shares = [
+            {step: experts * load for step, load in each["largest_load"].items()} for each in runs
+        ]
+        band(balance, shares, **style)
+        swept = plan.trials.measure(plan.sweep(optimizer)).values()
+        final = [each["held_out_loss"][str(plan.steps)] for each in swept]
+        rates.plot(plan.rates, final, "o-", **style)
+    curves.set(xlabel="step", ylabel="held-out loss (nats per byte)", title="best rate, all seeds")
+    balance.set(xlabel="step", title="largest load, times an equal share")
+    balance.axhline(1, color="#555555", linewidth=0.9, linestyle="--")
+    rates.set(xlabel="peak learning rate", xscale="log", title="loss at the end, first seed")
+    curves.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main(Plan, __doc__, run=run, report=report, draw=draw, image="mixture.png")
