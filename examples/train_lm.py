@@ -18,6 +18,7 @@ from common.decoder import Decoder, DecoderConfig
 from common.devices import DeviceConfig
 from common.errors import run_command
 from common.language import (
+    MEASURING_LOGITS,
     LanguageResult,
     SampleConfig,
     TextConfig,
@@ -51,6 +52,7 @@ def train(config: Config) -> LanguageResult:
         optimizer=config.optimizer,
         run=config.run,
         devices=config.devices,
+        **(MEASURING_LOGITS if config.optimizer.optimizer == "muon-clip" else {}),
     )
 
 
