@@ -25,6 +25,7 @@ class LanguageTrial:
     batch_size: int = 32
     width: int = 128
     layers: int = 4
+    context: int = 128
     data: str | None = None
     """A file or a folder of text; None for the source of Python's standard library."""
 
@@ -37,6 +38,7 @@ def run(trial: LanguageTrial) -> LanguageResult:
                 text=TextConfig(
                     data=None if trial.data is None else Path(trial.data),
                     batch_size=trial.batch_size,
+                    context=trial.context,
                 ),
                 decoder=DecoderConfig(width=trial.width, layers=trial.layers),
                 optimizer=OptimizerConfig(

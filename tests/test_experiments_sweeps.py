@@ -1,0 +1,106 @@
+"""The sweeps over optimizers, on text and on images, in tiny settings."""
+
+import json
+import math
+from dataclasses import replace
+
+import compare_optimizers
+import images
+import optimizer_sweep
+import pytest
+from common.errors import DivergenceError, UsageError
+from curves import mean_curve, steps_to
+from trials import Trials
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Runs trials here, which saves the start of others; other tests start them."""
+
+    def run(self, trials):
+        for trial in trials:
+            yield trial, self.run(trial), 0.0
+
+    monkeypatch.setattr(Trials, "_run", run)
+
+
+def kept(module, monkeypatch, *names):
+    chosen = {name: module.CONTENDERS[name] for name in names}
+    monkeypatch.setattr(module, "CONTENDERS", chosen)
+
+
+@pytest.mark.parametrize(
+    ("level", "step"), [(2.0, 10.0), (3.0, 10.0), (1.5, 15.0), (1.0, 20.0), (0.4, None)]
+)
+def test_a_curve_meets_a_level_between_two_measured_steps(level, step):
+    assert steps_to(level, {"10": 2.0, "20": 1.0, "30": 3.0, "40": 0.5}) == step
+
+
+def test_the_mean_curve_is_of_every_step():
+    assert mean_curve([{"1": 2.0, "2": 1.0}, {"1": 4.0, "2": 2.0}]) == {"1": 3.0, "2": 1.5}
+
+
+def test_optimizers_are_measured_once_and_told_apart(texts, tmp_path, monkeypatch, capsys):
+    kept(optimizer_sweep, monkeypatch, "adamw", "muon-clip")
+    plan = optimizer_sweep.Plan(
+        steps=4,
+        rates=1,
+        seeds=(0,),
+        batch_size=4,
+        context=16,
+        width=16,
+        layers=1,
+        data=str(texts),
+        results=tmp_path / "sweep.jsonl",
+    )
+    figure = compare_optimizers.compare(plan)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "| AdamW | 0.001 |" in printed
+    saved = plan.results.read_text()
+    adamw, clipped = (json.loads(line)["measured"] for line in saved.splitlines())
+    # On 2 × 4 attention kernels of 16 × 16 and an MLP of 3 × 16 × 64, Muon keeps one number each.
+    assert adamw["state_bytes"] == pytest.approx(8 * adamw["parameters"], abs=16)
+    hidden = 4 * 16 * 16 + 3 * 16 * 64
+    assert adamw["state_bytes"] - clipped["state_bytes"] == pytest.approx(4 * hidden, abs=64)
+    assert adamw["step_flops"] == 6 * (adamw["parameters"] - 256 * 16) * 4 * 16
+    assert clipped["step_flops"] > adamw["step_flops"]
+    compare_optimizers.compare(plan)
+    assert plan.results.read_text() == saved
+
+
+def test_a_run_that_diverges_is_no_best(monkeypatch):
+    def diverges(trial):
+        raise DivergenceError
+
+    monkeypatch.setattr(optimizer_sweep, "run_language", diverges)
+    measured = optimizer_sweep.measure(optimizer_sweep.Plan().sweep("sgd")[0])
+    assert json.loads(json.dumps(measured)) == measured
+    assert optimizer_sweep.final(measured) == math.inf
+
+
+def test_an_empty_plan_is_refused():
+    with pytest.raises(UsageError, match="give at least one step, rate, seed and worker"):
+        optimizer_sweep.Plan(rates=0)
+
+
+def test_images_are_measured_once_by_every_optimizer(tmp_path, monkeypatch):
+    kept(images, monkeypatch, "muon", "adamw")
+    short = replace(images.DATA["digits"], epoch=64, epochs=4, evaluations=2, error=0.999)
+    monkeypatch.setitem(images.DATA, "digits", short)
+    plan = images.Plan(
+        data=("digits",),
+        rates=1,
+        seeds=(0,),
+        width=2,
+        stages=1,
+        results=tmp_path / "images.jsonl",
+    )
+    images.run(plan)
+    saved = plan.results.read_text()
+    for row in map(json.loads, saved.splitlines()):
+        assert list(row["measured"]["error"]) == ["2", "4"]
+    best, swept = images.report(plan).split("\n\n")
+    assert best.count("\n") == swept.count("\n") == 3
+    assert len(images.draw(plan).axes) == 1
+    assert plan.results.read_text() == saved
