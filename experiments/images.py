@@ -19,6 +19,7 @@ from common.convolutions import ConvolutionConfig
 from common.errors import DivergenceError
 from common.optimizers import OptimizerConfig
 from common.training import RunConfig
+from contenders import Contender, sweep_table
 from curves import steps_to
 from figures import COLORS, MORE_COLORS, band, panels
 from matplotlib.figure import Figure
@@ -28,19 +29,10 @@ from trials import Measured, Trials
 WARMUP = 20
 
 
-@dataclass(frozen=True)
-class Contender:
-    """An optimizer, and the lowest of its rates on every data set; each is twice the one before."""
-
-    name: str
-    lowest_rate: float
-    color: str
-
-
 CONTENDERS = {
-    "muon": Contender("Muon", 2.5e-3, COLORS["muon"]),
-    "adamw": Contender("AdamW", 2e-3, COLORS["adamw"]),
-    "sgd-nesterov": Contender("SGD, Nesterov", 0.05, MORE_COLORS[0]),
+    "muon": Contender("Muon", 2e-3, COLORS["muon"]),
+    "adamw": Contender("AdamW", 1e-3, COLORS["adamw"]),
+    "sgd-nesterov": Contender("SGD, Nesterov", 0.02, MORE_COLORS[0]),
 }
 
 
@@ -105,7 +97,7 @@ class Plan:
             ImageTrial(
                 data,
                 optimizer,
-                CONTENDERS[optimizer].lowest_rate * 2**doubled,
+                rate,
                 chosen.steps,
                 self.seeds[0],
                 eval_every=max(1, chosen.steps // chosen.evaluations),
@@ -114,7 +106,7 @@ class Plan:
                 stem_stride=chosen.stem_stride,
                 stages=self.stages,
             )
-            for doubled in range(self.rates)
+            for rate in CONTENDERS[optimizer].rates(self.rates)
         ]
 
 
@@ -210,14 +202,14 @@ def _best_table(plan: Plan, data: str) -> str:
 
 
 def _sweep_table(plan: Plan, data: str) -> str:
-    """Shows the errors of the first seed by rate, each optimizer's lowest first."""
-    times = [f"× {2**doubled}" for doubled in range(plan.rates)]
-    rows = [f"| {data} | lowest rate | {' | '.join(times)} |", "|---" * (2 + plan.rates) + "|"]
-    for optimizer, contender in CONTENDERS.items():
-        errors = plan.trials.measure(plan.sweep(data, optimizer)).values()
-        shown = " | ".join(f"{final(measured)[0]:.2%}" for measured in errors)
-        rows.append(f"| {contender.name} | {contender.lowest_rate:g} | {shown} |")
-    return "\n".join(rows)
+    swept = {
+        optimizer: [
+            f"{final(measured)[0]:.2%}"
+            for measured in plan.trials.measure(plan.sweep(data, optimizer)).values()
+        ]
+        for optimizer in CONTENDERS
+    }
+    return sweep_table(f"errors, {data}, first seed", CONTENDERS, swept)
 
 
 def draw(plan: Plan) -> Figure:

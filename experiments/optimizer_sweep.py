@@ -13,6 +13,7 @@ import jax
 from command_line import RESULTS, main
 from common.errors import DivergenceError, UsageError
 from common.optimizers import OptimizerConfig, make_optimizer
+from contenders import Contender, sweep_table
 from curves import mean_curve, steps_to
 from figures import COLORS, MORE_COLORS, band, panels
 from flax import nnx
@@ -23,21 +24,11 @@ from trials import Measured, Trials
 
 import muon_jax
 
-
-@dataclass(frozen=True)
-class Contender:
-    """An optimizer of the sweep."""
-
-    name: str
-    lowest_rate: float
-    color: str
-
-
 CONTENDERS = {
-    "sgd": Contender("SGD", 0.5, MORE_COLORS[3]),
-    "sgd-momentum": Contender("SGD, momentum", 0.05, MORE_COLORS[2]),
+    "sgd": Contender("SGD", 0.3, MORE_COLORS[3]),
+    "sgd-momentum": Contender("SGD, momentum", 0.03, MORE_COLORS[2]),
     "adagrad": Contender("Adagrad", 0.01, MORE_COLORS[4]),
-    "rmsprop": Contender("RMSProp", 5e-4, MORE_COLORS[1]),
+    "rmsprop": Contender("RMSProp", 3e-4, MORE_COLORS[1]),
     "adam": Contender("Adam", 1e-3, MORE_COLORS[0]),
     "adamw": Contender("AdamW", 1e-3, COLORS["adamw"]),
     "muon": Contender("Muon", 2e-3, COLORS["muon"]),
@@ -49,11 +40,11 @@ REFERENCE = "adamw"
 
 @dataclass(frozen=True)
 class Plan:
-    """Rates, each twice the one before, are swept on the first seed; the best runs on all."""
+    """Rates are swept on the first seed; the best of each optimizer runs on all."""
 
     steps: int = 300
     """Of every run, each with warm-up and a cosine to 0."""
-    rates: int = 5
+    rates: int = 4
     """How many for each optimizer."""
     seeds: tuple[int, ...] = (0, 1, 2)
     batch_size: int = 16
@@ -79,7 +70,7 @@ class Plan:
         return [
             LanguageTrial(
                 optimizer,
-                CONTENDERS[optimizer].lowest_rate * 2**doubled,
+                rate,
                 self.steps,
                 self.seeds[0],
                 batch_size=self.batch_size,
@@ -88,7 +79,7 @@ class Plan:
                 context=self.context,
                 data=self.data,
             )
-            for doubled in range(self.rates)
+            for rate in CONTENDERS[optimizer].rates(self.rates)
         ]
 
 
@@ -162,21 +153,14 @@ def report(plan: Plan) -> str:
             f"{1000 * seconds:.0f}",
         ]
         table.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*table, "", *_sweep_table(plan)])
-
-
-def _sweep_table(plan: Plan) -> list[str]:
-    """Shows the loss of the first seed by rate, each optimizer's lowest first."""
-    times = [f"× {2**doubled}" for doubled in range(plan.rates)]
-    rows = [
-        f"| first seed | lowest rate | {' | '.join(times)} |",
-        "|---|---|" + "---|" * plan.rates,
-    ]
-    for optimizer, contender in CONTENDERS.items():
-        losses = map(final, plan.trials.measure(plan.sweep(optimizer)).values())
-        shown = " | ".join(f"{loss:.4f}" for loss in losses)
-        rows.append(f"| {contender.name} | {contender.lowest_rate:g} | {shown} |")
-    return rows
+    swept = {
+        optimizer: [
+            f"{final(measured):.4f}"
+            for measured in plan.trials.measure(plan.sweep(optimizer)).values()
+        ]
+        for optimizer in CONTENDERS
+    }
+    return "\n".join([*table, "", sweep_table("loss, first seed", CONTENDERS, swept)])
 
 
 def draw(plan: Plan) -> Figure:
