@@ -56,11 +56,11 @@ class Plan:
     results: Path = RESULTS / "optimizer_sweep.jsonl"
     """Where every trial is kept, a line each."""
     workers: int = 1
-    """Trials at a time, each on one core."""
+    """Trials at a time, each on one core; 0 for one in this process."""
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.rates, len(self.seeds), self.workers) < 1:
-            raise UsageError("give at least one step, rate, seed and worker")
+        if min(self.steps, self.rates, len(self.seeds)) < 1:
+            raise UsageError("give at least one step, rate and seed")
 
     @property
     def trials(self) -> Trials[LanguageTrial]:

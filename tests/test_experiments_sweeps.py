@@ -10,18 +10,6 @@ import optimizer_sweep
 import pytest
 from common.errors import DivergenceError, UsageError
 from curves import mean_curve, steps_to
-from trials import Trials
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch):
-    """Runs trials here, which saves the start of others; other tests start them."""
-
-    def run(self, trials):
-        for trial in trials:
-            yield trial, self.run(trial), 0.0
-
-    monkeypatch.setattr(Trials, "_run", run)
 
 
 def kept(module, monkeypatch, *names):
@@ -52,6 +40,7 @@ def test_optimizers_are_measured_once_and_told_apart(texts, tmp_path, monkeypatc
         layers=1,
         data=str(texts),
         results=tmp_path / "sweep.jsonl",
+        workers=0,
     )
     figure = compare_optimizers.compare(plan)
     assert figure.read_bytes().startswith(b"\x89PNG")
@@ -59,7 +48,7 @@ def test_optimizers_are_measured_once_and_told_apart(texts, tmp_path, monkeypatc
     assert "| AdamW | 0.001 |" in printed
     saved = plan.results.read_text()
     adamw, clipped = (json.loads(line)["measured"] for line in saved.splitlines())
-    # On 2 × 4 attention kernels of 16 × 16 and an MLP of 3 × 16 × 64, Muon keeps one number each.
+    # Of its matrices, four of attention and three of the MLP, Muon keeps one moment instead of two.
     assert adamw["state_bytes"] == pytest.approx(8 * adamw["parameters"], abs=16)
     hidden = 4 * 16 * 16 + 3 * 16 * 64
     assert adamw["state_bytes"] - clipped["state_bytes"] == pytest.approx(4 * hidden, abs=64)
@@ -80,7 +69,7 @@ def test_a_run_that_diverges_is_no_best(monkeypatch):
 
 
 def test_an_empty_plan_is_refused():
-    with pytest.raises(UsageError, match="give at least one step, rate, seed and worker"):
+    with pytest.raises(UsageError, match="give at least one step, rate and seed"):
         optimizer_sweep.Plan(rates=0)
 
 
@@ -95,6 +84,7 @@ def test_images_are_measured_once_by_every_optimizer(tmp_path, monkeypatch):
         width=2,
         stages=1,
         results=tmp_path / "images.jsonl",
+        workers=0,
     )
     images.run(plan)
     saved = plan.results.read_text()
