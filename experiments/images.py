@@ -184,21 +184,24 @@ def _best_table(plan: Plan, data: str) -> str:
         rate = next(iter(runs)).learning_rate
         errors = [final(measured)[0] for measured in runs.values()]
         steps = [steps_to(chosen.error, measured["error"]) for measured in runs.values()]
-        reached = [each for each in steps if each is not None]
         seconds = statistics.median(measured["step_seconds"] for measured in runs.values())
-        mean = statistics.mean(reached) if len(reached) == len(steps) else math.nan
+        mean = None if None in steps else statistics.mean(filter(None, steps))
         cells = [
             contender.name,
             f"{rate:g}",
             f"{statistics.mean(errors):.2%}",
             ", ".join(f"{each:.2%}" for each in errors),
-            f"{mean:.0f}",
-            ", ".join("never" if each is None else f"{each:.0f}" for each in steps),
-            f"{mean * chosen.batch_size / chosen.epoch:.2f}",
-            f"{mean * seconds:.1f}",
+            _shown(mean),
+            ", ".join(map(_shown, steps)),
+            _shown(mean, chosen.batch_size / chosen.epoch, digits=2),
+            _shown(mean, seconds, digits=1),
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _shown(steps: float | None, of_one: float = 1, *, digits: int = 0) -> str:
+    return "never" if steps is None else f"{steps * of_one:.{digits}f}"
 
 
 def _sweep_table(plan: Plan, data: str) -> str:

@@ -58,6 +58,35 @@ def test_optimizers_are_measured_once_and_told_apart(texts, tmp_path, monkeypatc
     assert plan.results.read_text() == saved
 
 
+def known(trial):
+    """Best at the second rate; by Muon, whose steps cost twice, one lower than by the others."""
+    names = list(optimizer_sweep.CONTENDERS)
+    second = optimizer_sweep.CONTENDERS[trial.optimizer].rates(2)[1]
+    loss = 3 + abs(math.log(trial.learning_rate / second)) + trial.seed / 10
+    loss -= trial.optimizer == "muon"
+    return {
+        "held_out_loss": {"100": loss + 1, "200": loss + 0.5, "300": loss},
+        "parameters": 10,
+        "state_bytes": names.index(trial.optimizer) * 10,
+        "step_flops": 2 if trial.optimizer == "muon" else 1,
+        "step_seconds": 0.01 + trial.seed / 100,
+    }
+
+
+def test_the_table_of_optimizers_says_what_adamw_s_loss_costs(tmp_path, monkeypatch):
+    kept(optimizer_sweep, monkeypatch, "sgd", "adamw", "muon")
+    monkeypatch.setattr(optimizer_sweep, "measure", known)
+    plan = optimizer_sweep.Plan(results=tmp_path / "known.jsonl", workers=0)
+    best, swept = (each.splitlines()[2:] for each in optimizer_sweep.report(plan).split("\n\n"))
+    assert best == [
+        "| SGD | 0.9 | 3.1000 | 3.0000, 3.2000 | 300 | 1.00 | 0.0 | 20 |",
+        "| AdamW | 0.003 | 3.1000 | 3.0000, 3.2000 | 300 | 1.00 | 1.0 | 20 |",
+        "| Muon | 0.006 | 2.1000 | 2.0000, 2.2000 | 100 | 0.67 | 2.0 | 20 |",
+    ]
+    assert swept[1] == "| AdamW | 0.001 | 4.0986 | 3.0000 | 4.0986 | 5.1972 |"
+    assert len(plan.trials.saved()) == 3 * (4 + 2)
+
+
 def test_a_run_that_diverges_is_no_best(monkeypatch):
     def diverges(trial):
         raise DivergenceError
@@ -71,6 +100,29 @@ def test_a_run_that_diverges_is_no_best(monkeypatch):
 def test_an_empty_plan_is_refused():
     with pytest.raises(UsageError, match="give at least one step, rate and seed"):
         optimizer_sweep.Plan(rates=0)
+
+
+def known_errors(folder, trial):
+    del folder
+    error = 0.02 if trial.optimizer == "muon" else 0.04
+    return {
+        "error": {"10": error + 0.04, "20": error + trial.seed / 100},
+        "loss": {"10": 1.0, "20": 1 / trial.learning_rate},
+        "step_seconds": 0.5,
+    }
+
+
+def test_the_table_of_images_says_when_few_errors_are_left(tmp_path, monkeypatch):
+    kept(images, monkeypatch, "muon", "adamw")
+    monkeypatch.setattr(images, "measure", known_errors)
+    monkeypatch.setitem(images.DATA, "digits", replace(images.DATA["digits"], error=0.04))
+    plan = images.Plan(data=("digits",), results=tmp_path / "known.jsonl", workers=0)
+    best, swept = (each.splitlines()[2:] for each in images.report(plan).split("\n\n"))
+    assert best == [
+        "| Muon | 0.054 | 3.00% | 2.00%, 3.00%, 4.00% | 17 | 15, 17, 20 | 0.77 | 8.6 |",
+        "| AdamW | 0.027 | 5.00% | 4.00%, 5.00%, 6.00% | never | 20, never, never | never | never |",
+    ]
+    assert swept[0] == "| Muon | 0.002 | 2.00% | 2.00% | 2.00% | 2.00% |"
 
 
 def test_images_are_measured_once_by_every_optimizer(tmp_path, monkeypatch):
