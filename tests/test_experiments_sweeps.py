@@ -120,7 +120,8 @@ def test_the_table_of_images_says_when_few_errors_are_left(tmp_path, monkeypatch
     best, swept = (each.splitlines()[2:] for each in images.report(plan).split("\n\n"))
     assert best == [
         "| Muon | 0.054 | 3.00% | 2.00%, 3.00%, 4.00% | 17 | 15, 17, 20 | 0.77 | 8.6 |",
-        "| AdamW | 0.027 | 5.00% | 4.00%, 5.00%, 6.00% | never | 20, never, never | never | never |",
+        "| AdamW | 0.027 | 5.00% | 4.00%, 5.00%, 6.00% "
+        "| never | 20, never, never | never | never |",
     ]
     assert swept[0] == "| Muon | 0.002 | 2.00% | 2.00% | 2.00% | 2.00% |"
 
