@@ -19,6 +19,7 @@ from common.decoder import Decoder, DecoderConfig
 from common.devices import DeviceConfig
 from common.errors import run_command
 from common.language import (
+    MEASURING_LOGITS,
     LanguageResult,
     SampleConfig,
     TextConfig,
@@ -47,6 +48,7 @@ def train(config: Config, **training: Any) -> LanguageResult:
     Args:
         training: parts of the `Task` that are not to be the example's.
     """
+    measuring = MEASURING_LOGITS if config.optimizer.optimizer == "muon-clip" else {}
     return train_language_model(
         lambda vocabulary, rngs: Decoder(config.decoder, vocabulary, rngs=rngs),
         name="lm",
@@ -56,7 +58,7 @@ def train(config: Config, **training: Any) -> LanguageResult:
         optimizer=config.optimizer,
         run=config.run,
         devices=config.devices,
-        **training,
+        **{**measuring, **training},
     )
 
 

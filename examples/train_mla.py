@@ -13,23 +13,19 @@ from common.decoder import Decoder
 from common.devices import DeviceConfig
 from common.errors import UsageError, run_command
 from common.language import (
+    MEASURING_LOGITS,
     LanguageResult,
     SampleConfig,
     TextConfig,
-    compare,
     report,
     train_language_model,
 )
 from common.latent_attention import LatentAttention, LatentConfig, clip_target
 from common.logit_plots import plot_max_logits
 from common.optimizers import OptimizerConfig, learning_rate_schedule
-from common.task import Measured
 from common.training import RunConfig
-from flax import nnx
-from jaxtyping import Array, Float, Int
 
 import muon_jax
-from muon_jax.attention import collect_max_logits
 
 PLOT = "max_logits.png"
 
@@ -90,22 +86,11 @@ def train(config: Config) -> LanguageResult:
         ),
         run=config.run,
         devices=config.devices,
-        objective=loss_and_max_logits,
         make_optimizer=make_optimizer,
-        update_arguments=lambda measured: {"max_logits": measured["max_logits"]},
+        **MEASURING_LOGITS,
     )
     plot_max_logits(result.run.folder.path / PLOT, [result.run.folder])
     return result
-
-
-def loss_and_max_logits(
-    model: Decoder, windows: Int[Array, "batch context+1"]
-) -> tuple[Float[Array, ""], Measured]:
-    """Returns the loss, the accuracy, and the largest logits of every layer and head."""
-    forward = nnx.capture(lambda model, x: model(x, report=True), nnx.Intermediate)
-    logits, intermediates = forward(model, windows[:, :-1])
-    loss, measured = compare(logits, windows[:, 1:])
-    return loss, {**measured, "max_logits": collect_max_logits(intermediates)}
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ class LanguageTrial:
     seed: int
     orthogonalizer: str = "accurate"
     batch_size: int = 32
+    context: int = 128
     width: int = 128
     layers: int = 4
     evaluations: int = 18
@@ -34,7 +35,7 @@ class LanguageTrial:
     @property
     def text_config(self) -> TextConfig:
         data = None if self.data is None else Path(self.data)
-        return TextConfig(data=data, batch_size=self.batch_size)
+        return TextConfig(data=data, context=self.context, batch_size=self.batch_size)
 
     @property
     def decoder_config(self) -> DecoderConfig:

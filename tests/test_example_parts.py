@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,12 @@ import pytest
 from common import tokens as tokens_module
 from common.decoder import Decoder, DecoderConfig, rotate
 from common.language import next_token_loss
-from common.optimizers import OptimizerConfig, learning_rate_schedule, make_optimizer
+from common.optimizers import (
+    OptimizerConfig,
+    OptimizerName,
+    learning_rate_schedule,
+    make_optimizer,
+)
 from common.sampling import sample_tokens
 from common.text import HELD_OUT_FRACTION, read_text, split_documents
 from common.tokens import Tokens, tokenize
@@ -210,6 +216,8 @@ def test_sample_is_fixed_by_its_seed(decoder):
 
 # Optimizers
 
+LOW_LOGITS = {"blocks/0/attention": jnp.ones(2)}  # nothing to clip
+
 
 @pytest.fixture(scope="session")
 def first_update(decoder):
@@ -222,7 +230,9 @@ def first_update(decoder):
     def update_by(optimizer):
         config = OptimizerConfig(optimizer, warmup_steps=0, weight_decay=0.0, gradient_clip=1.0)
         transform = make_optimizer(config, 10)
-        updates, _ = jax.jit(transform.update)(gradients, transform.init(parameters), parameters)
+        state = transform.init(parameters)
+        given = {"max_logits": LOW_LOGITS} if optimizer == "muon-clip" else {}
+        updates, _ = jax.jit(transform.update)(gradients, state, parameters, **given)
         return named(updates), named(gradients)
 
     return update_by
@@ -249,14 +259,14 @@ def named(tree):
     }
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "optax-muon", "adamw", "lion", "sgd"])
+@pytest.mark.parametrize("optimizer", get_args(OptimizerName))
 def test_every_optimizer_moves_every_parameter_downhill(first_update, optimizer):
     updates, gradients = first_update(optimizer)
     for name, update in updates.items():
         assert np.vdot(update, gradients[name]) < 0, name
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "optax-muon"])
+@pytest.mark.parametrize("optimizer", ["muon", "muon-clip", "optax-muon"])
 def test_muon_evens_out_the_hidden_matrices_and_nothing_else(first_update, optimizer):
     updates, _ = first_update(optimizer)
     spread = {

@@ -244,6 +244,7 @@ def touch(file: Path, text: str) -> Path:
         ("--resume --overwrite", "--resume and --overwrite exclude each other"),
         ("--learning-rate 0", "--learning-rate 0.0: give a number above 0"),
         ("--learning-rate nan", "--learning-rate nan: give a number above 0"),
+        ("--clip-threshold 0", "--clip-threshold 0.0: give a number above 0"),
         ("--weight-decay -1", "--weight-decay -1.0: give a number of at least 0"),
         ("--temperature -1", "--temperature -1.0: give at least 0"),
         ("--tokenizer bpe:10", "--tokenizer bpe:10: give bytes, or bpe:N with N from 256 to 65536"),

@@ -116,7 +116,7 @@ def test_devices_that_make_no_mesh_are_refused(arguments, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--mesh fsdp=3", "a batch of 8 windows does not divide evenly over 3 devices"),
+        ("--mesh fsdp=3", "a batch of 8 does not divide evenly over 3 devices"),
         ("--mesh fsdp=3 --processes 2", "--mesh fsdp=3 has 3 devices, which 2 processes do not"),
     ],
 )

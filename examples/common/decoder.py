@@ -15,8 +15,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from common.errors import UsageError
+from muon_jax.attention import reporting
 
 ROTARY_BASE = 10_000.0  # Su et al. 2021, "RoFormer"
+
+_attend = reporting(jax.nn.dot_product_attention)
 
 MakeLayer = Callable[..., nnx.Module]
 """Makes a layer of (batch, length, width) from `(config, rngs=...)`."""
@@ -69,9 +72,11 @@ class Attention(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
-        query, key = rotate(self.query(x)), rotate(self.key(x))
-        return self.out(jax.nn.dot_product_attention(query, key, self.value(x), is_causal=True))
+    def __call__(
+        self, x: Float[Array, "batch length width"], *, report: bool = False
+    ) -> Float[Array, "batch length width"]:
+        query, key, value = rotate(self.query(x)), rotate(self.key(x)), self.value(x)
+        return self.out(_attend(query, key, value, is_causal=True, module=self if report else None))
 
 
 class SwiGLU(nnx.Module):

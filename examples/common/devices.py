@@ -148,7 +148,7 @@ class Devices:
         def placed(array: Any) -> jax.Array:
             if len(array) % parts:
                 raise UsageError(
-                    f"a batch of {len(array)} windows does not divide evenly over {parts} "
+                    f"a batch of {len(array)} does not divide evenly over {parts} "
                     "devices; give another --batch-size or --mesh"
                 )
             return _from_host(array, NamedSharding(mesh, P(axes)))

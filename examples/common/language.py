@@ -20,11 +20,12 @@ from common.errors import UsageError
 from common.optimizers import OptimizerConfig
 from common.run_folder import write_whole
 from common.sampling import sample_tokens
-from common.task import Result, Task
+from common.task import Measured, Result, Task
 from common.text import Text, read_text
 from common.tokens import Tokens, tokenize
 from common.training import RunConfig, fit
 from common.windows import held_out_batches, training_batches
+from muon_jax.attention import collect_max_logits
 
 PROMPT_TOKENS = 32
 
@@ -124,7 +125,8 @@ def train_on(
     Args:
         name: of the example, in one word.
         settings: of the model, as a resume must find them again.
-        training: other parts of the `Task`; `objective` is `next_token_loss` unless given.
+        training: other parts of the `Task`, such as `MEASURING_LOGITS`; `objective` is
+            `next_token_loss` unless given.
     """
     shape = {"context": text.context, "batch_size": text.batch_size}
     task = Task(
@@ -154,7 +156,7 @@ def train_on(
 
 def next_token_loss(
     model: Any, windows: Int[Array, "batch context+1"]
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+) -> tuple[Float[Array, ""], Measured]:
     """Returns the mean cross-entropy of each next token, and how often the likeliest was right."""
     return compare(model(windows[:, :-1]), windows[:, 1:])
 
@@ -166,9 +168,26 @@ def held_out_loss(model: Any, tokens: Tokens, text: TextConfig) -> float:
     return sum(losses) / len(losses) / tokens.bytes_per_token
 
 
+def loss_and_max_logits(
+    model: Any, windows: Int[Array, "batch context+1"]
+) -> tuple[Float[Array, ""], Measured]:
+    """Returns what `next_token_loss` does, and the largest logits of every layer and head."""
+    forward = nnx.capture(lambda model, x: model(x, report=True), nnx.Intermediate)
+    logits, intermediates = forward(model, windows[:, :-1])
+    loss, measured = compare(logits, windows[:, 1:])
+    return loss, {**measured, "max_logits": collect_max_logits(intermediates)}
+
+
+MEASURING_LOGITS: Mapping[str, Any] = {
+    "objective": loss_and_max_logits,
+    "update_arguments": lambda measured: {"max_logits": measured["max_logits"]},
+}
+"""Parts of a `Task` whose optimizer clips by the attention logits that the model reports."""
+
+
 def compare(
     logits: Float[Array, "batch context vocabulary"], targets: Int[Array, "batch context"]
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+) -> tuple[Float[Array, ""], Measured]:
     """Returns what `next_token_loss` does, for a model that is called in another way."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return losses.mean(), {"accuracy": (logits.argmax(-1) == targets).mean()}

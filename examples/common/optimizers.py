@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -12,12 +13,27 @@ import optax
 import muon_jax
 from common.errors import UsageError
 
-OptimizerName = Literal["muon", "optax-muon", "adamw", "lion", "sgd"]
+OptimizerName = Literal[
+    "muon",
+    "muon-clip",
+    "optax-muon",
+    "adamw",
+    "adam",
+    "lion",
+    "rmsprop",
+    "adagrad",
+    "sgd",
+    "sgd-momentum",
+    "sgd-nesterov",
+]
 ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
 
 WSD_DECAY = 0.2  # of the steps; Hägele et al. 2024 find a fifth as good as a whole cosine
+MOMENTUM = 0.9  # of SGD
 MUON_RMS = 0.2  # of an update, about AdamW's (Liu et al. 2025), and what muon_jax.muon gives
-BETA2 = 0.95  # of AdamW; the usual 0.999 would average over more steps than these runs take
+BETA2 = (
+    0.95  # of Adam and AdamW; the usual 0.999 would average over more steps than these runs take
+)
 
 
 @dataclass(frozen=True)
@@ -25,11 +41,14 @@ class OptimizerConfig:
     """The optimizer, and how its learning rate goes."""
 
     optimizer: OptimizerName = "muon"
-    """optax-muon is optax.contrib.muon with the dimension numbers that attention needs."""
+    """optax-muon is optax.contrib.muon with the dimension numbers that attention needs; muon-clip
+    is for models with attention; sgd has no momentum, sgd-momentum has the heavy ball's."""
     learning_rate: float | None = None
-    """Its peak. None: 1e-2 for muon and optax-muon, 5e-3 for adamw, 3e-3 for lion, 0.1 for sgd."""
+    """Its peak. None: the Muons 1e-2, adamw, adam and rmsprop 5e-3, lion 3e-3, adagrad 0.1,
+    sgd 1, sgd-momentum and sgd-nesterov 0.1."""
     weight_decay: float | None = None
-    """Of matrices, times the learning rate. None: 0.1, but 0.5 for lion, 1e-4 for sgd."""
+    """Of matrices, times the learning rate. None: the Muons and adamw 0.1, lion 0.5; the others,
+    which add it to the gradient, 0, but all of SGD 1e-4."""
     warmup_steps: int = 50
     """Steps in which the learning rate rises to its peak."""
     schedule: ScheduleName = "cosine"
@@ -42,9 +61,16 @@ class OptimizerConfig:
     schatten:P for steepest descent under a Schatten norm, from 2, normalised SGD, to inf, svd."""
     fallback_learning_rate: float | None = None
     """Of the AdamW to which muon leaves the rest of the model. Default: as muon's."""
+    clip_threshold: float = 100.0
+    """Largest attention logit of a head that muon-clip leaves alone."""
 
     def __post_init__(self) -> None:
-        for option in ("learning_rate", "fallback_learning_rate", "gradient_clip"):
+        for option in (
+            "learning_rate",
+            "fallback_learning_rate",
+            "gradient_clip",
+            "clip_threshold",
+        ):
             value = getattr(self, option)
             if value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"--{option.replace('_', '-')} {value}: give a number above 0")
@@ -99,13 +125,24 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 def _muon(
     config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
 ) -> optax.GradientTransformation:
-    return muon_jax.muon(
-        schedule,
-        weight_decay=config.decay,
-        orthogonalizer=_orthogonalizer(config.orthogonalizer),
-        fallback_learning_rate=fallback,
-        fallback_weight_decay_mask=_matrices,
+    return muon_jax.muon(schedule, **_muon_arguments(config, fallback))
+
+
+def _muon_clip(
+    config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
+) -> optax.GradientTransformation:
+    return muon_jax.muon_clip(
+        schedule, threshold=config.clip_threshold, **_muon_arguments(config, fallback)
     )
+
+
+def _muon_arguments(config: OptimizerConfig, fallback: optax.Schedule) -> dict[str, Any]:
+    return {
+        "weight_decay": config.decay,
+        "orthogonalizer": _orthogonalizer(config.orthogonalizer),
+        "fallback_learning_rate": fallback,
+        "fallback_weight_decay_mask": _matrices,
+    }
 
 
 def _optax_muon(
@@ -136,29 +173,43 @@ def _lion(
     return optax.lion(schedule, weight_decay=config.decay, mask=_matrices)
 
 
-def _sgd(
-    config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
-) -> optax.GradientTransformation:
-    del fallback
-    return optax.chain(
-        optax.add_decayed_weights(config.decay, mask=_matrices),
-        optax.sgd(schedule, momentum=0.9, nesterov=True),
-    )
+_Make = Callable[[OptimizerConfig, optax.Schedule, optax.Schedule], optax.GradientTransformation]
+
+
+def _behind_decay(make: Callable[[optax.Schedule], optax.GradientTransformation]) -> _Make:
+    """Adds weight decay to the gradient, as was usual before AdamW took it out of there."""
+
+    def behind_decay(
+        config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
+    ) -> optax.GradientTransformation:
+        del fallback
+        decayed = optax.add_decayed_weights(config.decay, mask=_matrices)
+        return optax.chain(decayed, make(schedule))
+
+    return behind_decay
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    make: Callable[[OptimizerConfig, optax.Schedule, optax.Schedule], optax.GradientTransformation]
+    make: _Make
     learning_rate: float
     weight_decay: float
 
 
 _OPTIMIZERS: dict[str, _Recipe] = {
     "muon": _Recipe(_muon, 1e-2, 0.1),
+    "muon-clip": _Recipe(_muon_clip, 1e-2, 0.1),
     "optax-muon": _Recipe(_optax_muon, 1e-2, 0.1),
     "adamw": _Recipe(_adamw, 5e-3, 0.1),
+    "adam": _Recipe(_behind_decay(partial(optax.adam, b2=BETA2)), 5e-3, 0.0),
     "lion": _Recipe(_lion, 3e-3, 0.5),
-    "sgd": _Recipe(_sgd, 0.1, 1e-4),
+    "rmsprop": _Recipe(_behind_decay(optax.rmsprop), 5e-3, 0.0),
+    "adagrad": _Recipe(_behind_decay(optax.adagrad), 0.1, 0.0),
+    "sgd": _Recipe(_behind_decay(optax.sgd), 1.0, 1e-4),
+    "sgd-momentum": _Recipe(_behind_decay(partial(optax.sgd, momentum=MOMENTUM)), 0.1, 1e-4),
+    "sgd-nesterov": _Recipe(
+        _behind_decay(partial(optax.sgd, momentum=MOMENTUM, nesterov=True)), 0.1, 1e-4
+    ),
 }
 
 _DECAYS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -192,6 +243,8 @@ def _optax_dimension_numbers(params: Any) -> Any:
 
     def numbers(path: Any, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
         names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        if leaf.ndim == 4:  # a convolution's, (height, width, inputs, outputs)
+            return optax.contrib.MuonDimensionNumbers((0, 1, 2), (3,))
         if "blocks" not in names or "router" in names or leaf.ndim == 1:
             return None
         if "experts" in names:

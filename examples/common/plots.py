@@ -73,3 +73,19 @@ def _running_mean(values: Float[np.ndarray, "steps"], reach: int) -> Float[np.nd
     index = np.arange(len(values))
     low, high = np.maximum(0, index - reach), np.minimum(len(values), index + reach + 1)
     return (sums[high] - sums[low]) / (high - low)
+
+
+def plot_accuracy(
+    file: Path, accuracy: Mapping[float, float], *, target: float, title: str
+) -> None:
+    """Draws the held-out accuracy by epoch, and the one that was aimed at."""
+    figure = Figure(figsize=(8, 4.8), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(target, color=QUIET, linewidth=0.9, linestyle="--", label=f"target {target:g}")
+    axes.plot(list(accuracy), list(accuracy.values()), "o-", color=HELD_OUT, markersize=4)
+    axes.set(xlabel="epoch", ylabel="held-out accuracy", xlim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.set_title(title, loc="left", fontsize=13, fontweight="bold")
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(file)

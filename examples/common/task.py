@@ -58,6 +58,8 @@ class Result:
     """By step: the loss of the batch that made update 1, 2, …"""
     held_out_loss: dict[int, float]
     """By step: after so many updates."""
+    series: Callable[[str], dict[int, float]]
+    """Gives any other number that was logged, by step: `series("held_out/accuracy")`."""
     folder: RunFolder
     checkpoint: Path
     seconds: float

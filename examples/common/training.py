@@ -139,7 +139,7 @@ def fit(
         )
     model, _ = nnx.merge(graph, devices.gather(state))
     seconds = time.monotonic() - began
-    return Result(model, *curves, folder, checkpoint, seconds)
+    return Result(model, *curves, metrics.series, folder, checkpoint, seconds)
 
 
 def _compiled(

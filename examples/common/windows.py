@@ -1,4 +1,4 @@
-"""Batches of token windows, in an order that a seed fixes and a checkpoint can hold."""
+"""Windows of tokens, and batches of them."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import grain
 import numpy as np
 from jaxtyping import Int, UInt
 
+from common.batches import shuffled_batches
 from common.errors import UsageError
 from common.tokens import Tokens
 
@@ -32,9 +33,7 @@ def training_batches(
 ) -> grain.DatasetIterator[Int[np.ndarray, "batch context+1"]]:
     """Returns endless batches, shuffled anew each epoch; the iterator's state is its position."""
     windows = _windows(tokens.train, context, "training")
-    dataset = grain.MapDataset.source(windows).seed(seed).shuffle().repeat().batch(batch_size)
-    reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-    return iter(dataset.to_iter_dataset(reading))
+    return shuffled_batches(windows, batch_size=batch_size, seed=seed)
 
 
 def held_out_batches(

@@ -1,0 +1,22 @@
+"""What curves over steps have in common: their mean, and where they meet a level."""
+
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+from figures import Curve
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Returns the mean of curves that were measured at the same steps."""
+    return {step: statistics.mean(curve[step] for curve in curves) for step in curves[0]}
+
+
+def steps_to(level: float, curve: Curve) -> float | None:
+    """Returns where a curve first falls to a level, by a line between two measured steps."""
+    steps, values = [int(step) for step in curve], list(curve.values())
+    reached = next((index for index, value in enumerate(values) if value <= level), None)
+    if reached is None:
+        return None
+    around = slice(max(0, reached - 1), reached + 1)
+    return float(np.interp(level, values[around][::-1], steps[around][::-1]))

@@ -1,0 +1,231 @@
+"""How soon does a convolutional network name images rightly, by Muon, AdamW and SGD, each tuned?
+
+python experiments/images.py run     # what is saved is not run again
+python experiments/images.py report  # the tables and the figure
+
+Fashion-MNIST is Debian's package dataset-fashion-mnist; --data digits leaves it out.
+"""
+
+import math
+import statistics
+import tempfile
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from command_line import RESULTS, main
+from common.classification import ImageConfig
+from common.convolutions import ConvolutionConfig
+from common.errors import DivergenceError
+from common.optimizers import OptimizerConfig
+from common.training import RunConfig
+from contenders import Contender, sweep_table
+from curves import steps_to
+from figures import COLORS, MORE_COLORS, band, panels
+from matplotlib.figure import Figure
+from train_images import Config, train
+from trials import Measured, Trials
+
+WARMUP = 20
+
+
+CONTENDERS = {
+    "muon": Contender("Muon", 2e-3, COLORS["muon"]),
+    "adamw": Contender("AdamW", 1e-3, COLORS["adamw"]),
+    "sgd-nesterov": Contender("SGD, Nesterov", 0.02, MORE_COLORS[0]),
+}
+
+
+@dataclass(frozen=True)
+class ImageTrial:
+    """One run; what is not named here is as the example has it."""
+
+    data: str
+    optimizer: str
+    learning_rate: float
+    steps: int
+    seed: int
+    eval_every: int
+    batch_size: int
+    width: int
+    stem_stride: int
+    stages: int = 3
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """How long to train on a data set, and what share of errors to reach there."""
+
+    epoch: int
+    epochs: int
+    batch_size: int
+    evaluations: int
+    stem_stride: int
+    error: float
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.epoch // self.batch_size
+
+
+DATA = {
+    "digits": DataSet(1437, 10, 64, evaluations=20, stem_stride=1, error=0.03),
+    "fashion-mnist": DataSet(60_000, 2, 128, evaluations=10, stem_stride=4, error=0.15),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rates are swept on the first seed; the best of each optimizer runs on all."""
+
+    data: tuple[str, ...] = tuple(DATA)
+    fashion_mnist: Path = Path("/usr/share/datasets/fashion-mnist")
+    rates: int = 4
+    seeds: tuple[int, ...] = (0, 1, 2)
+    width: int = 8
+    stages: int = 3
+    results: Path = RESULTS / "images.jsonl"
+    workers: int = 1
+
+    @property
+    def trials(self) -> Trials[ImageTrial]:
+        return Trials(ImageTrial, partial(measure, self.fashion_mnist), self.results, self.workers)
+
+    def sweep(self, data: str, optimizer: str) -> list[ImageTrial]:
+        chosen = DATA[data]
+        return [
+            ImageTrial(
+                data,
+                optimizer,
+                rate,
+                chosen.steps,
+                self.seeds[0],
+                eval_every=max(1, chosen.steps // chosen.evaluations),
+                batch_size=chosen.batch_size,
+                width=self.width,
+                stem_stride=chosen.stem_stride,
+                stages=self.stages,
+            )
+            for rate in CONTENDERS[optimizer].rates(self.rates)
+        ]
+
+
+def measure(fashion_mnist: Path, trial: ImageTrial) -> Measured:
+    """Trains once; returns the share of errors and the loss on held-out images, by step."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Config(
+            images=ImageConfig(
+                data_dir=None if trial.data == "digits" else fashion_mnist,
+                batch_size=trial.batch_size,
+            ),
+            network=ConvolutionConfig(trial.width, trial.stages, trial.stem_stride),
+            optimizer=OptimizerConfig(
+                optimizer=trial.optimizer, learning_rate=trial.learning_rate, warmup_steps=WARMUP
+            ),
+            run=RunConfig(
+                steps=trial.steps,
+                seed=trial.seed,
+                eval_every=trial.eval_every,
+                checkpoint_every=trial.steps,
+                out=Path(folder) / "run",
+                quiet=True,
+            ),
+        )
+        try:
+            result = train(config)
+        except DivergenceError:
+            return {"error": {str(trial.steps): 1.0}, "loss": {str(trial.steps): math.inf}}
+    return {
+        "error": {str(step): round(1 - share, 5) for step, share in result.accuracy.items()},
+        "loss": {str(step): round(loss, 5) for step, loss in result.run.held_out_loss.items()},
+        "step_seconds": result.step_seconds,
+    }
+
+
+def run(plan: Plan) -> None:
+    sides = [(data, optimizer) for data in plan.data for optimizer in CONTENDERS]
+    plan.trials.measure(trial for side in sides for trial in plan.sweep(*side))
+    plan.trials.measure(trial for side in sides for trial in best_trials(plan, *side))
+
+
+def best_trials(plan: Plan, data: str, optimizer: str) -> list[ImageTrial]:
+    """Returns those of the best rate on every seed."""
+    swept = plan.trials.measure(plan.sweep(data, optimizer))
+    best = min(swept, key=lambda trial: final(swept[trial]))
+    return [replace(best, seed=seed) for seed in plan.seeds]
+
+
+def best_runs(plan: Plan, data: str, optimizer: str) -> dict[ImageTrial, Measured]:
+    """Returns what was measured at the best rate, by seed."""
+    return plan.trials.measure(best_trials(plan, data, optimizer))
+
+
+def final(measured: Measured) -> tuple[float, float]:
+    """Returns the share of errors at the end, and the loss, which decides between equal ones."""
+    error, loss = (list(measured[name].values())[-1] for name in ("error", "loss"))
+    return error, loss
+
+
+def report(plan: Plan) -> str:
+    return "\n\n".join(
+        table for data in plan.data for table in (_best_table(plan, data), _sweep_table(plan, data))
+    )
+
+
+def _best_table(plan: Plan, data: str) -> str:
+    chosen = DATA[data]
+    rows = [
+        f"| {data} | best peak rate | errors at the end | by seed "
+        f"| steps to {chosen.error:.0%} | by seed | epochs | seconds |",
+        "|---" * 8 + "|",
+    ]
+    for optimizer, contender in CONTENDERS.items():
+        runs = best_runs(plan, data, optimizer)
+        rate = next(iter(runs)).learning_rate
+        errors = [final(measured)[0] for measured in runs.values()]
+        steps = [steps_to(chosen.error, measured["error"]) for measured in runs.values()]
+        seconds = statistics.median(measured["step_seconds"] for measured in runs.values())
+        mean = None if None in steps else statistics.mean(filter(None, steps))
+        cells = [
+            contender.name,
+            f"{rate:g}",
+            f"{statistics.mean(errors):.2%}",
+            ", ".join(f"{each:.2%}" for each in errors),
+            _shown(mean),
+            ", ".join(map(_shown, steps)),
+            _shown(mean, chosen.batch_size / chosen.epoch, digits=2),
+            _shown(mean, seconds, digits=1),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _shown(steps: float | None, of_one: float = 1, *, digits: int = 0) -> str:
+    return "never" if steps is None else f"{steps * of_one:.{digits}f}"
+
+
+def _sweep_table(plan: Plan, data: str) -> str:
+    swept = {
+        optimizer: [
+            f"{final(measured)[0]:.2%}"
+            for measured in plan.trials.measure(plan.sweep(data, optimizer)).values()
+        ]
+        for optimizer in CONTENDERS
+    }
+    return sweep_table(f"errors, {data}, first seed", CONTENDERS, swept)
+
+
+def draw(plan: Plan) -> Figure:
+    figure, axes = panels(len(plan.data))
+    for data, panel in zip(plan.data, axes, strict=True):
+        for optimizer, contender in CONTENDERS.items():
+            curves = [each["error"] for each in best_runs(plan, data, optimizer).values()]
+            band(panel, curves, color=contender.color, label=contender.name)
+        panel.axhline(DATA[data].error, color="#555555", linewidth=0.9, linestyle="--")
+        panel.set(xlabel="step", ylabel="errors, held out", yscale="log", title=data)
+        panel.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main(Plan, __doc__, run=run, report=report, draw=draw, image="images.png")

@@ -1,0 +1,181 @@
+"""Eight optimizers on one language model, each at its own best rate: how far, and at what price.
+
+python experiments/optimizer_sweep.py run     # what is saved is not run again
+python experiments/optimizer_sweep.py report  # the tables and the figure
+"""
+
+import math
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+from command_line import RESULTS, main
+from common.errors import DivergenceError, UsageError
+from common.optimizers import OptimizerConfig, make_optimizer
+from contenders import Contender, sweep_table
+from curves import mean_curve, steps_to
+from figures import COLORS, MORE_COLORS, band, panels
+from flax import nnx
+from language import LanguageTrial
+from language import run as run_language
+from matplotlib.figure import Figure
+from trials import Measured, Trials
+
+import muon_jax
+
+CONTENDERS = {
+    "sgd": Contender("SGD", 0.3, MORE_COLORS[3]),
+    "sgd-momentum": Contender("SGD, momentum", 0.03, MORE_COLORS[2]),
+    "adagrad": Contender("Adagrad", 0.01, MORE_COLORS[4]),
+    "rmsprop": Contender("RMSProp", 3e-4, MORE_COLORS[1]),
+    "adam": Contender("Adam", 1e-3, MORE_COLORS[0]),
+    "adamw": Contender("AdamW", 1e-3, COLORS["adamw"]),
+    "muon": Contender("Muon", 2e-3, COLORS["muon"]),
+    "muon-clip": Contender("MuonClip", 2e-3, COLORS["optax-muon"]),
+}
+MUONS = ("muon", "muon-clip")
+REFERENCE = "adamw"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rates are swept on the first seed; the best of each optimizer runs on all."""
+
+    steps: int = 300
+    """Of every run, each with warm-up and a cosine to 0."""
+    rates: int = 4
+    """How many for each optimizer."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    batch_size: int = 16
+    context: int = 64
+    width: int = 64
+    layers: int = 2
+    data: str | None = None
+    """A file or a folder of text. Default: the source of Python's standard library."""
+    results: Path = RESULTS / "optimizer_sweep.jsonl"
+    """Where every trial is kept, a line each."""
+    workers: int = 1
+    """Trials at a time, each on one core; 0 for one in this process."""
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.rates, len(self.seeds)) < 1:
+            raise UsageError("give at least one step, rate and seed")
+
+    @property
+    def trials(self) -> Trials[LanguageTrial]:
+        return Trials(LanguageTrial, measure, self.results, self.workers)
+
+    def sweep(self, optimizer: str) -> list[LanguageTrial]:
+        return [
+            LanguageTrial(
+                optimizer,
+                rate,
+                self.steps,
+                self.seeds[0],
+                batch_size=self.batch_size,
+                width=self.width,
+                layers=self.layers,
+                context=self.context,
+                data=self.data,
+            )
+            for rate in CONTENDERS[optimizer].rates(self.rates)
+        ]
+
+
+def measure(trial: LanguageTrial) -> Measured:
+    """Trains once; returns the held-out loss by step, and what a step costs."""
+    try:
+        result = run_language(trial).run
+    except DivergenceError:
+        return {"held_out_loss": {str(trial.steps): math.inf}}
+    params = nnx.state(result.model, nnx.Param)
+    sizes = {path: leaf.size for path, leaf in nnx.to_flat_state(params)}
+    multiplied = sum(size for path, size in sizes.items() if "embed" not in path)
+    tokens = trial.batch_size * trial.context
+    orthogonalized = muon_jax.explain(params).flops or 0 if trial.optimizer in MUONS else 0
+    transform = make_optimizer(OptimizerConfig(trial.optimizer), trial.steps)
+    state = jax.tree.leaves(jax.eval_shape(transform.init, params))
+    return {
+        "held_out_loss": {str(step): round(loss, 5) for step, loss in result.held_out_loss.items()},
+        "parameters": sum(sizes.values()),
+        "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in state),
+        "step_flops": 6 * multiplied * tokens + orthogonalized,
+        "step_seconds": tokens / statistics.median(result.series("items_per_second").values()),
+    }
+
+
+def run(plan: Plan) -> None:
+    plan.trials.measure(trial for name in CONTENDERS for trial in plan.sweep(name))
+    plan.trials.measure(trial for name in CONTENDERS for trial in best_trials(plan, name))
+
+
+def best_trials(plan: Plan, optimizer: str) -> list[LanguageTrial]:
+    """Returns those of the best rate on every seed."""
+    swept = plan.trials.measure(plan.sweep(optimizer))
+    best = min(swept, key=lambda trial: final(swept[trial]))
+    return [replace(best, seed=seed) for seed in plan.seeds]
+
+
+def best_runs(plan: Plan, optimizer: str) -> dict[LanguageTrial, Measured]:
+    """Returns what was measured at the best rate, by seed."""
+    return plan.trials.measure(best_trials(plan, optimizer))
+
+
+def final(measured: Measured) -> float:
+    """Returns the last held-out loss, infinite where the run diverged."""
+    return list(measured["held_out_loss"].values())[-1]
+
+
+def report(plan: Plan) -> str:
+    best = {optimizer: list(best_runs(plan, optimizer).items()) for optimizer in CONTENDERS}
+    target = statistics.mean(final(measured) for _, measured in best[REFERENCE])
+    spent = plan.steps * best[REFERENCE][0][1]["step_flops"]
+    table = [
+        "| optimizer | best peak rate | held-out loss | lowest and highest seed "
+        "| steps to AdamW's | FLOPs to AdamW's | state, bytes a parameter | ms a step |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for optimizer, runs in best.items():
+        (trial, first), *_ = runs
+        measured = [each for _, each in runs]
+        losses = [final(each) for each in measured]
+        steps = steps_to(target, mean_curve([each["held_out_loss"] for each in measured]))
+        seconds = statistics.median(each["step_seconds"] for each in measured)
+        cells = [
+            CONTENDERS[optimizer].name,
+            f"{trial.learning_rate:g}",
+            f"{statistics.mean(losses):.4f}",
+            f"{min(losses):.4f}, {max(losses):.4f}",
+            "not reached" if steps is None else f"{steps:.0f}",
+            "not reached" if steps is None else f"{steps * first['step_flops'] / spent:.2f}",
+            f"{first['state_bytes'] / first['parameters']:.1f}",
+            f"{1000 * seconds:.0f}",
+        ]
+        table.append(f"| {' | '.join(cells)} |")
+    swept = {
+        optimizer: [
+            f"{final(measured):.4f}"
+            for measured in plan.trials.measure(plan.sweep(optimizer)).values()
+        ]
+        for optimizer in CONTENDERS
+    }
+    return "\n".join([*table, "", sweep_table("loss, first seed", CONTENDERS, swept)])
+
+
+def draw(plan: Plan) -> Figure:
+    figure, (curves, rates) = panels(2)
+    for optimizer, contender in CONTENDERS.items():
+        best = [each["held_out_loss"] for each in best_runs(plan, optimizer).values()]
+        band(curves, best, color=contender.color, label=contender.name)
+        swept = plan.trials.measure(plan.sweep(optimizer))
+        at = [trial.learning_rate for trial in swept]
+        rates.plot(at, list(map(final, swept.values())), "o-", color=contender.color)
+    curves.set(xlabel="step", ylabel="held-out loss (nats per byte)", title="best rate, all seeds")
+    rates.set(xlabel="peak learning rate", xscale="log", title="at the end, first seed")
+    curves.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main(Plan, __doc__, run=run, report=report, draw=draw, image="optimizer_sweep.png")
