@@ -58,7 +58,8 @@ def known(monkeypatch, tmp_path) -> dict[str, Any]:
 
 
 def test_the_best_rate_of_each_optimizer_runs_on_every_seed(known):
-    plan = steps_to_adamw.Plan(**known)
+    rates = (8e-3, 1.6e-2, 4e-3)
+    plan = steps_to_adamw.Plan(adamw_rates=rates, muon_rates=rates, **known)
     steps_to_adamw.run(plan)
     trials = plan.trials.saved()
     assert len(trials) == 3 * (3 + 2)  # three rates on the first seed, and the best on two more
