@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from muon_jax import _checks
 from muon_jax._moving_average import averaged, stored
 from muon_jax._normalization import to_order_of_one
+from muon_jax._state_sharding import zeros_beside
 
 _CALL = "scale_by_momentum_rms"
 
@@ -65,7 +66,7 @@ def scale_by_momentum_rms(
         _checks.check_non_negative(_CALL, "max_norm", max_norm)
 
     def init(params: optax.Params) -> MomentumRmsState:
-        return MomentumRmsState(optax.tree.zeros_like(params))
+        return MomentumRmsState(jax.tree.map(zeros_beside, params))
 
     def update(
         updates: optax.Updates, state: MomentumRmsState, params: optax.Params | None = None

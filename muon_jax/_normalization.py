@@ -71,7 +71,7 @@ def on_wide(call: str, matrices: Matrices, polar: Callable[[Wide], Wide]) -> Mat
       TypeError: if the matrices are not real floating-point.
     """
     if not jnp.issubdtype(matrices.dtype, jnp.floating):
-        remedy = "give real ones; the polar factor of A + iB is that of [[A, -B], [B, A]]"
+        remedy = "Give real ones; the polar factor of A + iB is that of [[A, -B], [B, A]]"
         raise _checks.refused(call, f"the matrices are {matrices.dtype}", remedy, TypeError)
     if matrices.size == 0:
         return matrices

@@ -1,6 +1,5 @@
-"""Cases: whole steps on every layout, leaves of every sort, and where the state lies."""
+"""Cases: whole steps on every layout, and leaves of every sort."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,13 +10,11 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-import muon_jax
 from muon_jax import Distribution, MatrixAxes, zero1_shardings
 from muon_jax.diagnostics import collectives
 from tests.mesh_setup import (
     LAYOUTS,
     case,
-    compilations,
     cost,
     error,
     flops,
@@ -215,22 +212,3 @@ def turned(kind: str) -> dict[str, Any]:
         "error": error({name: results[name] for name in some}, {name: host[name] for name in some}),
         "kept": all(lies_alike(results[name], wanted[name]) for name in some),
     }
-
-
-@case("Auto", "Explicit")
-def second_step(kind: str) -> dict[str, Any]:
-    leaves, _ = gpt("hsdp", kind, layers=1, width=32)
-    mesh = leaves["layer_0"]["up"].sharding.mesh
-    params = leaves | on(mesh, {"norm": np.ones(32, np.float32)}, {"norm": P("fsdp")})
-    tx = muon_jax.muon(0.1)
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def train(params: Any, state: Any) -> Any:
-        updates, state = tx.update(params, state, params)
-        return optax.apply_updates(params, updates), state
-
-    with jax.set_mesh(mesh):
-        traced = jax.jit(transform().init)(leaves)
-    kept = lies_alike(traced.momentum, leaves)
-    params, state = train(params, tx.init(params))
-    return {"compilations": compilations(lambda: train(params, state)), "kept": kept}

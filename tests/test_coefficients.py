@@ -78,6 +78,33 @@ def test_own_designs_gather_singular_values_about_one(name, arithmetic):
     assert max_error(schedule(name, arithmetic=arithmetic), 1 / 300) < band
 
 
+def pushed_out(rows, factor: float) -> np.ndarray:
+    """What becomes of singular values when every step finds them larger by a factor."""
+    values = np.geomspace(1 / 300, 1, 1001)
+    for row in rows:
+        values = evaluate([row], values * factor)
+    return values
+
+
+@pytest.mark.parametrize("arithmetic", ROUNDOFF)
+@pytest.mark.parametrize(("name", "band"), [("fast", 0.12), ("accurate", 0.005), ("minimax", 0.02)])
+def test_own_designs_expect_what_rounding_pushes_out(name, band, arithmetic):
+    factor = 1 + max(1e-3, 2 * ROUNDOFF[arithmetic])
+    values = pushed_out(schedule(name, arithmetic=arithmetic), factor)
+    np.testing.assert_allclose(values, 1, rtol=0, atol=band)
+
+
+@pytest.mark.parametrize("arithmetic", [name for name in ROUNDOFF if name != "float32"])
+@pytest.mark.parametrize("name", [name for name, known in PUBLISHED.items() if known.bare])
+def test_bare_rows_are_stretched_where_rounding_would_blow_them_up(name, arithmetic):
+    factor = 1 + 2 * ROUNDOFF[arithmetic]
+    as_published, stretched = schedule(name), schedule(name, arithmetic=arithmetic)
+    assert pushed_out(as_published, factor).max() > 1e3
+    np.testing.assert_allclose(pushed_out(stretched, factor), 1, rtol=0, atol=0.2)
+    assert len(stretched) == len(as_published)
+    assert stretched[-1] == as_published[-1]
+
+
 def test_bf16_designs_keep_to_quintics():
     # Degree 9 explodes right above its interval, and bf16 is too coarse to stay inside.
     for name in ("fast", "accurate", "minimax"):
@@ -147,8 +174,9 @@ def test_one_explicit_row_repeats(row):
     assert schedule(row, 2) == (KELLER,) * 2
 
 
-def test_mixed_degrees_are_allowed():
-    assert schedule([(1.5, -0.5), KELLER]) == ((1.5, -0.5), KELLER)
+def test_degrees_3_to_9_are_allowed_side_by_side():
+    table = ((1.5, -0.5), KELLER, (2.0, -1.5, 0.5, 0.25), (2.0, -1.5, 0.5, 0.25, -0.125))
+    assert schedule(table) == table
 
 
 @pytest.mark.parametrize(
@@ -207,12 +235,17 @@ def test_refusals_name_the_value_and_the_remedy(arguments, kind, message):
     ],
 )
 def test_unusable_tables_are_refused(table, kind):
-    with pytest.raises(kind, match=r"muon_jax\.newton_schulz\(coefficients=.*: give a name, one"):
+    with pytest.raises(kind) as caught:
         schedule(table)
+    assert str(caught.value) == (
+        f"muon_jax.newton_schulz(coefficients={table!r}): give a name, one row of 2 to 5 finite "
+        "numbers, or a sequence of such rows."
+    )
 
 
 def test_unknown_arithmetic_is_refused():
-    with pytest.raises(ValueError, match=r"arithmetic='fp8'\): choose one of 'float32'"):
+    words = r"muon_jax\.newton_schulz\(arithmetic='fp8'\): choose one of 'float32'"
+    with pytest.raises(ValueError, match=words):
         schedule("fast", arithmetic="fp8")
 
 

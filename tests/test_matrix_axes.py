@@ -148,31 +148,58 @@ def test_a_plain_matrix_costs_no_transpose():
 
 def test_views_are_values():
     assert MatrixAxes(0, [1], split=3) == MatrixAxes((0,), 1, split=Split(3))
+    assert Split([2, 1]) == Split((2, 1))
     assert len({MatrixAxes(0, 1), MatrixAxes(0, 1), MatrixAxes(1, 0)}) == 2
     assert repr(MatrixAxes(0, (1, 2))) == "MatrixAxes(rows=0, cols=(1, 2))"
     assert repr(MatrixAxes(0, 1, split=(2, 1))) == "MatrixAxes(rows=0, cols=1, split=(2, 1))"
+    assert repr(Split(2)) == "Split(2)"
+    assert repr(Split(2, "rows", interleaved=True)) == "Split(2, of='rows', interleaved=True)"
     for split in (Split(3), Split((2, 1), of="rows"), Split(2, interleaved=True)):
         axes = MatrixAxes(0, 1, split)
         assert eval(repr(axes)) == axes
 
 
+AN_AXIS = "give an axis or a tuple of axes"
+PARTS = "give a whole number of at least 1"
 REFUSED = {
-    "empty group": (lambda: MatrixAxes((), 1), TypeError, "MatrixAxes(rows=())"),
-    "no axis": (lambda: MatrixAxes(0, "cols"), TypeError, "MatrixAxes(cols='cols')"),  # type: ignore
-    "twice in one group": (lambda: MatrixAxes((0, 0), 1), ValueError, "every axis once"),
-    "in both groups": (lambda: MatrixAxes(0, (0, 1)), ValueError, "axis 0 already stands in rows"),
-    "one part": (lambda: MatrixAxes(0, 1, split=1), ValueError, "Split(parts=1)"),
-    "empty part": (lambda: Split((2, 0)), ValueError, "at least 1"),
-    "unknown group": (lambda: Split(2, of="heads"), ValueError, "'rows', 'cols'"),  # type: ignore
+    "empty group": (lambda: MatrixAxes((), 1), TypeError, f"MatrixAxes(rows=()): {AN_AXIS}"),
+    "no axis": (lambda: MatrixAxes(0, "cols"), TypeError, f"MatrixAxes(cols='cols'): {AN_AXIS}"),  # type: ignore
+    "truth": (lambda: MatrixAxes(True, 0), TypeError, f"MatrixAxes(rows=True): {AN_AXIS}"),
+    "twice in one group": (
+        lambda: MatrixAxes((0, 0), 1),
+        ValueError,
+        "MatrixAxes(rows=(0, 0)): name every axis once",
+    ),
+    "in both groups": (
+        lambda: MatrixAxes((3, 0), (0, 1, 3)),
+        ValueError,
+        "MatrixAxes(cols=(0, 1, 3)): axis 0 already stands in rows",
+    ),
+    "one part": (
+        lambda: MatrixAxes(0, 1, split=1),
+        ValueError,
+        "Split(parts=1): give at least two parts, or no split",
+    ),
+    "one size": (
+        lambda: Split((4,)),
+        ValueError,
+        "Split(parts=(4,)): give at least two parts, or no split",
+    ),
+    "empty part": (lambda: Split((2, 0)), ValueError, f"Split(parts=0): {PARTS}"),
+    "no parts": (lambda: Split("ab"), TypeError, f"Split(parts='a'): {PARTS}"),  # type: ignore
+    "unknown group": (
+        lambda: Split(2, of="heads"),  # type: ignore
+        ValueError,
+        "Split(of='heads'): choose one of 'rows', 'cols'",
+    ),
 }
 
 
-@pytest.mark.parametrize(("make", "kind", "words"), REFUSED.values(), ids=REFUSED)
-def test_unusable_views_are_refused_at_construction(make, kind, words):
+@pytest.mark.parametrize(("make", "kind", "message"), REFUSED.values(), ids=REFUSED)
+def test_unusable_views_are_refused_at_construction(make, kind, message):
     with pytest.raises(kind) as caught:
         make()
-    assert str(caught.value).startswith("muon_jax.")
-    assert words in str(caught.value)
+    assert str(caught.value) == f"muon_jax.{message}."
 
 
 MISFITS = {
@@ -181,10 +208,19 @@ MISFITS = {
         (8, 16),
         "it has no axis 3. Name axes between -2 and 1",
     ),
-    "scalar": (MatrixAxes(0, 1), (), "A scalar has no axes"),
-    "same axis by two names": (MatrixAxes(0, -2), (8, 16), "axis 0 is named twice"),
+    "axis just out of range": (MatrixAxes(0, 2), (8, 16), "it has no axis 2. Name axes between"),
+    "scalar": (MatrixAxes(0, 1), (), "it has no axis 0. A scalar has no axes."),
+    "same axis by two names": (
+        MatrixAxes(0, -2),
+        (8, 16),
+        "axis 0 is named twice. Name every axis once.",
+    ),
     "parts too small": (MatrixAxes(0, 1, split=(4, 4)), (8, 16), "its cols are 16 wide"),
-    "no equal parts": (MatrixAxes(0, 1, split=3), (8, 16), "parts fill that width exactly"),
+    "no equal parts": (
+        MatrixAxes(0, 1, split=3),
+        (8, 16),
+        "its cols are 16 wide. Give a split whose parts fill that width exactly.",
+    ),
     "pattern does not repeat": (
         MatrixAxes(0, 1, split=Split((4, 3), of="rows", interleaved=True)),
         (8, 16),
@@ -199,3 +235,11 @@ def test_a_view_that_does_not_fit_names_call_path_and_remedy(axes, shape, words)
         axes.check(shape, call="scale_by_muon", path="blocks/0/kernel")
     assert words in str(caught.value)
     assert f"{axes!r} does not fit 'blocks/0/kernel' of shape {shape}" in str(caught.value)
+
+
+def test_without_a_path_only_the_shape_is_named():
+    words = (
+        r"^muon_jax\.MatrixAxes: MatrixAxes\(rows=0, cols=2\) does not fit shape \(8, 16\): it has"
+    )
+    with pytest.raises(ValueError, match=words):
+        MatrixAxes(0, 2).matrix_shapes((8, 16))

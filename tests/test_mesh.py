@@ -156,8 +156,23 @@ def test_zero1_sends_shards_to_owners_and_results_to_all(measured, kind):
 
 
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-def test_state_lies_where_the_parameters_lie_from_the_first_step(measured, kind):
-    assert found(measured, "second_step", kind) == {"compilations": 0, "kept": True}
+def test_a_second_step_compiles_nothing(measured, kind):
+    assert found(measured, "second_step", kind)["compilations"] == 0
+
+
+@pytest.mark.parametrize("transformation", ["scale_by_muon", "scale_by_momentum_rms"])
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_a_traced_init_puts_momentum_where_the_parameters_lie(measured, kind, transformation):
+    assert found(measured, "traced_init", kind)[transformation]
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_a_step_that_overflows_on_one_shard_is_skipped_on_all(measured, kind):
+    result = found(measured, "skipped", kind)
+    assert result["skipped"] == [0, 1]
+    assert result["changed"] == 0
+    assert result["error"] < EXACT
+    assert result["kept"]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,14 @@ BAD_VALUES = [
         "muon_jax.polar_to(tolerance=1e-09): give a number in [1e-05, 1), which float32 can reach.",
     ),
     (
+        lambda: muon_jax.polar_to(1.5),
+        "muon_jax.polar_to(tolerance=1.5): give a number in [0, 1).",
+    ),
+    (
+        lambda: muon_jax.polar_to(max_steps=0),
+        "muon_jax.polar_to(max_steps=0): give a whole number of at least 1.",
+    ),
+    (
         lambda: muon_jax.hidden_size(0),
         "muon_jax.hidden_size(width=0): give a whole number of at least 1.",
     ),
@@ -140,6 +148,11 @@ BAD_TYPES = [
         lambda: muon_jax.scale_by_muon(momentum_dtype="half a float"),
         "muon_jax.scale_by_muon(momentum_dtype='half a float'): give float32, bfloat16, float16 "
         "or float64, or None for the parameter's own.",
+    ),
+    (
+        lambda: muon_jax.newton_schulz()(jnp.ones((1, 2, 2), jnp.complex64)),
+        "muon_jax.newton_schulz: the matrices are complex64. Give real ones; the polar factor of "
+        "A + iB is that of [[A, -B], [B, A]].",
     ),
     (
         lambda: muon_jax.newton_schulz(steps=2.5),

@@ -122,6 +122,12 @@ def test_cushioned_link_is_centred_on_one(degree):
     assert values.min() + values.max() == pytest.approx(2.0, abs=1e-6)
 
 
+def test_cushioned_link_is_the_best_above_its_cushion():
+    (link,) = compose((5,), 1e-3, inflation=1.5, cushion=0.1)
+    best, _ = odd_minimax(0.1 * 1.5, 1.5, 5)
+    np.testing.assert_allclose(np.divide(link, link[0]), np.divide(best, best[0]), rtol=1e-12)
+
+
 def test_cushion_bounds_the_slope():
     slopes = [compose((5,) * 5, 1e-4, cushion=cushion)[0][0] for cushion in (0.0, 0.024, 0.1)]
     assert slopes[0] > slopes[1] > slopes[2]
@@ -178,10 +184,17 @@ def test_chain_applies_its_first_link_first():
     assert evaluate([(2.0, 1.0), (0.0, 3.0)], 1.0) == 81.0
 
 
+def test_chain_is_evaluated_in_float64_whatever_comes():
+    x = np.float32(0.3)
+    assert evaluate([(1.5, -0.5)], x) == evaluate([(1.5, -0.5)], float(x))
+
+
 def test_max_error_sees_the_band_and_the_lower_end():
     chain = compose((9, 9, 9), 2e-3)
     assert max_error(chain, 2e-3) == pytest.approx(1 - float(evaluate(chain, 2e-3)), rel=1e-3)
     assert max_error(chain, 1e-4) == pytest.approx(1 - float(evaluate(chain, 1e-4)))
+    peak = 2 / 3 * 2.6 * math.sqrt(2.6 / 4.5)
+    assert max_error(((2.6, -1.5),), 0.4) == pytest.approx(peak - 1, rel=1e-6)
 
 
 def test_import_derives_nothing(monkeypatch):

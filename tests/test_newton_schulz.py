@@ -65,3 +65,10 @@ def test_rounded_formats_stay_close_to_float32():
     for dtype, bound in (("float16", 0.02), ("bfloat16", 0.06)):
         rounded = jax.jit(muon_jax.newton_schulz("minimax", dtype=dtype))(matrix)
         assert np.linalg.norm(rounded - exact) < bound * np.linalg.norm(exact)
+
+
+def test_the_design_for_bfloat16_keeps_small_singular_values_out_of_its_noise():
+    """Without the cushion the error would be 0.037 to 0.040."""
+    matrix = gaussian(128, 512)
+    rounded = jax.jit(muon_jax.newton_schulz(dtype="bfloat16"))
+    assert polar_error(rounded(jnp.asarray(matrix, jnp.float32)[None])[0], matrix) < 0.03

@@ -37,13 +37,29 @@ def test_two_scales_give_the_update_rms_of_adamw(scale, shape):
         ("keller", 16, 4, 1.0),
         ("spectral", 4, 16, 2.0),
         ("spectral", 16, 4, 0.5),
-        (muon_jax.hidden_size(25), 4, 16, 1.0),
         (lambda rows, cols: rows + cols, 4, 16, 20.0),
     ],
 )
 def test_shape_scales_follow_their_formula(scale, rows, cols, factor):
     scaled = scaler(scale)(jnp.ones((2, rows, cols)))
     np.testing.assert_allclose(scaled, factor, rtol=1e-6)
+
+
+def test_hidden_size_is_one_factor_for_every_shape():
+    scale = muon_jax.hidden_size(100)
+    muon_jax.scale_by_muon(scale=scale)  # takes any callable
+    for shape in ((2, 4, 16), (1, 1, 1)):
+        np.testing.assert_allclose(scaler(scale)(jnp.ones(shape)), 2.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["spectral", "update_norm"])
+def test_a_matrix_without_entries_is_left_alone(scale):
+    assert scaler(scale)(jnp.ones((1, 0, 4))).shape == (1, 0, 4)
+
+
+def test_update_norm_measures_every_matrix_of_a_batch_by_itself():
+    batch = jnp.asarray([[[1.0, 1.0]], [[3.0, 3.0]]])
+    np.testing.assert_allclose(scaler("update_norm")(batch), 0.2, rtol=1e-6)
 
 
 def test_update_norm_brings_a_rank_deficient_update_to_full_size():
@@ -55,6 +71,6 @@ def test_update_norm_brings_a_rank_deficient_update_to_full_size():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
-@pytest.mark.parametrize("scale", ["match_rms", "update_norm"])
+@pytest.mark.parametrize("scale", ["match_rms", "update_norm", lambda rows, cols: np.float32(2)])
 def test_scaling_keeps_the_dtype(scale, dtype):
     assert scaler(scale)(jnp.ones((1, 4, 4), dtype)).dtype == dtype

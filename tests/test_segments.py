@@ -148,6 +148,11 @@ def test_coarse_arithmetic_never_shares(name):
     assert all(stop - start == 1 for start, stop in found.segments)
 
 
+def test_without_tolerance_nothing_is_shared():
+    found = plan(schedule("fast"), 64, roundoff=ROUNDOFF["float32"], tolerance=0.0)
+    assert found.segments == ((0, 1), (1, 2), (2, 3))
+
+
 def test_equally_cheap_plans_are_split_evenly_then_late():
     # Of 2 + 3 and 3 + 2 quintics, the slopes at 0 of the first three multiply to more.
     assert plan(schedule("minimax"), 4, roundoff=2**-24).segments == ((0, 2), (2, 5))

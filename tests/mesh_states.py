@@ -1,0 +1,82 @@
+"""Cases: where state lies from the first step on, and what a step that overflowed leaves of it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec as P
+
+import muon_jax
+from tests.mesh_setup import case, compilations, gpt, lies_alike, on, transform
+
+SCHEDULE = optax.linear_schedule(0.1, 0.01, 5)
+
+
+def model(kind: str) -> Any:
+    """The weights of a small GPT, and a norm for the fallback."""
+    leaves, _ = gpt("hsdp", kind, layers=1, width=32)
+    mesh = leaves["layer_0"]["up"].sharding.mesh
+    return leaves | on(mesh, {"norm": np.ones(32, np.float32)}, {"norm": P("fsdp")})
+
+
+def trainer(tx: optax.GradientTransformation) -> Any:
+    def train(gradients: Any, params: Any, state: Any) -> Any:
+        updates, state = tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(train)
+
+
+@case("Auto", "Explicit")
+def second_step(kind: str) -> dict[str, Any]:
+    params, tx = model(kind), muon_jax.muon(0.1)
+    train = trainer(tx)
+    trained, state = train(params, params, tx.init(params))
+    return {"compilations": compilations(lambda: train(trained, trained, state))}
+
+
+@case("Auto", "Explicit")
+def traced_init(kind: str) -> dict[str, Any]:
+    params = model(kind)
+    matrices = {"layer_0": params["layer_0"]}
+    with jax.set_mesh(params["norm"].sharding.mesh):
+        muon = jax.jit(transform().init)(matrices)
+        momentum_rms = jax.jit(muon_jax.scale_by_momentum_rms().init)(params)
+    return {
+        "scale_by_muon": lies_alike(muon.momentum, matrices),
+        "scale_by_momentum_rms": lies_alike(momentum_rms.momentum, params),
+    }
+
+
+@case("Auto", "Explicit")
+def skipped(kind: str) -> dict[str, Any]:
+    """A step, and another one whose gradient overflows in one entry, so on one shard."""
+    params = model(kind)
+    gradients = jax.tree.map(jnp.sin, params)
+    broken = jax.tree.map(jnp.copy, gradients)
+    down = gradients["layer_0"]["down"]
+    overflowed = np.array(down)
+    overflowed[-1, -1] = np.inf
+    broken["layer_0"]["down"] = jax.device_put(overflowed, down.sharding)
+
+    plain = muon_jax.muon(SCHEDULE, weight_decay=0.1)
+    skipping = muon_jax.skip_nonfinite(plain)
+    start = params, skipping.init(params)
+    train = trainer(skipping)
+    before = train(gradients, *start)
+    after = train(broken, *before)
+    expected = trainer(plain)(gradients, params, plain.init(params))
+    return {
+        "skipped": [int(state.skipped) for _, state in (before, after)],
+        "changed": difference((after[0], after[1].inner_state), (before[0], before[1].inner_state)),
+        "kept": lies_alike(before, start) and lies_alike(after, start),
+        "error": difference((before[0], before[1].inner_state), expected),
+    }
+
+
+def difference(left: Any, right: Any) -> float:
+    """The largest of any entry; NaN where only one has a NaN."""
+    each = jax.tree.map(lambda a, b: np.max(np.abs(np.asarray(a) - np.asarray(b))), left, right)
+    return float(np.max(jax.tree.leaves(each)))

@@ -1,0 +1,44 @@
+"""Products in a format: both operands are rounded to it, and nothing else is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matrices import gaussian
+
+from muon_jax._arithmetic import ARITHMETICS, arithmetic
+
+LEFT, RIGHT = (jnp.asarray(gaussian(5, 64, seed=seed), jnp.float32) for seed in (0, 1))
+
+
+@pytest.mark.parametrize("name", ARITHMETICS)
+def test_operands_are_rounded_and_sums_are_not(name):
+    """On CPUs `tensorfloat32` is float32."""
+    operands = getattr(jnp, name, jnp.float32)
+    left, right = (np.asarray(side.astype(operands), np.float64) for side in (LEFT, RIGHT.mT))
+    product = arithmetic("call", name).multiply(LEFT, RIGHT.mT)
+    assert product.dtype == jnp.float32
+    np.testing.assert_allclose(product, left @ right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("float32", "HIGHEST"), ("tensorfloat32", "HIGH"), (None, "HIGHEST")]
+)
+def test_backends_are_told_how_far_they_may_round(name, precision):
+    multiply = arithmetic("call", name).multiply
+    assert f"Precision.{precision}" in str(jax.make_jaxpr(multiply)(LEFT, RIGHT.mT))
+
+
+@pytest.mark.parametrize("name", ARITHMETICS)
+def test_roundoff_is_half_the_distance_of_two_neighbours(name):
+    known = arithmetic("call", name)
+    digits = {"float32": 24, "tensorfloat32": 11, "float16": 11, "bfloat16": 8}[name]
+    assert known.roundoff == 2.0**-digits
+    assert known.rounds == (digits < 24)
+    assert known is ARITHMETICS[name]
+
+
+@pytest.mark.parametrize("dtype", ["float64", jnp.int32, object()])
+def test_other_formats_are_refused_by_the_call(dtype):
+    with pytest.raises(ValueError, match=r"muon_jax\.call\(dtype='.*'\): choose one of 'float32'"):
+        arithmetic("call", dtype)
