@@ -23,7 +23,10 @@ from common.tokens import Tokens, tokenize
 from common.windows import training_batches
 from flax import nnx
 
+from muon_jax import newton_schulz
+
 TINY = DecoderConfig(width=16, layers=1, heads=2)
+GRADIENT = jax.random.normal(jax.random.key(0), (16, 32))
 
 
 # Text
@@ -276,6 +279,40 @@ def test_muon_evens_out_the_hidden_matrices_and_nothing_else(first_update, optim
     assert len(hidden) == 7
     for name, ratio in spread.items():
         assert (ratio < 2) == (name in hidden), name
+
+
+@pytest.mark.parametrize(
+    ("scale", "rms"),
+    [
+        ("match_rms", 0.2),
+        ("update_norm", 0.2),
+        ("hidden_size:16", 0.2 * np.sqrt(16 / 32)),
+        ("none", 1 / np.sqrt(32)),
+    ],
+)
+def test_scale_gives_the_size_of_the_update(scale, rms):
+    update = muon_update(OptimizerConfig(orthogonalizer="svd", scale=scale))
+    assert np.sqrt(np.mean(update**2)) == pytest.approx(rms, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "orthogonalizer"),
+    [
+        ("keller:7", newton_schulz("keller", steps=7)),
+        ("jordan:3", newton_schulz("keller", steps=3, normalization="frobenius")),
+    ],
+)
+def test_orthogonalizer_takes_the_steps_that_its_name_says(name, orthogonalizer):
+    update = muon_update(OptimizerConfig(orthogonalizer=name, scale="none"))
+    np.testing.assert_allclose(update, orthogonalizer(GRADIENT[None])[0], atol=1e-5)
+
+
+def muon_update(config):
+    """Minus the first step on one matrix, over the learning rate."""
+    config = replace(config, warmup_steps=0, weight_decay=0.0, learning_rate=1.0)
+    transform, params = make_optimizer(config, 10), {"gate": {"kernel": GRADIENT}}
+    updates, _ = transform.update(params, transform.init(params), params)
+    return -np.asarray(updates["gate"]["kernel"])
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,10 @@ def touch(file: Path, text: str) -> Path:
         ("--orthogonalizer best", "--orthogonalizer best: "),
         ("--orthogonalizer schatten:0.5", "svd, schatten:P, or give a number of at least 1"),
         ("--orthogonalizer schatten:x", "svd, schatten:P, or choose one of"),
+        ("--orthogonalizer keller:few", "svd, schatten:P, or choose one of"),
+        ("--orthogonalizer fast:9", "or 'fast' has 3 steps"),
+        ("--scale large", "--scale large: choose match_rms, keller, spectral, update_norm, none"),
+        ("--scale hidden_size:0", "--scale hidden_size:0: choose match_rms, "),
         ("--out {texts}/0.txt", "--out {texts}/0.txt is a file; give a folder"),
     ],
 )

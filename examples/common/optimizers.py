@@ -58,7 +58,11 @@ class OptimizerConfig:
     orthogonalizer: str = "accurate"
     """How muon orthogonalises: coefficients that newton_schulz knows by name, jordan (the first
     published form: keller's, of a matrix over its Frobenius norm), bfloat16, or exactly by svd;
-    schatten:P for steepest descent under a Schatten norm, from 2, normalised SGD, to inf, svd."""
+    keller:7 takes seven steps; schatten:P for steepest descent under a Schatten norm, from 2,
+    normalised SGD, to inf, svd."""
+    scale: str = "match_rms"
+    """Size of muon's updates: match_rms, keller, spectral, update_norm, none, or hidden_size:N for
+    a model of width N."""
     fallback_learning_rate: float | None = None
     """Of the AdamW to which muon leaves the rest of the model. Default: as muon's."""
     clip_threshold: float = 100.0
@@ -84,8 +88,10 @@ class OptimizerConfig:
             _, remedy = str(error).split(": ", 1)
             raise UsageError(
                 f"--orthogonalizer {self.orthogonalizer}: "
-                f"{', '.join(_ORTHOGONALIZERS)}, schatten:P, or {remedy}"
+                f"{', '.join(_NEWTON_SCHULZ)}, svd, schatten:P, or {remedy}"
             ) from error
+        if self.scale not in _SCALES and not _width_of(self.scale):
+            raise UsageError(f"--scale {self.scale}: choose {', '.join(_SCALES)}, or hidden_size:N")
 
     @property
     def peak(self) -> float:
@@ -140,6 +146,7 @@ def _muon_arguments(config: OptimizerConfig, fallback: optax.Schedule) -> dict[s
     return {
         "weight_decay": config.decay,
         "orthogonalizer": _orthogonalizer(config.orthogonalizer),
+        "scale": _scale(config.scale),
         "fallback_learning_rate": fallback,
         "fallback_weight_decay_mask": _matrices,
     }
@@ -220,17 +227,33 @@ _DECAYS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-_ORTHOGONALIZERS = {
-    "jordan": muon_jax.newton_schulz("keller", normalization="frobenius"),
-    "bfloat16": muon_jax.newton_schulz("minimax", dtype="bfloat16"),
-    "svd": muon_jax.polar_by_svd(),
+_NEWTON_SCHULZ: dict[str, Any] = {
+    "jordan": {"coefficients": "keller", "normalization": "frobenius"},
+    "bfloat16": {"coefficients": "minimax", "dtype": "bfloat16"},
 }
+_SCALES = ("match_rms", "keller", "spectral", "update_norm", "none")
 
 
 def _orthogonalizer(name: str) -> Callable[[jax.Array], jax.Array]:
     if norm := re.fullmatch(r"schatten:([\d.]+|inf)", name):
         return muon_jax.steepest_descent(float(norm[1]))
-    return _ORTHOGONALIZERS.get(name) or muon_jax.newton_schulz(name)
+    if name == "svd":
+        return muon_jax.polar_by_svd()
+    counted = re.fullmatch(r"(\w+):(\d+)", name)
+    kind, steps = (counted[1], int(counted[2])) if counted else (name, None)
+    options = _NEWTON_SCHULZ.get(kind, {"coefficients": kind})
+    return muon_jax.newton_schulz(**options, steps=steps)
+
+
+def _scale(name: str) -> Any:
+    width = _width_of(name)
+    return muon_jax.hidden_size(width) if width else name
+
+
+def _width_of(scale: str) -> int:
+    """Returns N of hidden_size:N; 0 for what is no such name."""
+    kind, _, width = scale.partition(":")
+    return int(width) if kind == "hidden_size" and width.isdecimal() else 0
 
 
 def _matrices(params: Any) -> Any:
