@@ -22,6 +22,8 @@ class LanguageTrial:
     steps: int
     seed: int
     orthogonalizer: str = "accurate"
+    scale: str = "match_rms"
+    weight_decay: float | None = None
     batch_size: int = 32
     context: int = 128
     width: int = 128
@@ -46,7 +48,9 @@ class LanguageTrial:
         return OptimizerConfig(
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
             orthogonalizer=self.orthogonalizer,
+            scale=self.scale,
             fallback_learning_rate=self.fallback_learning_rate,
         )
 

@@ -1,0 +1,107 @@
+"""Training of the example's language model in the open, so that an experiment may look inside.
+
+The weights, batches and updates are those of examples/train_lm.py; what that program adds around
+them, checkpoints and metrics, is left out.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from common.decoder import Decoder
+from common.language import next_token_loss
+from common.optimizers import learning_rate_schedule, make_optimizer
+from common.text import read_text
+from common.tokens import tokenize
+from common.windows import held_out_batches, training_batches
+from flax import nnx
+from jaxtyping import Array, Float
+from language import LanguageTrial
+
+from muon_jax.diagnostics import by_matrix
+
+KINDS = ("query", "key", "value", "out", "gate", "up", "down")
+"""Of the matrices in a block, by the names that they have in the model."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one look shows: the model after `step` updates, and what the last of them was."""
+
+    step: int
+    model: Decoder
+    params: Any
+    direction: Any
+    """The last update without the decay of the weights, over −1 times the learning rate."""
+    held_out_loss: float
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same from step to step."""
+
+    trial: LanguageTrial
+    graph: Any
+    transform: optax.GradientTransformation
+
+    @cached_property
+    def step(self) -> Callable[..., Any]:
+        @jax.jit
+        def step(params: Any, state: Any, batch: Any) -> Any:
+            gradients = jax.grad(lambda params: self.loss(params, batch))(params)
+            updates, state = self.transform.update(gradients, state, params)
+            return optax.apply_updates(params, updates), state, params, updates
+
+        return step
+
+    def loss(self, params: Any, batch: Any) -> Float[Array, ""]:
+        return next_token_loss(nnx.merge(self.graph, params), batch)[0]
+
+    def direction(self, params: Any, updates: Any, count: int) -> Any:
+        config = self.trial.optimizer_config
+        rate = learning_rate_schedule(config, self.trial.steps)(count)
+        return jax.tree.map(
+            lambda update, leaf: -update / rate - config.decay * leaf * (leaf.ndim > 1),
+            updates,
+            params,
+        )
+
+
+def observe(trial: LanguageTrial) -> Iterator[Seen]:
+    """Trains, and yields after the first update, at every evaluation and at the end."""
+    text = trial.text_config
+    tokens = tokenize(read_text(text.data, text.pattern), text.tokenizer)
+    shape = {"context": text.context, "batch_size": text.batch_size}
+    make = partial(Decoder, trial.decoder_config, tokens.vocabulary)
+    graph, params = nnx.split(nnx.jit(lambda rngs: make(rngs=rngs))(nnx.Rngs(trial.seed)))
+    run = _Run(trial, graph, make_optimizer(trial.optimizer_config, trial.steps))
+    batches = training_batches(tokens, seed=trial.seed, **shape)
+    held_out, evaluate = held_out_batches(tokens, **shape), jax.jit(run.loss)
+    state = run.transform.init(params)
+    for step in range(1, trial.steps + 1):
+        params, state, before, updates = run.step(params, state, next(batches))
+        if step == 1 or step % trial.eval_every == 0 or step == trial.steps:
+            yield Seen(
+                step,
+                nnx.merge(graph, params),
+                params,
+                run.direction(before, updates, step - 1),
+                float(np.mean([evaluate(params, batch) for batch in held_out])),
+            )
+
+
+def by_kind(function: Callable[..., Any], *trees: Any) -> dict[str, float]:
+    """Applies a function of (batch, rows, cols) to every matrix; returns the mean over layers."""
+    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for path, values in by_matrix(function, *trees).items():
+        found[path.split("/")[-2]].extend(np.asarray(values).tolist())
+    return {kind: float(np.mean(values)) for kind, values in found.items()}
+
+
+def root_mean_square(matrices: Float[Array, "batch rows cols"]) -> Float[Array, "batch"]:
+    return jnp.sqrt(jnp.mean(jnp.square(matrices), axis=(-2, -1)))
