@@ -1,0 +1,205 @@
+"""Do weights and activations grow without weight decay, and how even are the weights' spectra?
+
+Muon and AdamW with weight decay and without it, at the rates that experiments/scaling.py found for
+this size (Liu et al. 2025, sections 2.2 and 3.4).
+
+python experiments/growth.py run     # ten minutes; what is saved is not run again
+python experiments/growth.py report  # the tables and the figure
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax.numpy as jnp
+from command_line import RESULTS, main
+from common.decoder import Decoder
+from common.text import read_text
+from common.tokens import tokenize
+from common.windows import held_out_batches
+from figures import COLORS, MORE_COLORS, band, panels
+from jaxtyping import Array, Int
+from language import LanguageTrial
+from matplotlib.figure import Figure
+from observed import KINDS, by_kind, observe, root_mean_square
+from sweeps import final_loss
+from trials import Measured, Trials
+
+from muon_jax.diagnostics import by_matrix, singular_value_entropy
+
+MUON, ADAMW = "Muon", "AdamW"
+ARMS = {
+    MUON: ("muon", True, COLORS["muon"]),
+    "Muon, no decay": ("muon", False, COLORS["optax-muon"]),
+    ADAMW: ("adamw", True, COLORS["adamw"]),
+    "AdamW, no decay": ("adamw", False, MORE_COLORS[1]),
+}
+"""By name: the optimizer, whether weights decay, and the colour."""
+GROUPS = {"query, out": ("query", "out"), "key, value": ("key", "value"), "MLP": KINDS[4:]}
+"""Kinds of matrices that the paper's figure 4 takes together."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Nothing is swept here."""
+
+    steps: int = 1500
+    adamw_rate: float = 6e-3
+    muon_rate: float = 1.2e-2
+    weight_decay: float = 0.1
+    seeds: tuple[int, ...] = (0, 1, 2)
+    batch_size: int = 8
+    width: int = 48
+    layers: int = 2
+    data: str | None = None
+    results: Path = RESULTS / "growth.jsonl"
+    workers: int = 1
+
+    @property
+    def trials(self) -> Trials[LanguageTrial]:
+        return Trials(LanguageTrial, measure, self.results, self.workers)
+
+    def trials_of(self, arm: str) -> list[LanguageTrial]:
+        optimizer, decays, _ = ARMS[arm]
+        return [
+            LanguageTrial(
+                optimizer,
+                self.muon_rate if optimizer == "muon" else self.adamw_rate,
+                self.steps,
+                seed,
+                weight_decay=self.weight_decay * decays,
+                batch_size=self.batch_size,
+                width=self.width,
+                layers=self.layers,
+                evaluations=12,
+                data=self.data,
+            )
+            for seed in self.seeds
+        ]
+
+
+def measure(trial: LanguageTrial) -> Measured:
+    """Returns, by step, what grows, and in the end the entropy of every single matrix."""
+    text = trial.text_config
+    tokens = tokenize(read_text(text.data, text.pattern), text.tokenizer)
+    windows = held_out_batches(tokens, context=text.context, batch_size=text.batch_size)[0]
+    measured: Measured = {
+        name: {} for name in ("held_out_loss", "weight_rms", "entropy", "block_rms")
+    }
+    for seen in observe(trial):
+        at = str(seen.step)
+        measured["held_out_loss"][at] = round(seen.held_out_loss, 5)
+        measured["weight_rms"][at] = _rounded(by_kind(root_mean_square, seen.params))
+        measured["entropy"][at] = _rounded(by_kind(singular_value_entropy, seen.params))
+        measured["block_rms"][at] = block_rms(seen.model, jnp.asarray(windows[:, :-1]))
+        if seen.step == trial.steps:
+            entropies = by_matrix(singular_value_entropy, seen.params)
+            measured["entropies"] = _rounded({path: of[0] for path, of in entropies.items()})
+    return measured
+
+
+def block_rms(model: Decoder, tokens: Int[Array, "batch length"]) -> list[float]:
+    """Returns the RMS of the residual stream after each block."""
+    x, found = model.embed(tokens), []
+    for block in model.blocks:
+        x = block(x)
+        found.append(round(float(jnp.sqrt(jnp.mean(jnp.square(x)))), 4))
+    return found
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(float(value), 5) for name, value in values.items()}
+
+
+def runs(plan: Plan, arm: str) -> list[Measured]:
+    return list(plan.trials.measure(plan.trials_of(arm)).values())
+
+
+def run(plan: Plan) -> None:
+    for arm in ARMS:
+        runs(plan, arm)
+
+
+def curve(measured: Measured, what: str, kinds: Sequence[str] = KINDS) -> dict[str, float]:
+    """Returns by step the mean over kinds of matrices; of the residual stream, its end."""
+    if what == "block_rms":
+        return {step: blocks[-1] for step, blocks in measured[what].items()}
+    return {step: statistics.mean(of[k] for k in kinds) for step, of in measured[what].items()}
+
+
+def report(plan: Plan) -> str:
+    return "\n\n".join([_growth_table(plan), _entropy_table(plan)])
+
+
+def _growth_table(plan: Plan) -> str:
+    rows = [
+        "| | held-out loss, mean | by seed | RMS of weights, start → end | after the last block |",
+        "|---|---|---|---|---|",
+    ]
+    for arm in ARMS:
+        found = runs(plan, arm)
+        final = [final_loss(measured) for measured in found]
+        cells = []
+        for what in ("weight_rms", "block_rms"):
+            curves = [list(curve(measured, what).values()) for measured in found]
+            first, last = ([each[at] for each in curves] for at in (0, -1))
+            cells.append(f"{statistics.mean(first):.3g} → {_mean_and_range(last)}")
+        shown = ", ".join(f"{loss:.4f}" for loss in final)
+        rows.append(f"| {arm} | {statistics.mean(final):.4f} | {shown} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _entropy_table(plan: Plan) -> str:
+    rows = [
+        f"| SVD entropy at the end | {' | '.join(GROUPS)} |",
+        "|---" * (len(GROUPS) + 1) + "|",
+    ]
+    for arm in ARMS:
+        cells = [
+            _mean_and_range(
+                [list(curve(each, "entropy", kinds).values())[-1] for each in runs(plan, arm)]
+            )
+            for kinds in GROUPS.values()
+        ]
+        rows.append(f"| {arm} | {' | '.join(cells)} |")
+    higher, count = compare_entropies(plan)
+    rows.append(
+        f"\nHigher in Muon's than in AdamW's on the same seed: {higher} of {count} matrices."
+    )
+    return "\n".join(rows)
+
+
+def compare_entropies(plan: Plan) -> tuple[int, int]:
+    """Counts the matrices whose entropy is higher after Muon, both with decay, and all."""
+    pairs = [
+        (muon["entropies"][path], adamw["entropies"][path])
+        for muon, adamw in zip(runs(plan, MUON), runs(plan, ADAMW), strict=True)
+        for path in muon["entropies"]
+    ]
+    return sum(muon > adamw for muon, adamw in pairs), len(pairs)
+
+
+def _mean_and_range(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+def draw(plan: Plan) -> Figure:
+    figure, axes = panels(3, width=4.2)
+    wanted = {
+        "weight_rms": "RMS of weights, mean of all matrices",
+        "block_rms": "RMS of the residual stream after the last block",
+        "entropy": "SVD entropy, mean of all matrices",
+    }
+    for panel, (what, label) in zip(axes, wanted.items(), strict=True):
+        for arm, (_, _, color) in ARMS.items():
+            curves = [curve(measured, what) for measured in runs(plan, arm)]
+            band(panel, curves, color=color, label=arm)
+        panel.set(xlabel="step", title=label)
+        panel.title.set_fontsize(9)
+    axes[0].legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main(Plan, __doc__, run=run, report=report, draw=draw, image="growth.png")

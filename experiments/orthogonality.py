@@ -1,0 +1,156 @@
+"""Does a more accurate polar factor train better: steps and coefficients of Newton-Schulz.
+
+Liu et al. 2025, section 2.2: ten steps are more accurate than five, and do not train better.
+
+python experiments/orthogonality.py run     # ten minutes; what is saved is not run again
+python experiments/orthogonality.py report  # the table and the figure
+"""
+
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from command_line import RESULTS, main
+from figures import MORE_COLORS, panels
+from language import LanguageTrial
+from matplotlib.figure import Figure
+from observed import observe
+from sweeps import best_on_seeds, final_loss
+from trials import Measured, Trials
+
+from muon_jax.diagnostics import measure as measure_matrices
+
+REFERENCE = "jordan:5"
+FAMILIES = {
+    "jordan": "Keller's, behind the Frobenius norm",
+    "keller": "Keller's, behind the Schatten norm",
+    "minimax": "minimax",
+    "svd": "exact, by SVD",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rate is swept for five steps of the published iteration, and then serves all."""
+
+    maps: tuple[str, ...] = (
+        *("jordan:3", "jordan:5", "jordan:10"),
+        *("keller:3", "keller:5", "keller:7", "keller:10"),
+        *("minimax:3", "minimax:5", "minimax:7"),
+        "svd",
+    )
+    steps: int = 300
+    rates: tuple[float, ...] = (6e-3, 1.2e-2, 2.4e-2)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    batch_size: int = 8
+    width: int = 48
+    layers: int = 2
+    data: str | None = None
+    results: Path = RESULTS / "orthogonality.jsonl"
+    workers: int = 1
+
+    @property
+    def trials(self) -> Trials[LanguageTrial]:
+        return Trials(LanguageTrial, measure, self.results, self.workers)
+
+    def sweep(self) -> list[LanguageTrial]:
+        return [
+            LanguageTrial(
+                "muon",
+                rate,
+                self.steps,
+                self.seeds[0],
+                orthogonalizer=REFERENCE,
+                batch_size=self.batch_size,
+                width=self.width,
+                layers=self.layers,
+                evaluations=5,
+                data=self.data,
+            )
+            for rate in self.rates
+        ]
+
+
+def measure(trial: LanguageTrial) -> Measured:
+    """Returns, by step, the held-out loss and how far updates are from orthogonal ones."""
+    measured: Measured = {"held_out_loss": {}, "residual": {}}
+    for seen in observe(trial):
+        if seen.step > 1:  # the head starts at zero, so no gradient reaches a block in step 1
+            found = measure_matrices(seen.direction, seen.params).values()
+            residuals = [float(each.update_residual[0]) for each in found]
+            measured["residual"][str(seen.step)] = round(statistics.mean(residuals), 5)
+            measured["held_out_loss"][str(seen.step)] = round(seen.held_out_loss, 5)
+    return measured
+
+
+class Row(NamedTuple):
+    """What one map did on all seeds."""
+
+    losses: list[float]
+    above: list[float]
+    """The losses less those of the reference on the same seeds."""
+    residual: float
+
+
+def rows(plan: Plan) -> dict[str, Row]:
+    reference = best_on_seeds(plan.trials, plan.sweep(), plan.seeds)
+    base = [final_loss(measured) for measured in reference.values()]
+    found = {}
+    for name in plan.maps:
+        of_map = [replace(trial, orthogonalizer=name) for trial in reference]
+        measured = list(plan.trials.measure(of_map).values())
+        losses = [final_loss(each) for each in measured]
+        above = [loss - other for loss, other in zip(losses, base, strict=True)]
+        residuals = [value for each in measured for value in each["residual"].values()]
+        found[name] = Row(losses, above, statistics.mean(residuals))
+    return found
+
+
+def run(plan: Plan) -> None:
+    rows(plan)
+
+
+def report(plan: Plan) -> str:
+    lines = [
+        f"| map | residual of updates | held-out loss, mean | by seed | above `{REFERENCE}`, mean "
+        "| by seed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows(plan).items():
+        losses = ", ".join(f"{loss:.4f}" for loss in row.losses)
+        above = ", ".join(f"{each:+.4f}" for each in row.above)
+        lines.append(
+            f"| `{name}` | {row.residual:.3f} | {statistics.mean(row.losses):.4f} | {losses} "
+            f"| {statistics.mean(row.above):+.4f} | {above} |"
+        )
+    swept = plan.trials.measure(plan.sweep())
+    rates = [f"{trial.learning_rate:g}: {final_loss(swept[trial]):.4f}" for trial in swept]
+    return "\n".join([*lines, "", f"`{REFERENCE}` by peak rate, first seed: {', '.join(rates)}."])
+
+
+def draw(plan: Plan) -> Figure:
+    figure, (axes,) = panels(1, width=6.5)
+    for (family, label), color in zip(FAMILIES.items(), MORE_COLORS, strict=False):
+        of_family = {n: row for n, row in rows(plan).items() if n.partition(":")[0] == family}
+        at = [row.residual for row in of_family.values()]
+        mean = [statistics.mean(row.above) for row in of_family.values()]
+        axes.plot(at, mean, "o-", color=color, label=label)
+        for (name, row), x in zip(of_family.items(), at, strict=True):
+            axes.plot([x] * len(row.above), row.above, ".", color=color, alpha=0.4)
+            if steps := name.partition(":")[2]:
+                axes.annotate(
+                    steps, (x, statistics.mean(row.above)), (4, 4), textcoords="offset points"
+                )
+    axes.axhline(0, color="#888888", linewidth=0.8)
+    axes.set(
+        xlabel="residual of updates, ‖XXᵀ − I‖ up to scale",
+        ylabel=f"held-out loss above {REFERENCE}",
+        title="mean and seeds; the number is that of the steps",
+    )
+    axes.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main(Plan, __doc__, run=run, report=report, draw=draw, image="orthogonality.png")

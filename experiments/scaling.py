@@ -1,0 +1,257 @@
+"""Held-out loss against training FLOPs: tuned Muon and tuned AdamW over sizes of the model.
+
+Every size is trained on tokens in proportion to its parameters, with a schedule of its own; a power
+law L = a·C^-b is fitted to the losses of each optimizer (Liu et al. 2025, section 3.2).
+
+python experiments/scaling.py run     # half an hour; what is saved is not run again
+python experiments/scaling.py report  # the table, the laws and the figure
+"""
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from command_line import RESULTS, main
+from common.decoder import Decoder, DecoderConfig
+from common.language import TextConfig
+from common.tokens import BYTES
+from figures import COLORS, panels
+from flax import nnx
+from language import LanguageTrial, held_out_loss
+from matplotlib.figure import Figure
+from sweeps import best_on_seeds, final_loss
+from trials import Measured, Trials
+
+import muon_jax
+
+OPTIMIZERS = {"muon": "Muon", "adamw": "AdamW"}
+CONTEXT = TextConfig().context
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rates are swept on the first seed; the best of each optimizer and size runs on all."""
+
+    widths: tuple[int, ...] = (32, 48, 64)
+    layers: int = 2
+    tokens_per_parameter: float = 20
+    adamw_rates: tuple[float, ...] = (3e-3, 6e-3, 1.2e-2)
+    muon_rates: tuple[float, ...] = (6e-3, 1.2e-2, 2.4e-2)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    batch_size: int = 8
+    data: str | None = None
+    results: Path = RESULTS / "scaling.jsonl"
+    workers: int = 1
+
+    @property
+    def trials(self) -> Trials[LanguageTrial]:
+        return Trials(LanguageTrial, held_out_loss, self.results, self.workers)
+
+    def steps(self, width: int) -> int:
+        tokens = self.tokens_per_parameter * size_of(width, self.layers).parameters
+        return round(tokens / (self.batch_size * CONTEXT))
+
+    def sweep(self, optimizer: str, width: int) -> list[LanguageTrial]:
+        return [
+            LanguageTrial(
+                optimizer,
+                rate,
+                self.steps(width),
+                self.seeds[0],
+                batch_size=self.batch_size,
+                width=width,
+                layers=self.layers,
+                evaluations=4,
+                data=self.data,
+            )
+            for rate in (self.adamw_rates if optimizer == "adamw" else self.muon_rates)
+        ]
+
+    def flops(self, optimizer: str, width: int, *, with_optimizer: bool) -> float:
+        """Returns those of a whole run: 6·N a token, and the optimizer's matrix products."""
+        size, steps = size_of(width, self.layers), self.steps(width)
+        passes = 6 * size.parameters * self.batch_size * CONTEXT * steps
+        orthogonalizing = optimizer == "muon" and with_optimizer
+        return passes + orthogonalizing * size.orthogonalizing_flops * steps
+
+
+class Size(NamedTuple):
+    """What a model costs."""
+
+    parameters: int
+    """All that multiply activations: without the embedding, with the head."""
+    orthogonalizing_flops: int
+    """Of one step."""
+
+
+@cache
+def size_of(width: int, layers: int) -> Size:
+    """Counts, without making the model."""
+
+    def parameters() -> nnx.State:
+        config = DecoderConfig(width=width, layers=layers)
+        return nnx.state(Decoder(config, BYTES, rngs=nnx.Rngs(0)), nnx.Param)
+
+    explained = muon_jax.explain(jax.eval_shape(parameters))
+    count = sum(leaf.size for leaf in explained.leaves if "embed" not in leaf.path)
+    return Size(count, explained.flops or 0)
+
+
+class Law(NamedTuple):
+    """L = a·C^-b."""
+
+    a: float
+    b: float
+
+    def loss(self, flops: np.ndarray) -> np.ndarray:
+        return self.a * flops**-self.b
+
+    def flops(self, loss: float) -> float:
+        return (loss / self.a) ** (-1 / self.b)
+
+
+def fit_law(flops: Sequence[float], losses: Sequence[float]) -> Law:
+    """Fits by least squares of the logarithms."""
+    slope, intercept = np.polyfit(np.log(flops), np.log(losses), 1)
+    return Law(float(np.exp(intercept)), float(-slope))
+
+
+class Ratio(NamedTuple):
+    """FLOPs that Muon needs for AdamW's loss, over AdamW's."""
+
+    mean: float
+    """Of the laws through the means over seeds."""
+    low: float
+    high: float
+    """Of all laws through one seed a size."""
+
+
+def best_runs(plan: Plan, optimizer: str, width: int) -> dict[LanguageTrial, Measured]:
+    return best_on_seeds(plan.trials, plan.sweep(optimizer, width), plan.seeds)
+
+
+def losses(plan: Plan, optimizer: str) -> list[list[float]]:
+    """Returns the losses at the end by size and seed."""
+    return [
+        [final_loss(measured) for measured in best_runs(plan, optimizer, width).values()]
+        for width in plan.widths
+    ]
+
+
+def laws(plan: Plan, optimizer: str, *, with_optimizer: bool) -> tuple[Law, list[Law]]:
+    """Returns the law through the means over seeds, and all that go through one seed a size."""
+    flops = [plan.flops(optimizer, width, with_optimizer=with_optimizer) for width in plan.widths]
+    by_size = losses(plan, optimizer)
+    one_each = [fit_law(flops, chosen) for chosen in itertools.product(*by_size)]
+    return fit_law(flops, [statistics.mean(each) for each in by_size]), one_each
+
+
+def ratio(plan: Plan, width: int, *, with_optimizer: bool) -> Ratio:
+    """Compares at the loss that AdamW's law gives for its FLOPs at this width."""
+    muon, muon_each = laws(plan, "muon", with_optimizer=with_optimizer)
+    adamw, adamw_each = laws(plan, "adamw", with_optimizer=with_optimizer)
+    flops = plan.flops("adamw", width, with_optimizer=with_optimizer)
+
+    def between(muon: Law, adamw: Law) -> float:
+        return muon.flops(float(adamw.loss(np.asarray(flops)))) / flops
+
+    spread = [between(*pair) for pair in itertools.product(muon_each, adamw_each)]
+    return Ratio(between(muon, adamw), min(spread), max(spread))
+
+
+def run(plan: Plan) -> None:
+    for width in plan.widths:
+        for optimizer in OPTIMIZERS:
+            best_runs(plan, optimizer, width)
+
+
+def report(plan: Plan) -> str:
+    return "\n\n".join([_sweep_table(plan), _size_table(plan), _law_table(plan)])
+
+
+def _sweep_table(plan: Plan) -> str:
+    rows = ["| width | optimizer | held-out loss by peak rate, first seed |", "|---|---|---|"]
+    for width, (optimizer, name) in itertools.product(plan.widths, OPTIMIZERS.items()):
+        swept = plan.trials.measure(plan.sweep(optimizer, width))
+        cells = [
+            f"{trial.learning_rate:g}: {final_loss(each):.4f}" for trial, each in swept.items()
+        ]
+        rows.append(f"| {width} | {name} | {', '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _size_table(plan: Plan) -> str:
+    rows = [
+        "| width | N | steps | FLOPs, 6·N·tokens | Newton-Schulz adds | Muon | AdamW "
+        "| Muon's FLOPs for AdamW's loss |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for index, width in enumerate(plan.widths):
+        passes, whole = (plan.flops("muon", width, with_optimizer=each) for each in (False, True))
+        cells = [
+            f"{statistics.mean(found):.4f} ({', '.join(f'{loss:.4f}' for loss in found)})"
+            for found in (losses(plan, optimizer)[index] for optimizer in OPTIMIZERS)
+        ]
+        rows.append(
+            f"| {width} | {size_of(width, plan.layers).parameters:,} | {plan.steps(width)} "
+            f"| {passes:.2e} | {whole / passes - 1:.1%} | {' | '.join(cells)} "
+            f"| {_shown(ratio(plan, width, with_optimizer=False))} |"
+        )
+    return "\n".join(rows)
+
+
+def _law_table(plan: Plan) -> str:
+    width = max(plan.widths)
+    rows = [
+        "| FLOPs counted | Muon | AdamW | ratio at the largest size |",
+        "|---|---|---|---|",
+    ]
+    for with_optimizer, counted in ((False, "6·N·tokens"), (True, "and Newton-Schulz")):
+        found = [laws(plan, each, with_optimizer=with_optimizer)[0] for each in OPTIMIZERS]
+        shown = [f"{law.a:.3g} · C^-{law.b:.4f}" for law in found]
+        share = _shown(ratio(plan, width, with_optimizer=with_optimizer))
+        rows.append(f"| {counted} | {' | '.join(shown)} | {share} |")
+    return "\n".join(rows)
+
+
+def _shown(ratio: Ratio) -> str:
+    return f"{ratio.mean:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def draw(plan: Plan) -> Figure:
+    figure, (against_flops, ratios) = panels(2)
+    for optimizer, name in OPTIMIZERS.items():
+        law, _ = laws(plan, optimizer, with_optimizer=False)
+        flops = [plan.flops(optimizer, width, with_optimizer=False) for width in plan.widths]
+        for at, found in zip(flops, losses(plan, optimizer), strict=True):
+            against_flops.plot([at] * len(found), found, "o", color=COLORS[optimizer], alpha=0.6)
+        line = np.geomspace(min(flops), max(flops))
+        label = f"{name}: {law.a:.3g}·C$^{{-{law.b:.3f}}}$"
+        against_flops.plot(line, law.loss(line), color=COLORS[optimizer], label=label)
+    against_flops.set(
+        xscale="log",
+        xlabel="FLOPs of a run, 6·N·tokens",
+        ylabel="held-out loss (nats per byte)",
+        title="a point a seed",
+    )
+    against_flops.legend(frameon=False)
+    for with_optimizer, label in ((False, "6·N·tokens"), (True, "and Newton-Schulz")):
+        found = [ratio(plan, width, with_optimizer=with_optimizer) for width in plan.widths]
+        mean, low, high = np.array(found).T
+        ratios.errorbar(
+            plan.widths, mean, (mean - low, high - mean), fmt="o-", capsize=3, label=label
+        )
+    ratios.axhline(0.52, color="#888888", linestyle=":", label="Liu et al. 2025: 0.52")
+    ratios.set(xlabel="width", ylabel="Muon's FLOPs for AdamW's loss", ylim=(0, None))
+    ratios.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main(Plan, __doc__, run=run, report=report, draw=draw, image="scaling.png")

@@ -1,0 +1,162 @@
+"""How large are updates, matrix by matrix: AdamW's, and Muon's under three ways to scale them?
+
+The three are those of Liu et al. 2025, section 3.1: 0.2·√H for every matrix of a model of width H
+(hidden_size), the RMS of each update set to 0.2 (update_norm), and 0.2·√max(rows, cols), of which
+lemma 1 says that it gives the same (match_rms).
+
+python experiments/update_rms.py run     # ten minutes; what is saved is not run again
+python experiments/update_rms.py report  # the tables and the figure
+"""
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from command_line import RESULTS, main
+from figures import COLORS, MORE_COLORS, band, panels
+from language import LanguageTrial
+from matplotlib.figure import Figure
+from observed import KINDS, by_kind, observe, root_mean_square
+from sweeps import best_on_seeds, final_loss
+from trials import Measured, Trials
+
+ADAMW = "AdamW"
+ARMS = {
+    "0.2·√H": ("muon", "hidden_size:{width}", COLORS["optax-muon"]),
+    "update norm": ("muon", "update_norm", MORE_COLORS[0]),
+    "match RMS": ("muon", "match_rms", COLORS["muon"]),
+    ADAMW: ("adamw", "match_rms", COLORS["adamw"]),
+}
+"""By name: the optimizer, its scale (AdamW has none) and its colour."""
+MLP = ("gate", "up", "down")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rates are swept on the first seed; the best of each runs on all."""
+
+    steps: int = 400
+    adamw_rates: tuple[float, ...] = (3e-3, 6e-3, 1.2e-2)
+    muon_rates: tuple[float, ...] = (6e-3, 1.2e-2, 2.4e-2)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    batch_size: int = 8
+    width: int = 48
+    layers: int = 2
+    data: str | None = None
+    results: Path = RESULTS / "update_rms.jsonl"
+    workers: int = 1
+
+    @property
+    def trials(self) -> Trials[LanguageTrial]:
+        return Trials(LanguageTrial, measure, self.results, self.workers)
+
+    def sweep(self, arm: str) -> list[LanguageTrial]:
+        optimizer, scale, _ = ARMS[arm]
+        return [
+            LanguageTrial(
+                optimizer,
+                rate,
+                self.steps,
+                self.seeds[0],
+                scale=scale.format(width=self.width),
+                batch_size=self.batch_size,
+                width=self.width,
+                layers=self.layers,
+                evaluations=10,
+                data=self.data,
+            )
+            for rate in (self.adamw_rates if arm == ADAMW else self.muon_rates)
+        ]
+
+
+def measure(trial: LanguageTrial) -> Measured:
+    """Returns, by step, the held-out loss and the RMS of updates and weights by kind of matrix."""
+    measured: Measured = {"held_out_loss": {}, "update_rms": {}, "weight_rms": {}}
+    for seen in observe(trial):
+        if seen.step > 1:  # the head starts at zero, so no gradient reaches a block in step 1
+            at = str(seen.step)
+            measured["held_out_loss"][at] = round(seen.held_out_loss, 5)
+            measured["update_rms"][at] = by_kind(root_mean_square, seen.direction)
+            measured["weight_rms"][at] = by_kind(root_mean_square, seen.params)
+    return measured
+
+
+def best_runs(plan: Plan, arm: str) -> dict[LanguageTrial, Measured]:
+    return best_on_seeds(plan.trials, plan.sweep(arm), plan.seeds)
+
+
+def run(plan: Plan) -> None:
+    for arm in ARMS:
+        best_runs(plan, arm)
+
+
+def update_rms(plan: Plan, arm: str, kind: str) -> list[float]:
+    """Returns the RMS of one kind's updates at every look, on all seeds."""
+    runs = best_runs(plan, arm).values()
+    return [look[kind] for measured in runs for look in measured["update_rms"].values()]
+
+
+def report(plan: Plan) -> str:
+    return "\n\n".join([_update_table(plan), _loss_table(plan)])
+
+
+def _update_table(plan: Plan) -> str:
+    rows = [f"| RMS of updates | {' | '.join(KINDS)} |", "|---" * (len(KINDS) + 1) + "|"]
+    for arm in ARMS:
+        found = [update_rms(plan, arm, kind) for kind in KINDS]
+        cells = [f"{statistics.mean(f):.3f} ({min(f):.3f} to {max(f):.3f})" for f in found]
+        rows.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _loss_table(plan: Plan) -> str:
+    rows = [
+        "| | held-out loss by peak rate, first seed | best, mean | by seed "
+        "| RMS of query weights | of MLP weights |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm in ARMS:
+        swept = plan.trials.measure(plan.sweep(arm))
+        sweep = [f"{each.learning_rate:g}: {final_loss(swept[each]):.4f}" for each in swept]
+        best = list(best_runs(plan, arm).values())
+        final = [final_loss(measured) for measured in best]
+        weights = [measured["weight_rms"][str(plan.steps)] for measured in best]
+        query = statistics.mean(each["query"] for each in weights)
+        mlp = statistics.mean(each[kind] for each in weights for kind in MLP)
+        rows.append(
+            f"| {arm} | {', '.join(sweep)} | {statistics.mean(final):.4f} "
+            f"| {', '.join(f'{loss:.4f}' for loss in final)} | {query:.4f} | {mlp:.4f} |"
+        )
+    return "\n".join(rows)
+
+
+def draw(plan: Plan) -> Figure:
+    figure, (by_matrix, over_steps) = panels(2)
+    by_matrix.axhspan(0.2, 0.4, color="#888888", alpha=0.15, linewidth=0)
+    for index, (arm, (_, _, color)) in enumerate(ARMS.items()):
+        found = [update_rms(plan, arm, kind) for kind in KINDS]
+        mean = [statistics.mean(each) for each in found]
+        below = [middle - min(each) for middle, each in zip(mean, found, strict=True)]
+        above = [max(each) - middle for middle, each in zip(mean, found, strict=True)]
+        at = [place + (index - 1.5) * 0.15 for place in range(len(KINDS))]
+        by_matrix.errorbar(at, mean, (below, above), fmt="o", color=color, label=arm, capsize=2)
+    for kinds, color in ((("query", "key", "value", "out"), COLORS["adamw"]), (MLP, "#2a7f62")):
+        curves = [
+            {
+                step: statistics.mean(look[kind] for kind in kinds)
+                for step, look in measured["update_rms"].items()
+            }
+            for measured in best_runs(plan, ADAMW).values()
+        ]
+        band(over_steps, curves, color=color, label=", ".join(kinds))
+    over_steps.axhspan(0.2, 0.4, color="#888888", alpha=0.15, linewidth=0, label="0.2 to 0.4")
+    by_matrix.set(ylabel="RMS of updates", ylim=(0, None), title="mean and range over steps, seeds")
+    by_matrix.set_xticks(range(len(KINDS)), KINDS)
+    over_steps.set(xlabel="step", ylabel="RMS of updates", ylim=(0, None), title="AdamW's")
+    for axes in (by_matrix, over_steps):
+        axes.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main(Plan, __doc__, run=run, report=report, draw=draw, image="update_rms.png")
