@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+import exactness
 import growth
 import numpy as np
-import orthogonality
 import pytest
 import scaling
 import update_rms
@@ -39,20 +39,6 @@ def seen(trial):
     return list(observe(trial))
 
 
-@pytest.fixture
-def inline(monkeypatch):
-    """Runs trials in this process, and counts them."""
-    counted = []
-
-    def run(trials, wanted):
-        for trial in wanted:
-            counted.append(trial)
-            yield trial, trials.run(trial), 0.0
-
-    monkeypatch.setattr(Trials, "_run", run)
-    return counted
-
-
 # What is measured
 
 
@@ -70,12 +56,12 @@ def test_directions_are_updates_without_rate_and_decay(seen):
             assert rms == pytest.approx(0.2 * np.sqrt(WIDTH / by_size[kind]), rel=1e-3), kind
 
 
-@pytest.mark.parametrize("module", [update_rms, growth, orthogonality])
+@pytest.mark.parametrize("module", [update_rms, growth, exactness])
 def test_measures_are_of_every_kind_and_look(module, trial, seen, monkeypatch):
     monkeypatch.setattr(module, "observe", lambda trial: iter(seen))
     measured = module.measure(trial)
     assert final_loss(measured) == pytest.approx(seen[-1].held_out_loss, abs=1e-5)
-    if module is orthogonality:
+    if module is exactness:
         assert max(measured["residual"].values()) < 1e-3  # the factor is exact
         return
     assert all(set(look) == set(KINDS) for look in measured["weight_rms"].values())
@@ -90,18 +76,21 @@ def test_measures_are_of_every_kind_and_look(module, trial, seen, monkeypatch):
 # What is made of it
 
 
-def test_the_best_of_the_sweep_runs_on_all_seeds_and_nothing_twice(inline, tmp_path, trial):
+def test_the_best_of_the_sweep_runs_on_all_seeds_and_nothing_twice(tmp_path, trial):
+    ran = []
+
     def run(trial):
+        ran.append(trial)
         return {"held_out_loss": {"2": 9.0, "4": abs(trial.learning_rate - RATE) + trial.seed}}
 
-    trials = Trials(LanguageTrial, run, tmp_path / "results.jsonl")
+    trials = Trials(LanguageTrial, run, tmp_path / "results.jsonl", workers=0)
     swept = [replace(trial, learning_rate=rate) for rate in (RATE / 2, RATE, RATE * 2)]
     best = best_on_seeds(trials, swept, (0, 1, 2))
     assert [(each.learning_rate, each.seed) for each in best] == [(RATE, 0), (RATE, 1), (RATE, 2)]
     assert [final_loss(measured) for measured in best.values()] == [0, 1, 2]
-    assert len(inline) == 5
+    assert len(ran) == 5
     assert best_on_seeds(trials, swept, (0, 1, 2)) == best
-    assert len(inline) == 5
+    assert len(ran) == 5
 
 
 def test_size_counts_what_multiplies_activations():
@@ -110,7 +99,7 @@ def test_size_counts_what_multiplies_activations():
     assert flops > 0
 
 
-def test_scaling_finds_the_laws_that_losses_follow(inline, tmp_path, monkeypatch):
+def test_scaling_finds_the_laws_that_losses_follow(tmp_path, monkeypatch):
     """Muon's losses here are those of AdamW with twice the FLOPs."""
 
     def known(trial):
@@ -123,7 +112,11 @@ def test_scaling_finds_the_laws_that_losses_follow(inline, tmp_path, monkeypatch
     monkeypatch.setattr(scaling, "held_out_loss", known)
     rates = (RATE / 2, RATE)
     plan = scaling.Plan(
-        widths=(16, 32, 48), muon_rates=rates, adamw_rates=rates, results=tmp_path / "results.jsonl"
+        widths=(16, 32, 48),
+        muon_rates=rates,
+        adamw_rates=rates,
+        results=tmp_path / "results.jsonl",
+        workers=0,
     )
     law, _ = scaling.laws(plan, "adamw", with_optimizer=False)
     assert law == pytest.approx((30, 0.1), rel=1e-6)
@@ -133,7 +126,7 @@ def test_scaling_finds_the_laws_that_losses_follow(inline, tmp_path, monkeypatch
         assert scaling.ratio(plan, width, with_optimizer=True).mean > 0.5
     assert scaling.report(plan).count("0.50 (0.50 to 0.50)") == 4
     assert len(scaling.draw(plan).axes) == 2
-    assert len(inline) == 3 * 2 * (2 + 2)
+    assert len(plan.trials.saved()) == 3 * 2 * (2 + 2)
 
 
 def by_step(values):
@@ -156,38 +149,45 @@ def known(trial):
     }
 
 
-def test_update_rms_reports_each_arm(inline, tmp_path, monkeypatch):
+def test_update_rms_reports_each_arm(tmp_path, monkeypatch):
     monkeypatch.setattr(update_rms, "measure", known)
     rates = (RATE, 2 * RATE)
     plan = update_rms.Plan(
-        steps=4, muon_rates=rates, adamw_rates=rates, results=tmp_path / "results.jsonl"
+        steps=4, muon_rates=rates, adamw_rates=rates, results=tmp_path / "results.jsonl", workers=0
     )
     sizes, losses = update_rms.report(plan).split("\n\n")
     assert sizes.count("0.200 (0.200 to 0.200)") == 3 * len(KINDS)
     assert sizes.count("0.300 (0.300 to 0.300)") == len(KINDS)
     assert losses.count("| 2.1000 | 2.0000, 2.1000, 2.2000 |") == 4
     assert len(update_rms.draw(plan).axes) == 2
-    assert {trial.scale for trial in inline} == {"match_rms", "update_norm", "hidden_size:48"}
-
-
-def test_growth_reports_each_arm_and_compares_entropies(inline, tmp_path, monkeypatch):
-    monkeypatch.setattr(growth, "measure", known)
-    plan = growth.Plan(steps=4, muon_rate=RATE, adamw_rate=RATE, results=tmp_path / "results.jsonl")
-    grown, entropies = growth.report(plan).split("\n\n", 1)
-    assert grown.count("| 2.1000 | ") == grown.count("| 3.1000 | ") == 2  # decay, and none
-    assert growth.compare_entropies(plan) == (3, 6)
-    assert entropies.endswith("3 of 6 matrices.")
-    assert len(growth.draw(plan).axes) == 3
-    assert {(trial.optimizer, trial.weight_decay) for trial in inline} == {
-        (optimizer, decay) for optimizer in ("muon", "adamw") for decay in (0.0, 0.1)
+    assert {trial.scale for trial in plan.trials.saved()} == {
+        "match_rms",
+        "update_norm",
+        "hidden_size:48",
     }
 
 
-def test_orthogonality_compares_on_the_same_seeds(inline, tmp_path, monkeypatch):
-    monkeypatch.setattr(orthogonality, "measure", known)
-    plan = orthogonality.Plan(steps=4, rates=(RATE, 2 * RATE), results=tmp_path / "results.jsonl")
-    found = orthogonality.rows(plan)
+def test_growth_reports_each_arm_and_compares_entropies(tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "measure", known)
+    plan = growth.Plan(
+        steps=4, muon_rate=RATE, adamw_rate=RATE, results=tmp_path / "results.jsonl", workers=0
+    )
+    grown, entropies = growth.report(plan).split("\n\n", 1)
+    assert (grown.count("| 2.1000 | "), grown.count("| 3.1000 | ")) == (2, 1)  # one has no decay
+    assert growth.compare_entropies(plan) == (3, 6)
+    assert entropies.endswith("3 of 6 matrices.")
+    assert len(growth.draw(plan).axes) == 3
+    arms = {(trial.optimizer, trial.weight_decay) for trial in plan.trials.saved()}
+    assert arms == {("muon", 0.1), ("muon", 0.0), ("adamw", 0.1)}
+
+
+def test_exactness_compares_on_the_same_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(exactness, "measure", known)
+    plan = exactness.Plan(
+        steps=4, rates=(RATE, 2 * RATE), results=tmp_path / "results.jsonl", workers=0
+    )
+    found = exactness.rows(plan)
     assert found["keller:10"].above == pytest.approx([1.0] * 3)
     assert found["svd"].above == [0.0] * 3
-    assert orthogonality.report(plan).count("| +0.0000 |") == len(plan.maps) - 2
-    assert len(orthogonality.draw(plan).axes) == 1
+    assert exactness.report(plan).count("| +0.0000 |") == len(plan.maps) - 2
+    assert len(exactness.draw(plan).axes) == 1
