@@ -21,7 +21,7 @@ from command_line import RESULTS, main
 from common.decoder import Decoder, DecoderConfig
 from common.language import TextConfig
 from common.tokens import BYTES
-from figures import COLORS, panels
+from figures import COLORS, MORE_COLORS, panels
 from flax import nnx
 from language import LanguageTrial, held_out_loss
 from matplotlib.figure import Figure
@@ -232,22 +232,26 @@ def draw(plan: Plan) -> Figure:
         for at, found in zip(flops, losses(plan, optimizer), strict=True):
             against_flops.plot([at] * len(found), found, "o", color=COLORS[optimizer], alpha=0.6)
         line = np.geomspace(min(flops), max(flops))
-        label = f"{name}: {law.a:.3g}·C$^{{-{law.b:.3f}}}$"
+        label = f"{name}: {law.a:.3g} · C^-{law.b:.3f}"
         against_flops.plot(line, law.loss(line), color=COLORS[optimizer], label=label)
+    against_flops.set_xscale("log")
+    against_flops.minorticks_off()
+    flops = [plan.flops("muon", width, with_optimizer=False) for width in plan.widths]
+    against_flops.set_xticks(flops, [f"{each:.1e}" for each in flops])
     against_flops.set(
-        xscale="log",
         xlabel="FLOPs of a run, 6·N·tokens",
         ylabel="held-out loss (nats per byte)",
         title="a point a seed",
     )
     against_flops.legend(frameon=False)
-    for with_optimizer, label in ((False, "6·N·tokens"), (True, "and Newton-Schulz")):
+    counts = ((False, "6·N·tokens"), (True, "and Newton-Schulz"))
+    for (with_optimizer, label), color in zip(counts, MORE_COLORS, strict=False):
         found = [ratio(plan, width, with_optimizer=with_optimizer) for width in plan.widths]
         mean, low, high = np.array(found).T
-        ratios.errorbar(
-            plan.widths, mean, (mean - low, high - mean), fmt="o-", capsize=3, label=label
-        )
+        spread = (mean - low, high - mean)
+        ratios.errorbar(plan.widths, mean, spread, fmt="o-", color=color, capsize=3, label=label)
     ratios.axhline(0.52, color="#888888", linestyle=":", label="Liu et al. 2025: 0.52")
+    ratios.set_xticks(plan.widths)
     ratios.set(xlabel="width", ylabel="Muon's FLOPs for AdamW's loss", ylim=(0, None))
     ratios.legend(frameon=False)
     return figure

@@ -150,7 +150,9 @@ def draw(plan: Plan) -> Figure:
         ]
         band(over_steps, curves, color=color, label=", ".join(kinds))
     over_steps.axhspan(0.2, 0.4, color="#888888", alpha=0.15, linewidth=0, label="0.2 to 0.4")
-    by_matrix.set(ylabel="RMS of updates", ylim=(0, None), title="mean and range over steps, seeds")
+    by_matrix.set(
+        ylabel="RMS of updates", ylim=(0, None), title="mean, and range over steps and seeds"
+    )
     by_matrix.set_xticks(range(len(KINDS)), KINDS)
     over_steps.set(xlabel="step", ylabel="RMS of updates", ylim=(0, None), title="AdamW's")
     for axes in (by_matrix, over_steps):
