@@ -48,6 +48,7 @@ class Plan:
     muon_rate: float = 1.2e-2
     weight_decay: float = 0.1
     seeds: tuple[int, ...] = (0, 1, 2)
+    orthogonalizer: str = "fast"
     batch_size: int = 8
     width: int = 48
     layers: int = 2
@@ -68,6 +69,7 @@ class Plan:
                 self.steps,
                 seed,
                 weight_decay=self.weight_decay * decays,
+                orthogonalizer=self.orthogonalizer,
                 batch_size=self.batch_size,
                 width=self.width,
                 layers=self.layers,

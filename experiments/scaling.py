@@ -44,6 +44,7 @@ class Plan:
     adamw_rates: tuple[float, ...] = (3e-3, 6e-3, 1.2e-2)
     muon_rates: tuple[float, ...] = (6e-3, 1.2e-2, 2.4e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
+    orthogonalizer: str = "fast"
     batch_size: int = 8
     data: str | None = None
     results: Path = RESULTS / "scaling.jsonl"
@@ -54,7 +55,9 @@ class Plan:
         return Trials(LanguageTrial, held_out_loss, self.results, self.workers)
 
     def steps(self, width: int) -> int:
-        tokens = self.tokens_per_parameter * size_of(width, self.layers).parameters
+        tokens = (
+            self.tokens_per_parameter * size_of(width, self.layers, self.orthogonalizer).parameters
+        )
         return round(tokens / (self.batch_size * CONTEXT))
 
     def sweep(self, optimizer: str, width: int) -> list[LanguageTrial]:
@@ -64,6 +67,7 @@ class Plan:
                 rate,
                 self.steps(width),
                 self.seeds[0],
+                orthogonalizer=self.orthogonalizer,
                 batch_size=self.batch_size,
                 width=width,
                 layers=self.layers,
@@ -75,7 +79,7 @@ class Plan:
 
     def flops(self, optimizer: str, width: int, *, with_optimizer: bool) -> float:
         """Returns those of a whole run: 6·N a token, and the optimizer's matrix products."""
-        size, steps = size_of(width, self.layers), self.steps(width)
+        size, steps = size_of(width, self.layers, self.orthogonalizer), self.steps(width)
         passes = 6 * size.parameters * self.batch_size * CONTEXT * steps
         orthogonalizing = optimizer == "muon" and with_optimizer
         return passes + orthogonalizing * size.orthogonalizing_flops * steps
@@ -91,14 +95,15 @@ class Size(NamedTuple):
 
 
 @cache
-def size_of(width: int, layers: int) -> Size:
+def size_of(width: int, layers: int, orthogonalizer: str = "fast") -> Size:
     """Counts, without making the model."""
 
     def parameters() -> nnx.State:
         config = DecoderConfig(width=width, layers=layers)
         return nnx.state(Decoder(config, BYTES, rngs=nnx.Rngs(0)), nnx.Param)
 
-    explained = muon_jax.explain(jax.eval_shape(parameters))
+    tree = jax.eval_shape(parameters)
+    explained = muon_jax.explain(tree, orthogonalizer=muon_jax.newton_schulz(orthogonalizer))
     count = sum(leaf.size for leaf in explained.leaves if "embed" not in leaf.path)
     return Size(count, explained.flops or 0)
 

@@ -39,6 +39,7 @@ class Plan:
     adamw_rates: tuple[float, ...] = (3e-3, 6e-3, 1.2e-2, 2.4e-2)
     muon_rates: tuple[float, ...] = (6e-3, 1.2e-2, 2.4e-2, 4.8e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
+    orthogonalizer: str = "fast"
     batch_size: int = 8
     width: int = 48
     layers: int = 2
@@ -59,6 +60,7 @@ class Plan:
                 self.steps,
                 self.seeds[0],
                 scale=scale.format(width=self.width),
+                orthogonalizer=self.orthogonalizer,
                 batch_size=self.batch_size,
                 width=self.width,
                 layers=self.layers,
