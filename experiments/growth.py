@@ -104,7 +104,7 @@ def block_rms(model: Decoder, tokens: Int[Array, "batch length"]) -> list[float]
     """Returns the RMS of the residual stream after each block."""
     x, found = model.embed(tokens), []
     for block in model.blocks:
-        x = block(x)
+        x = block(x, mlp_options={})
         found.append(round(float(jnp.sqrt(jnp.mean(jnp.square(x)))), 4))
     return found
 
