@@ -5,13 +5,14 @@ python experiments/steps_to_adamw.py report  # the table and the figure
 """
 
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from command_line import RESULTS, main
-from figures import COLORS, band, panels
+from figures import COLORS, Curve, band, panels
 from language import LanguageTrial, held_out_loss
 from matplotlib.figure import Figure
+from sweeps import best_on_seeds, final_loss
 from trials import Trials
 
 OPTIMIZERS = {"muon": "Muon", "optax-muon": "optax.contrib.muon", "adamw": "AdamW"}
@@ -59,29 +60,30 @@ class Plan:
 
 def run(plan: Plan) -> None:
     for optimizer in OPTIMIZERS:
-        best_runs(plan, optimizer)
+        best(plan, optimizer)
 
 
-def best_runs(plan: Plan, optimizer: str) -> dict[LanguageTrial, dict[str, float]]:
-    """Returns the held-out curves of the best rate, on all seeds."""
-    swept = plan.trials.measure(plan.sweep(optimizer))
-    best = min(swept, key=lambda trial: swept[trial]["held_out_loss"][str(trial.steps)])
-    measured = plan.trials.measure(replace(best, seed=seed) for seed in plan.seeds)
+def best(plan: Plan, optimizer: str) -> dict[LanguageTrial, Curve]:
+    """Returns the held-out curves of an optimizer's best rate, on all seeds."""
+    measured = best_on_seeds(plan.trials, plan.sweep(optimizer), plan.seeds)
     return {trial: each["held_out_loss"] for trial, each in measured.items()}
 
 
 def report(plan: Plan) -> str:
     rows = [
-        "| optimizer | steps | best peak rate | held-out loss, mean | by seed |",
+        "| optimizer | steps | loss by peak rate, first seed | best, mean | by seed |",
         "|---|---|---|---|---|",
     ]
     for optimizer, name in OPTIMIZERS.items():
-        curves = best_runs(plan, optimizer)
-        trial = next(iter(curves))
-        final = [curve[str(trial.steps)] for curve in curves.values()]
+        swept = plan.trials.measure(plan.sweep(optimizer))
+        by_rate = [f"{t.learning_rate:g}: {final_loss(each):.4f}" for t, each in swept.items()]
+        curves = best(plan, optimizer)
+        steps = str(next(iter(curves)).steps)
+        final = [curve[steps] for curve in curves.values()]
+        by_seed = [f"{loss:.4f}" for loss in final]
         rows.append(
-            f"| {name} | {trial.steps} | {trial.learning_rate:g} | {statistics.mean(final):.4f} "
-            f"| {', '.join(f'{loss:.4f}' for loss in final)} |"
+            f"| {name} | {steps} | {', '.join(by_rate)} | {statistics.mean(final):.4f} "
+            f"| {', '.join(by_seed)} |"
         )
     return "\n".join(rows)
 
@@ -89,13 +91,13 @@ def report(plan: Plan) -> str:
 def draw(plan: Plan) -> Figure:
     figure, (curves, rates) = panels(2)
     for optimizer, name in OPTIMIZERS.items():
-        best = best_runs(plan, optimizer)
-        band(curves, list(best.values()), color=COLORS[optimizer], label=name)
+        color = COLORS[optimizer]
+        band(curves, list(best(plan, optimizer).values()), color=color, label=name)
         swept = plan.trials.measure(plan.sweep(optimizer))
-        final = [each["held_out_loss"][str(trial.steps)] for trial, each in swept.items()]
         at = [trial.learning_rate for trial in swept]
-        rates.plot(at, final, "o-", color=COLORS[optimizer], label=name)
+        rates.plot(at, list(map(final_loss, swept.values())), "o-", color=color, label=name)
     curves.set(xlabel="step", ylabel="held-out loss (nats per byte)", title="best rate, all seeds")
+    curves.set_ylim(top=2.4)
     rates.set(xlabel="peak learning rate", xscale="log", title="at the end, first seed")
     for axes in (curves, rates):
         axes.legend(frameon=False)
