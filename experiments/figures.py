@@ -31,3 +31,11 @@ def band(axes: Axes, curves: Sequence[Curve], *, color: str, label: str) -> None
     low, high = [min(each) for each in values], [max(each) for each in values]
     axes.fill_between(at, low, high, color=color, alpha=0.25, linewidth=0)
     axes.plot(at, [statistics.mean(each) for each in values], color=color, label=label)
+
+
+def rate_axis(axes: Axes, rates: Sequence[float]) -> None:
+    """Labels a logarithmic axis with the learning rates that ran, and no others."""
+    axes.set_xscale("log")
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.minorticks_off()
+    axes.set_xlabel("peak learning rate")

@@ -16,7 +16,7 @@ from common.language import SampleConfig, TextConfig
 from common.mixture import MixtureConfig
 from common.optimizers import OptimizerConfig
 from common.training import RunConfig
-from figures import COLORS, band, panels
+from figures import COLORS, band, panels, rate_axis
 from language import by_step
 from matplotlib.figure import Figure
 from train_moe import Config, train
@@ -165,7 +165,8 @@ def draw(plan: Plan) -> Figure:
     curves.set(xlabel="step", ylabel="held-out loss (nats per byte)", title="best rate, all seeds")
     balance.set(xlabel="step", title="largest load, times an equal share")
     balance.axhline(1, color="#555555", linewidth=0.9, linestyle="--")
-    rates.set(xlabel="peak learning rate", xscale="log", title="loss at the end, first seed")
+    rate_axis(rates, plan.rates)
+    rates.set(title="loss at the end, first seed")
     curves.legend(frameon=False)
     return figure
 

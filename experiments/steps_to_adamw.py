@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from command_line import RESULTS, main
-from figures import COLORS, Curve, band, panels
+from figures import COLORS, Curve, band, panels, rate_axis
 from language import LanguageTrial, held_out_loss
 from matplotlib.figure import Figure
 from sweeps import best_on_seeds, final_loss
@@ -98,7 +98,8 @@ def draw(plan: Plan) -> Figure:
         rates.plot(at, list(map(final_loss, swept.values())), "o-", color=color, label=name)
     curves.set(xlabel="step", ylabel="held-out loss (nats per byte)", title="best rate, all seeds")
     curves.set_ylim(top=2.4)
-    rates.set(xlabel="peak learning rate", xscale="log", title="at the end, first seed")
+    rate_axis(rates, sorted({*plan.adamw_rates, *plan.muon_rates}))
+    rates.set(title="at the end, first seed")
     for axes in (curves, rates):
         axes.legend(frameon=False)
     return figure
