@@ -48,6 +48,8 @@ def test_fine_tuning_starts_from_what_was_trained(texts, tmp_path):
 def plan(tmp_path):
     """A plan whose results are saved, and whose text is not there."""
     plan = finetuning.Plan(
+        adamw_rates=(4e-3, 8e-3, 1.6e-2),
+        muon_rates=(8e-3, 1.6e-2, 3.2e-2),
         seeds=(0, 1),
         data=tmp_path / "none",
         results=tmp_path / "results" / "finetuning.jsonl",
@@ -109,7 +111,9 @@ def test_a_mixture_measures_how_its_experts_share(texts):
 
 
 def test_mixtures_are_compared(tmp_path, no_processes):
-    plan = mixture.Plan(seeds=(0, 1), results=tmp_path / "mixture.jsonl")
+    plan = mixture.Plan(
+        rates=(8e-3, 1.6e-2, 3.2e-2), seeds=(0, 1), results=tmp_path / "mixture.jsonl"
+    )
     for optimizer in mixture.OPTIMIZERS:
         for number, swept in enumerate(plan.sweep(optimizer)):
             for seed in plan.seeds:
@@ -129,4 +133,6 @@ def test_mixtures_are_compared(tmp_path, no_processes):
 
 def test_a_seed_is_that_of_the_pretraining_as_well():
     trial = finetuning.FinetuningTrial("muon", 1e-2, 9, "adamw", 1e-3, 4, 2, 8, 16, 1, None)
-    assert trial.pretraining == LanguageTrial("muon", 1e-2, 9, 2, batch_size=8, width=16, layers=1)
+    assert trial.pretraining == LanguageTrial(
+        "muon", 1e-2, 9, 2, batch_size=8, width=16, layers=1, evaluations=finetuning.EVALUATIONS
+    )
