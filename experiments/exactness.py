@@ -16,7 +16,7 @@ from figures import MORE_COLORS, panels
 from language import LanguageTrial
 from matplotlib.figure import Figure
 from observed import observe
-from sweeps import best_on_seeds, final_loss
+from sweeps import best_on_seeds, final_loss, losses_by_rate
 from trials import Measured, Trials
 
 from muon_jax.diagnostics import measure as measure_matrices
@@ -125,8 +125,8 @@ def report(plan: Plan) -> str:
             f"| {statistics.mean(row.above):+.4f} | {above} |"
         )
     swept = plan.trials.measure(plan.sweep())
-    rates = [f"{trial.learning_rate:g}: {final_loss(swept[trial]):.4f}" for trial in swept]
-    return "\n".join([*lines, "", f"`{REFERENCE}` by peak rate, first seed: {', '.join(rates)}."])
+    rates = losses_by_rate(swept)
+    return "\n".join([*lines, "", f"`{REFERENCE}` by peak rate, first seed: {rates}."])
 
 
 def draw(plan: Plan) -> Figure:

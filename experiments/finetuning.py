@@ -11,7 +11,6 @@ import hashlib
 import json
 import statistics
 import tempfile
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
@@ -27,6 +26,7 @@ from finetune import Config, NewTextConfig, StartConfig
 from finetune import train as train_again
 from language import LanguageTrial, by_step, settings
 from matplotlib.figure import Figure
+from sweeps import best_on_seeds, best_trial
 from train_lm import train
 from trials import Measured, Trials
 
@@ -209,18 +209,17 @@ def run(plan: Plan) -> None:
 def matched(plan: Plan) -> dict[str, LanguageTrial]:
     """Returns the pretraining by each optimizer, of losses as near as can be, on the first seed."""
     seed, first = plan.seeds[0], plan.muon_steps[0]
-    adamw = best(
-        plan, (plan.pretrained("adamw", rate, plan.adamw_steps, seed) for rate in plan.adamw_rates)
+    adamw = best_trial(
+        plan.pretraining,
+        (plan.pretrained("adamw", rate, plan.adamw_steps, seed) for rate in plan.adamw_rates),
     )
-    swept = best(plan, (plan.pretrained("muon", rate, first, seed) for rate in plan.muon_rates))
+    swept = best_trial(
+        plan.pretraining, (plan.pretrained("muon", rate, first, seed) for rate in plan.muon_rates)
+    )
     lengths = plan.pretraining.measure(replace(swept, steps=steps) for steps in plan.muon_steps)
     wanted = final_loss(plan, adamw)
     muon = min(lengths, key=lambda trial: abs(final_loss(plan, trial) - wanted))
     return {"adamw": adamw, "muon": muon}
-
-
-def best(plan: Plan, trials: Iterable[LanguageTrial]) -> LanguageTrial:
-    return min(plan.pretraining.measure(trials), key=partial(final_loss, plan))
 
 
 def final_loss(plan: Plan, trial: LanguageTrial) -> float:
@@ -230,9 +229,8 @@ def final_loss(plan: Plan, trial: LanguageTrial) -> float:
 
 def best_runs(plan: Plan, start: LanguageTrial, optimizer: str) -> dict[FinetuningTrial, Measured]:
     """Returns what the best rate of a pair gives on all seeds."""
-    swept = plan.finetuning.measure(plan.sweep(start, optimizer))
-    trial = min(swept, key=lambda trial: swept[trial]["new"][1])
-    return plan.finetuning.measure(replace(trial, seed=seed) for seed in plan.seeds)
+    swept = plan.sweep(start, optimizer)
+    return best_on_seeds(plan.finetuning, swept, plan.seeds, lambda measured: measured["new"][1])
 
 
 def report(plan: Plan) -> str:

@@ -9,7 +9,7 @@ Fashion-MNIST is Debian's package dataset-fashion-mnist; --data digits leaves it
 import math
 import statistics
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from contenders import Contender, sweep_table
 from curves import steps_to
 from figures import COLORS, MORE_COLORS, band, panels
 from matplotlib.figure import Figure
+from sweeps import best_on_seeds, best_trials
 from train_images import Config, train
 from trials import Measured, Trials
 
@@ -145,19 +146,16 @@ def measure(fashion_mnist: Path, trial: ImageTrial) -> Measured:
 def run(plan: Plan) -> None:
     sides = [(data, optimizer) for data in plan.data for optimizer in CONTENDERS]
     plan.trials.measure(trial for side in sides for trial in plan.sweep(*side))
-    plan.trials.measure(trial for side in sides for trial in best_trials(plan, *side))
-
-
-def best_trials(plan: Plan, data: str, optimizer: str) -> list[ImageTrial]:
-    """Returns those of the best rate on every seed."""
-    swept = plan.trials.measure(plan.sweep(data, optimizer))
-    best = min(swept, key=lambda trial: final(swept[trial]))
-    return [replace(best, seed=seed) for seed in plan.seeds]
+    plan.trials.measure(
+        trial
+        for side in sides
+        for trial in best_trials(plan.trials, plan.sweep(*side), plan.seeds, final)
+    )
 
 
 def best_runs(plan: Plan, data: str, optimizer: str) -> dict[ImageTrial, Measured]:
     """Returns what was measured at the best rate, by seed."""
-    return plan.trials.measure(best_trials(plan, data, optimizer))
+    return best_on_seeds(plan.trials, plan.sweep(data, optimizer), plan.seeds, final)
 
 
 def final(measured: Measured) -> tuple[float, float]:

@@ -7,7 +7,7 @@ python experiments/mixture.py report  # the table and the figure
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
@@ -19,6 +19,7 @@ from common.training import RunConfig
 from figures import COLORS, band, panels, rate_axis
 from language import by_step
 from matplotlib.figure import Figure
+from sweeps import best_on_seeds
 from train_moe import Config, train
 from trials import Measured, Trials
 
@@ -120,9 +121,7 @@ def run(plan: Plan) -> None:
 
 def best_runs(plan: Plan, optimizer: str) -> dict[MixtureTrial, Measured]:
     """Returns what the best rate gives on all seeds."""
-    swept = plan.trials.measure(plan.sweep(optimizer))
-    best = min(swept, key=lambda trial: swept[trial]["held_out_loss"][str(trial.steps)])
-    return plan.trials.measure(replace(best, seed=seed) for seed in plan.seeds)
+    return best_on_seeds(plan.trials, plan.sweep(optimizer), plan.seeds)
 
 
 def report(plan: Plan) -> str:

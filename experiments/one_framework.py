@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from language import LanguageTrial, by_step
 from language import run as train
 from matplotlib.figure import Figure
+from sweeps import best_trial, best_trials, final_loss
 from trials import Measured, Trials
 
 import muon_jax
@@ -160,26 +161,19 @@ def run(plan: Plan) -> None:
     plan.trials.measure(trial for arm in plan.arms for trial in best(plan, arm))
 
 
-def final(trial: ArmTrial, found: Measured) -> float:
-    return found["held_out_loss"][str(trial.steps)]
-
-
 def losses_of(plan: Plan, trials: list[ArmTrial]) -> dict[ArmTrial, float]:
-    return {trial: final(trial, each) for trial, each in plan.trials.measure(trials).items()}
+    return {trial: final_loss(each) for trial, each in plan.trials.measure(trials).items()}
 
 
 def around(plan: Plan, arm: str) -> list[ArmTrial]:
     """Returns the trials of all matrix rates at the best rate of the fallback."""
-    losses = losses_of(plan, plan.sweep(arm))
-    chosen = min(losses, key=losses.__getitem__)
+    chosen = best_trial(plan.trials, plan.sweep(arm))
     return [replace(chosen, learning_rate=rate) for rate in plan.matrix_rates]
 
 
 def best(plan: Plan, arm: str) -> list[ArmTrial]:
     """Returns the trials of the best two rates on all seeds."""
-    losses = losses_of(plan, around(plan, arm))
-    chosen = min(losses, key=losses.__getitem__)
-    return [replace(chosen, seed=seed) for seed in plan.seeds]
+    return best_trials(plan.trials, around(plan, arm), plan.seeds)
 
 
 def report(plan: Plan) -> str:
@@ -194,7 +188,7 @@ def best_table(plan: Plan) -> str:
     ]
     for arm in plan.arms:
         runs = plan.trials.measure(best(plan, arm))
-        losses = [final(*each) for each in runs.items()]
+        losses = [final_loss(each) for each in runs.values()]
         trial, found = next(iter(runs.items()))
         rows.append(
             f"| {ARMS[arm]} | {trial.fallback_learning_rate:g} | {trial.learning_rate:g} "

@@ -6,7 +6,7 @@ python experiments/optimizer_sweep.py report  # the tables and the figure
 
 import math
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -17,9 +17,10 @@ from contenders import Contender, sweep_table
 from curves import mean_curve, steps_to
 from figures import COLORS, MORE_COLORS, band, panels
 from flax import nnx
-from language import LanguageTrial
+from language import LanguageTrial, by_step
 from language import run as run_language
 from matplotlib.figure import Figure
+from sweeps import best_on_seeds, best_trials, final_loss
 from trials import Measured, Trials
 
 import muon_jax
@@ -97,7 +98,7 @@ def measure(trial: LanguageTrial) -> Measured:
     transform = make_optimizer(OptimizerConfig(trial.optimizer), trial.steps)
     state = jax.tree.leaves(jax.eval_shape(transform.init, params))
     return {
-        "held_out_loss": {str(step): round(loss, 5) for step, loss in result.held_out_loss.items()},
+        "held_out_loss": by_step(result.held_out_loss),
         "parameters": sum(sizes.values()),
         "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in state),
         "step_flops": 6 * multiplied * tokens + orthogonalized,
@@ -107,29 +108,21 @@ def measure(trial: LanguageTrial) -> Measured:
 
 def run(plan: Plan) -> None:
     plan.trials.measure(trial for name in CONTENDERS for trial in plan.sweep(name))
-    plan.trials.measure(trial for name in CONTENDERS for trial in best_trials(plan, name))
-
-
-def best_trials(plan: Plan, optimizer: str) -> list[LanguageTrial]:
-    """Returns those of the best rate on every seed."""
-    swept = plan.trials.measure(plan.sweep(optimizer))
-    best = min(swept, key=lambda trial: final(swept[trial]))
-    return [replace(best, seed=seed) for seed in plan.seeds]
+    plan.trials.measure(
+        trial
+        for name in CONTENDERS
+        for trial in best_trials(plan.trials, plan.sweep(name), plan.seeds)
+    )
 
 
 def best_runs(plan: Plan, optimizer: str) -> dict[LanguageTrial, Measured]:
     """Returns what was measured at the best rate, by seed."""
-    return plan.trials.measure(best_trials(plan, optimizer))
-
-
-def final(measured: Measured) -> float:
-    """Returns the last held-out loss, infinite where the run diverged."""
-    return list(measured["held_out_loss"].values())[-1]
+    return best_on_seeds(plan.trials, plan.sweep(optimizer), plan.seeds)
 
 
 def report(plan: Plan) -> str:
     best = {optimizer: list(best_runs(plan, optimizer).items()) for optimizer in CONTENDERS}
-    target = statistics.mean(final(measured) for _, measured in best[REFERENCE])
+    target = statistics.mean(final_loss(measured) for _, measured in best[REFERENCE])
     spent = plan.steps * best[REFERENCE][0][1]["step_flops"]
     table = [
         "| optimizer | best peak rate | held-out loss | lowest and highest seed "
@@ -139,7 +132,7 @@ def report(plan: Plan) -> str:
     for optimizer, runs in best.items():
         (trial, first), *_ = runs
         measured = [each for _, each in runs]
-        losses = [final(each) for each in measured]
+        losses = [final_loss(each) for each in measured]
         steps = steps_to(target, mean_curve([each["held_out_loss"] for each in measured]))
         seconds = statistics.median(each["step_seconds"] for each in measured)
         cells = [
@@ -155,7 +148,7 @@ def report(plan: Plan) -> str:
         table.append(f"| {' | '.join(cells)} |")
     swept = {
         optimizer: [
-            f"{final(measured):.4f}"
+            f"{final_loss(measured):.4f}"
             for measured in plan.trials.measure(plan.sweep(optimizer)).values()
         ]
         for optimizer in CONTENDERS
@@ -170,7 +163,7 @@ def draw(plan: Plan) -> Figure:
         band(curves, best, color=contender.color, label=contender.name)
         swept = plan.trials.measure(plan.sweep(optimizer))
         at = [trial.learning_rate for trial in swept]
-        rates.plot(at, list(map(final, swept.values())), "o-", color=contender.color)
+        rates.plot(at, list(map(final_loss, swept.values())), "o-", color=contender.color)
     curves.set(xlabel="step", ylabel="held-out loss (nats per byte)", title="best rate, all seeds")
     rates.set(xlabel="peak learning rate", xscale="log", title="at the end, first seed")
     curves.legend(frameon=False)

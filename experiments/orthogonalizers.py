@@ -10,6 +10,7 @@ from pathlib import Path
 
 from command_line import RESULTS, main
 from language import LanguageTrial, held_out_loss
+from sweeps import final_loss
 from trials import Trials
 
 
@@ -85,7 +86,7 @@ def mean_and_error(values: list[float]) -> str:
 
 def _losses(plan: Plan, orthogonalizer: str, rate: float) -> list[float]:
     measured = plan.trials.measure(plan.at(orthogonalizer, rate))
-    return [each["held_out_loss"][str(trial.steps)] for trial, each in measured.items()]
+    return list(map(final_loss, measured.values()))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from figures import COLORS, MORE_COLORS, panels
 from flax import nnx
 from language import LanguageTrial, held_out_loss
 from matplotlib.figure import Figure
-from sweeps import best_on_seeds, final_loss
+from sweeps import best_on_seeds, final_loss, losses_by_rate
 from trials import Measured, Trials
 
 import muon_jax
@@ -184,10 +184,7 @@ def _sweep_table(plan: Plan) -> str:
     rows = ["| width | optimizer | held-out loss by peak rate, first seed |", "|---|---|---|"]
     for width, (optimizer, name) in itertools.product(plan.widths, OPTIMIZERS.items()):
         swept = plan.trials.measure(plan.sweep(optimizer, width))
-        cells = [
-            f"{trial.learning_rate:g}: {final_loss(each):.4f}" for trial, each in swept.items()
-        ]
-        rows.append(f"| {width} | {name} | {', '.join(cells)} |")
+        rows.append(f"| {width} | {name} | {losses_by_rate(swept)} |")
     return "\n".join(rows)
 
 

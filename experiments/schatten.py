@@ -5,7 +5,7 @@ python experiments/schatten.py report  # the tables and the figure
 """
 
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from language import LanguageTrial, by_step
 from language import run as train
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from sweeps import best_trials, final_loss
 from trials import Measured, Trials
 
 from muon_jax.diagnostics import by_matrix, singular_value_entropy
@@ -81,21 +82,15 @@ def run(plan: Plan) -> None:
     plan.trials.measure(trial for norm in plan.norms for trial in best(plan, norm))
 
 
-def final(trial: LanguageTrial, found: Measured) -> float:
-    return found["held_out_loss"][str(trial.steps)]
-
-
 def swept(plan: Plan, norm: float) -> dict[LanguageTrial, float]:
     """Returns the loss at the end by trial, on the first seed."""
     found = plan.trials.measure(plan.sweep(norm))
-    return {trial: final(trial, each) for trial, each in found.items()}
+    return {trial: final_loss(each) for trial, each in found.items()}
 
 
 def best(plan: Plan, norm: float) -> list[LanguageTrial]:
     """Returns the trials of the best rate on all seeds."""
-    losses = swept(plan, norm)
-    chosen = min(losses, key=losses.__getitem__)
-    return [replace(chosen, seed=seed) for seed in plan.seeds]
+    return best_trials(plan.trials, plan.sweep(norm), plan.seeds)
 
 
 def power(norm: float) -> float:
@@ -119,7 +114,7 @@ def best_table(plan: Plan) -> str:
     ]
     for norm in plan.norms:
         runs = plan.trials.measure(best(plan, norm))
-        losses = [final(trial, found) for trial, found in runs.items()]
+        losses = [final_loss(found) for found in runs.values()]
         entropy = statistics.mean(found["entropy"] for found in runs.values())
         rows.append(
             f"| {named(norm)} | {power(norm):.3g} | {next(iter(runs)).learning_rate:g} "
@@ -145,7 +140,7 @@ def draw(plan: Plan) -> Figure:
     )
     means = dict[float, float]()
     for norm, color in colors.items():
-        losses = [final(*each) for each in plan.trials.measure(best(plan, norm)).items()]
+        losses = [final_loss(each) for each in plan.trials.measure(best(plan, norm)).values()]
         means[power(norm)] = statistics.mean(losses)
         by_power.plot([power(norm)] * len(losses), losses, "o", color=color, alpha=0.5)
         by_power.annotate(

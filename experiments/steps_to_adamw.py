@@ -12,7 +12,7 @@ from command_line import RESULTS, main
 from figures import COLORS, Curve, band, panels, rate_axis
 from language import LanguageTrial, held_out_loss
 from matplotlib.figure import Figure
-from sweeps import best_on_seeds, final_loss
+from sweeps import best_on_seeds, final_loss, losses_by_rate
 from trials import Trials
 
 OPTIMIZERS = {"muon": "Muon", "optax-muon": "optax.contrib.muon", "adamw": "AdamW"}
@@ -76,13 +76,12 @@ def report(plan: Plan) -> str:
     ]
     for optimizer, name in OPTIMIZERS.items():
         swept = plan.trials.measure(plan.sweep(optimizer))
-        by_rate = [f"{t.learning_rate:g}: {final_loss(each):.4f}" for t, each in swept.items()]
         curves = best(plan, optimizer)
         steps = str(next(iter(curves)).steps)
         final = [curve[steps] for curve in curves.values()]
         by_seed = [f"{loss:.4f}" for loss in final]
         rows.append(
-            f"| {name} | {steps} | {', '.join(by_rate)} | {statistics.mean(final):.4f} "
+            f"| {name} | {steps} | {losses_by_rate(swept)} | {statistics.mean(final):.4f} "
             f"| {', '.join(by_seed)} |"
         )
     return "\n".join(rows)

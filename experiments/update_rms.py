@@ -17,7 +17,7 @@ from figures import COLORS, MORE_COLORS, band, panels
 from language import LanguageTrial
 from matplotlib.figure import Figure
 from observed import KINDS, by_kind, observe, root_mean_square
-from sweeps import best_on_seeds, final_loss
+from sweeps import best_on_seeds, final_loss, losses_by_rate
 from trials import Measured, Trials
 
 ADAMW = "AdamW"
@@ -119,14 +119,13 @@ def _loss_table(plan: Plan) -> str:
     ]
     for arm in ARMS:
         swept = plan.trials.measure(plan.sweep(arm))
-        sweep = [f"{each.learning_rate:g}: {final_loss(swept[each]):.4f}" for each in swept]
         best = list(best_runs(plan, arm).values())
         final = [final_loss(measured) for measured in best]
         weights = [measured["weight_rms"][str(plan.steps)] for measured in best]
         query = statistics.mean(each["query"] for each in weights)
         mlp = statistics.mean(each[kind] for each in weights for kind in MLP)
         rows.append(
-            f"| {arm} | {', '.join(sweep)} | {statistics.mean(final):.4f} "
+            f"| {arm} | {losses_by_rate(swept)} | {statistics.mean(final):.4f} "
             f"| {', '.join(f'{loss:.4f}' for loss in final)} | {query:.4f} | {mlp:.4f} |"
         )
     return "\n".join(rows)

@@ -94,7 +94,7 @@ def test_a_run_that_diverges_is_no_best(monkeypatch):
     monkeypatch.setattr(optimizer_sweep, "run_language", diverges)
     measured = optimizer_sweep.measure(optimizer_sweep.Plan().sweep("sgd")[0])
     assert json.loads(json.dumps(measured)) == measured
-    assert optimizer_sweep.final(measured) == math.inf
+    assert optimizer_sweep.final_loss(measured) == math.inf
 
 
 def test_an_empty_plan_is_refused():
