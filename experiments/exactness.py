@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from command_line import RESULTS, main
 from figures import MORE_COLORS, panels
-from language import LanguageTrial
+from language import LanguagePlan, LanguageTrial
 from matplotlib.figure import Figure
 from observed import observe
 from sweeps import best_on_seeds, final_loss, losses_by_rate
@@ -30,8 +30,8 @@ FAMILIES = {
 }
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(LanguagePlan):
     """The rate is swept for five steps of the published iteration, and then serves all."""
 
     maps: tuple[str, ...] = (
@@ -43,12 +43,8 @@ class Plan:
     steps: int = 300
     rates: tuple[float, ...] = (6e-3, 1.2e-2, 2.4e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
-    batch_size: int = 8
     width: int = 48
-    layers: int = 2
-    data: str | None = None
     results: Path = RESULTS / "exactness.jsonl"
-    workers: int = 1
 
     @property
     def trials(self) -> Trials[LanguageTrial]:
@@ -62,11 +58,8 @@ class Plan:
                 self.steps,
                 self.seeds[0],
                 orthogonalizer=REFERENCE,
-                batch_size=self.batch_size,
-                width=self.width,
-                layers=self.layers,
                 evaluations=3,
-                data=self.data,
+                **self.shared,
             )
             for rate in self.rates
         ]

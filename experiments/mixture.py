@@ -17,7 +17,7 @@ from common.mixture import MixtureConfig
 from common.optimizers import OptimizerConfig
 from common.training import RunConfig
 from figures import COLORS, band, panels, rate_axis
-from language import by_step
+from language import LanguagePlan, by_step
 from matplotlib.figure import Figure
 from sweeps import best_on_seeds
 from train_moe import Config, train
@@ -41,19 +41,14 @@ class MixtureTrial:
     data: str | None
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(LanguagePlan):
     """Rates are swept on the first seed; the best of each optimizer runs on all."""
 
     steps: int = 250
-    rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2)
+    rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
-    batch_size: int = 8
-    width: int = 64
-    layers: int = 2
-    data: str | None = None
     results: Path = RESULTS / "mixture.jsonl"
-    workers: int = 1
 
     @property
     def trials(self) -> Trials[MixtureTrial]:
@@ -61,16 +56,7 @@ class Plan:
 
     def sweep(self, optimizer: str) -> list[MixtureTrial]:
         return [
-            MixtureTrial(
-                optimizer,
-                rate,
-                self.steps,
-                self.seeds[0],
-                self.batch_size,
-                self.width,
-                self.layers,
-                self.data,
-            )
+            MixtureTrial(optimizer, rate, self.steps, self.seeds[0], **self.shared)
             for rate in self.rates
         ]
 

@@ -18,7 +18,7 @@ from common.optimizers import OptimizerConfig, learning_rate_schedule, make_opti
 from figures import MORE_COLORS, band, panels
 from flax import nnx
 from jaxtyping import Array, Float
-from language import LanguageTrial, by_step
+from language import LanguagePlan, LanguageTrial, by_step
 from language import run as train
 from matplotlib.figure import Figure
 from sweeps import best_trial, best_trials, final_loss
@@ -44,8 +44,8 @@ class ArmTrial(LanguageTrial):
     arm: str = "adamw"
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(LanguagePlan):
     """The fallback's rates are swept on the first seed, then Muon's around the best of them.
 
     The best of each arm runs on all seeds.
@@ -57,13 +57,8 @@ class Plan:
     """The first of them serves the sweep of the fallback's."""
     steps: int = 300
     seeds: tuple[int, ...] = (0, 1, 2)
-    batch_size: int = 8
-    width: int = 64
-    layers: int = 2
     evaluations: int = 6
-    data: str | None = None
     results: Path = RESULTS / "one_framework.jsonl"
-    workers: int = 1
 
     @property
     def trials(self) -> Trials[ArmTrial]:
@@ -76,13 +71,10 @@ class Plan:
                 self.matrix_rates[0],
                 self.steps,
                 self.seeds[0],
-                batch_size=self.batch_size,
-                width=self.width,
-                layers=self.layers,
                 evaluations=self.evaluations,
                 fallback_learning_rate=rate,
-                data=self.data,
                 arm=arm,
+                **self.shared,
             )
             for rate in self.fallback_rates
         ]

@@ -17,7 +17,7 @@ from contenders import Contender, sweep_table
 from curves import mean_curve, steps_to
 from figures import COLORS, MORE_COLORS, band, panels
 from flax import nnx
-from language import LanguageTrial, by_step
+from language import LanguagePlan, LanguageTrial, by_step
 from language import run as run_language
 from matplotlib.figure import Figure
 from sweeps import best_on_seeds, best_trials, final_loss
@@ -39,8 +39,8 @@ MUONS = ("muon", "muon-clip")
 REFERENCE = "adamw"
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(LanguagePlan):
     """Rates are swept on the first seed; the best of each optimizer runs on all."""
 
     steps: int = 300
@@ -50,14 +50,8 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
     batch_size: int = 16
     context: int = 64
-    width: int = 64
-    layers: int = 2
-    data: str | None = None
-    """A file or a folder of text. Default: the source of Python's standard library."""
     results: Path = RESULTS / "optimizer_sweep.jsonl"
     """Where every trial is kept, a line each."""
-    workers: int = 1
-    """Trials at a time, each on one core; 0 for one in this process."""
 
     def __post_init__(self) -> None:
         if min(self.steps, self.rates, len(self.seeds)) < 1:
@@ -74,11 +68,8 @@ class Plan:
                 rate,
                 self.steps,
                 self.seeds[0],
-                batch_size=self.batch_size,
-                width=self.width,
-                layers=self.layers,
                 context=self.context,
-                data=self.data,
+                **self.shared,
             )
             for rate in CONTENDERS[optimizer].rates(self.rates)
         ]

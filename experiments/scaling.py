@@ -23,7 +23,7 @@ from common.language import TextConfig
 from common.tokens import BYTES
 from figures import COLORS, MORE_COLORS, panels
 from flax import nnx
-from language import LanguageTrial, held_out_loss
+from language import LanguagePlan, LanguageTrial, held_out_loss
 from matplotlib.figure import Figure
 from sweeps import best_on_seeds, final_loss, losses_by_rate
 from trials import Measured, Trials
@@ -34,21 +34,17 @@ OPTIMIZERS = {"muon": "Muon", "adamw": "AdamW"}
 CONTEXT = TextConfig().context
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(LanguagePlan):
     """Rates are swept on the first seed; the best of each optimizer and size runs on all."""
 
     widths: tuple[int, ...] = (32, 48, 64)
-    layers: int = 2
     tokens_per_parameter: float = 20
     adamw_rates: tuple[float, ...] = (3e-3, 6e-3, 1.2e-2)
     muon_rates: tuple[float, ...] = (6e-3, 1.2e-2, 2.4e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
-    orthogonalizer: str = "fast"
-    batch_size: int = 8
-    data: str | None = None
+    orthogonalizer: str = "accurate"
     results: Path = RESULTS / "scaling.jsonl"
-    workers: int = 1
 
     @property
     def trials(self) -> Trials[LanguageTrial]:
@@ -68,11 +64,8 @@ class Plan:
                 self.steps(width),
                 self.seeds[0],
                 orthogonalizer=self.orthogonalizer,
-                batch_size=self.batch_size,
-                width=width,
-                layers=self.layers,
                 evaluations=4,
-                data=self.data,
+                **(self.shared | {"width": width}),
             )
             for rate in (self.adamw_rates if optimizer == "adamw" else self.muon_rates)
         ]
@@ -95,7 +88,7 @@ class Size(NamedTuple):
 
 
 @cache
-def size_of(width: int, layers: int, orthogonalizer: str = "fast") -> Size:
+def size_of(width: int, layers: int, orthogonalizer: str = "accurate") -> Size:
     """Counts, without making the model."""
 
     def parameters() -> nnx.State:

@@ -13,7 +13,7 @@ import numpy as np
 from command_line import RESULTS, main
 from figures import panels
 from flax import nnx
-from language import LanguageTrial, by_step
+from language import LanguagePlan, LanguageTrial, by_step
 from language import run as train
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -23,8 +23,8 @@ from trials import Measured, Trials
 from muon_jax.diagnostics import by_matrix, singular_value_entropy
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(LanguagePlan):
     """Rates of the matrices are swept on the first seed; the best of each norm runs on all seeds.
 
     The AdamW of everything else has one rate throughout, so that only the matrices differ.
@@ -35,13 +35,8 @@ class Plan:
     fallback_rate: float = 1e-2
     steps: int = 300
     seeds: tuple[int, ...] = (0, 1, 2)
-    batch_size: int = 8
-    width: int = 64
-    layers: int = 2
     evaluations: int = 6
-    data: str | None = None
     results: Path = RESULTS / "schatten.jsonl"
-    workers: int = 1
 
     @property
     def trials(self) -> Trials[LanguageTrial]:
@@ -55,12 +50,9 @@ class Plan:
                 self.steps,
                 self.seeds[0],
                 orthogonalizer=f"schatten:{norm:g}",
-                batch_size=self.batch_size,
-                width=self.width,
-                layers=self.layers,
                 evaluations=self.evaluations,
                 fallback_learning_rate=self.fallback_rate,
-                data=self.data,
+                **self.shared,
             )
             for rate in self.rates
         ]

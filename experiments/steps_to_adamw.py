@@ -10,7 +10,7 @@ from pathlib import Path
 
 from command_line import RESULTS, main
 from figures import COLORS, Curve, band, panels, rate_axis
-from language import LanguageTrial, held_out_loss
+from language import LanguagePlan, LanguageTrial, held_out_loss
 from matplotlib.figure import Figure
 from sweeps import best_on_seeds, final_loss, losses_by_rate
 from trials import Trials
@@ -18,23 +18,20 @@ from trials import Trials
 OPTIMIZERS = {"muon": "Muon", "optax-muon": "optax.contrib.muon", "adamw": "AdamW"}
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(LanguagePlan):
     """Rates are swept on the first seed; the best of each optimizer runs on all."""
 
     adamw_steps: int = 1800
     muon_steps: int = 720
-    adamw_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
-    muon_rates: tuple[float, ...] = (4e-3, 8e-3, 1.6e-2)
+    adamw_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3)
+    muon_rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
     orthogonalizer: str = "accurate"
     """Of muon_jax."""
-    batch_size: int = 8
     width: int = 128
     layers: int = 4
-    data: str | None = None
     results: Path = RESULTS / "steps_to_adamw.jsonl"
-    workers: int = 1
 
     @property
     def trials(self) -> Trials[LanguageTrial]:
@@ -48,11 +45,8 @@ class Plan:
                 rate,
                 self.adamw_steps if adamw else self.muon_steps,
                 self.seeds[0],
-                self.orthogonalizer,
-                batch_size=self.batch_size,
-                width=self.width,
-                layers=self.layers,
-                data=self.data,
+                orthogonalizer=self.orthogonalizer,
+                **self.shared,
             )
             for rate in (self.adamw_rates if adamw else self.muon_rates)
         ]

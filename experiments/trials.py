@@ -23,7 +23,7 @@ class Trials(Generic[Trial]):
         run: maps a trial to what is measured, JSON again; a function of a module.
         file: where the lines are kept.
         workers: how many trials run at once, each on one core, so that a result does not depend
-            on their number; 0 runs them in this process.
+            on their number, and at most as many as there are cores; 0 runs them in this process.
     """
 
     kind: type[Trial]
@@ -55,18 +55,19 @@ class Trials(Generic[Trial]):
             yield from ((trial, *_timed(self.run, trial)) for trial in trials)
             return
         processes = multiprocessing.get_context("spawn")
-        cores = processes.Queue()
-        for core in sorted(os.sched_getaffinity(0))[: self.workers]:
-            cores.put(core)
-        with ProcessPoolExecutor(self.workers, processes, _keep_to_one_core, (cores,)) as pool:
+        cores = sorted(os.sched_getaffinity(0))[: self.workers]
+        free = processes.Queue()
+        for core in cores:
+            free.put(core)
+        with ProcessPoolExecutor(len(cores), processes, _keep_to_one_core, (free,)) as pool:
             futures = {pool.submit(_timed, self.run, trial): trial for trial in trials}
             for future in as_completed(futures):
                 yield futures[future], *future.result()
 
 
-def _keep_to_one_core(cores: Any) -> None:
+def _keep_to_one_core(free: Any) -> None:
     """Binds this process before JAX starts its threads, of which it then starts one."""
-    os.sched_setaffinity(0, {cores.get()})
+    os.sched_setaffinity(0, {free.get()})
 
 
 def _timed(run: Callable[[Trial], Measured], trial: Trial) -> tuple[Measured, float]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from command_line import RESULTS, main
 from figures import COLORS, MORE_COLORS, band, panels
-from language import LanguageTrial
+from language import LanguagePlan, LanguageTrial
 from matplotlib.figure import Figure
 from observed import KINDS, by_kind, observe, root_mean_square
 from sweeps import best_on_seeds, final_loss, losses_by_rate
@@ -31,21 +31,17 @@ ARMS = {
 MLP = ("gate", "up", "down")
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(LanguagePlan):
     """Rates are swept on the first seed; the best of each runs on all."""
 
     steps: int = 300
     adamw_rates: tuple[float, ...] = (3e-3, 6e-3, 1.2e-2, 2.4e-2)
     muon_rates: tuple[float, ...] = (6e-3, 1.2e-2, 2.4e-2, 4.8e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
-    orthogonalizer: str = "fast"
-    batch_size: int = 8
+    orthogonalizer: str = "accurate"
     width: int = 48
-    layers: int = 2
-    data: str | None = None
     results: Path = RESULTS / "update_rms.jsonl"
-    workers: int = 1
 
     @property
     def trials(self) -> Trials[LanguageTrial]:
@@ -61,11 +57,8 @@ class Plan:
                 self.seeds[0],
                 scale=scale.format(width=self.width),
                 orthogonalizer=self.orthogonalizer,
-                batch_size=self.batch_size,
-                width=self.width,
-                layers=self.layers,
                 evaluations=5,
-                data=self.data,
+                **self.shared,
             )
             for rate in (self.adamw_rates if arm == ADAMW else self.muon_rates)
         ]

@@ -50,6 +50,7 @@ def muon(
     fallback_learning_rate: ScalarOrSchedule | None = None,
     fallback_weight_decay: ScalarOrSchedule | None = None,
     fallback_weight_decay_mask: Mask | None = None,
+    fallback_nesterov: bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Trains matrices with Muon and everything else with AdamW, routed by path and shape.
 
@@ -70,7 +71,7 @@ def muon(
         parameters whose path fits a pattern, as `Rule` describes it, whichever optimizer takes
         them: `{"*/embed/*": 0.1}`. The first pattern that fits wins; what fits none has 1.
       momentum: as for `scale_by_muon`, like the next six.
-      nesterov: look one step ahead.
+      nesterov: look one step ahead, in both optimizers.
       orthogonalizer: from (batch, rows, cols) to the same shape; None is `newton_schulz()`.
       scale: size of Muon's updates.
       momentum_dtype: dtype of Muon's state; None is that of the parameters.
@@ -84,11 +85,13 @@ def muon(
       skip_nonfinite: leave weights, momenta and counts as they are on a step whose gradients hold a
         NaN or an infinity; `muon_jax.skip_nonfinite` around the whole optimizer.
       fallback: a whole optimizer for the other leaves, learning rate included, such as
-        `optax.lion(1e-4)` or `momentum_rms(1e-3)`; the three arguments below are then refused.
-        None is AdamW with b1 = 0.9, b2 = 0.95, as Liu et al. (2025) train.
+        `optax.lion(1e-4)` or `momentum_rms(1e-3)`; the four arguments below are then refused.
+        None is AdamW with b1 = 0.9, b2 = 0.95 and Nesterov's momentum.
       fallback_learning_rate: AdamW's learning rate or schedule; None is `learning_rate`.
       fallback_weight_decay: AdamW's decay; None is `weight_decay`.
       fallback_weight_decay_mask: which of AdamW's leaves decay; None is all.
+      fallback_nesterov: whether AdamW's first moment looks one step ahead, as in NAdam (Dozat,
+        2016); None is `nesterov`.
 
     Returns:
       An optimizer for any tree of parameters: it subtracts, so apply it with `optax.apply_updates`.
@@ -113,12 +116,14 @@ def muon(
             learning_rate if fallback_learning_rate is None else fallback_learning_rate,
             weight_decay if fallback_weight_decay is None else fallback_weight_decay,
             fallback_weight_decay_mask,
+            nesterov if fallback_nesterov is None else fallback_nesterov,
         )
     else:
         _refuse_beside_fallback(
             fallback_learning_rate=fallback_learning_rate,
             fallback_weight_decay=fallback_weight_decay,
             fallback_weight_decay_mask=fallback_weight_decay_mask,
+            fallback_nesterov=fallback_nesterov,
         )
 
     taken = {MUON, FALLBACK} & set(others)
@@ -269,13 +274,15 @@ def momentum_rms(
 
 
 def _fallback_adamw(
-    learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule, mask: Mask | None
+    learning_rate: ScalarOrSchedule,
+    weight_decay: ScalarOrSchedule,
+    mask: Mask | None,
+    nesterov: bool,
 ) -> optax.GradientTransformationExtraArgs:
     _checks.check_non_negative("muon", "fallback_learning_rate", learning_rate)
     _checks.check_non_negative("muon", "fallback_weight_decay", weight_decay)
-    return in_float32(
-        optax.adamw(learning_rate, b2=_ADAMW_B2, weight_decay=weight_decay, mask=mask)
-    )
+    adamw = functools.partial(optax.adamw, b2=_ADAMW_B2, nesterov=nesterov)
+    return in_float32(adamw(learning_rate, weight_decay=weight_decay, mask=mask))
 
 
 def _times(step: Array, factor: float) -> Array:

@@ -99,7 +99,11 @@ def moonlight(
     References:
       https://github.com/MoonshotAI/Moonlight, examples/toy_train.py
     """
-    source = {"orthogonalizer": _jordan(dtype), "scale": "match_rms"}
+    source = {
+        "orthogonalizer": _jordan(dtype),
+        "scale": "match_rms",
+        "fallback_nesterov": False,
+    }
     return muon(learning_rate, weight_decay=weight_decay, **(source | muon_arguments))
 
 

@@ -1,10 +1,10 @@
 """Experiments in tiny settings: trials run once, the best rate goes on, and tables say what ran."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import orthogonalizers
+import ablation
 import pytest
 import steps_to_adamw
 from language import LanguageTrial, held_out_loss
@@ -28,7 +28,7 @@ def refused(trial: Sum) -> dict[str, int]:
 def test_a_trial_is_measured_once(tmp_path):
     file = tmp_path / "results" / "sums.jsonl"
     wanted = [Sum(1, 2), Sum(3), Sum(1, 2)]
-    measured = Trials(Sum, added, file, workers=2).measure(wanted)
+    measured = Trials(Sum, added, file, workers=64).measure(wanted)
     assert measured == {Sum(1, 2): {"sum": 3}, Sum(3): {"sum": 3}}
     assert Trials(Sum, refused, file, workers=0).measure(wanted) == measured
     assert len(file.read_text().splitlines()) == 2
@@ -52,7 +52,7 @@ def known_loss(trial: LanguageTrial) -> dict[str, dict[str, float]]:
 @pytest.fixture
 def known(monkeypatch, tmp_path) -> dict[str, Any]:
     """Has the experiments measure `known_loss`, here."""
-    for experiment in (orthogonalizers, steps_to_adamw):
+    for experiment in (ablation, steps_to_adamw):
         monkeypatch.setattr(experiment, "held_out_loss", known_loss)
     return {"results": tmp_path / "results.jsonl", "workers": 0}
 
@@ -74,11 +74,23 @@ def test_the_best_rate_of_each_optimizer_runs_on_every_seed(known):
     assert [len(axes.lines) for axes in (curves, rates)] == [3, 3]
 
 
-def test_orthogonalizers_are_compared_on_the_same_seeds(known):
-    plan = orthogonalizers.Plan(("keller", "svd"), rates=(1e-2, 1e-3), **known)
-    *_, keller, svd = orthogonalizers.report(plan).splitlines()
-    assert keller == "| `keller` | 1.1000 | 2.1000 | +0.0000 ± 0.0000 |"
-    assert svd == "| `svd` | 1.3500 | 2.3500 | +0.2500 ± 0.0000 |"
+def test_one_choice_is_changed_at_a_time_on_the_same_seeds(known):
+    arms = (ablation.DEFAULT, "exact, by SVD")
+    plan = ablation.Plan(arms=arms, rates=(1e-2, 1e-3), seeds=(0, 1), **known)
+    *_, default, svd = ablation.report(plan).splitlines()
+    assert default == "| the default | 1.0500 | 2.0500 |  |  |"
+    assert svd == ("| exact, by SVD | 1.3000 | 2.3000 | +0.2500 ± 0.0000 | +0.2500, +0.2500 |")
+    trials = set(plan.trials.saved())
+    ablation.run(plan)
+    assert set(plan.trials.saved()) == trials
+
+
+@pytest.mark.parametrize("arm", ablation.ARMS)
+def test_an_arm_differs_from_the_default_by_what_it_names(arm):
+    plan = ablation.Plan()
+    default, changed = (asdict(plan.runs(each, 1e-2)[0]) for each in (ablation.DEFAULT, arm))
+    differing = {name: changed[name] for name in changed if changed[name] != default[name]}
+    assert differing == ablation.ARMS[arm]
 
 
 def test_a_trial_trains_the_model_of_the_example(texts):

@@ -33,7 +33,7 @@ def test_fine_tuning_starts_from_what_was_trained(texts, tmp_path):
     (new / "play_gut.txt").write_text("to be, or not to be: that is the question\n" * 80)
     (new / "play_gut_f.txt").write_text("To be, or not to be, that is the Question:\n" * 80)
     trial = finetuning.FinetuningTrial(
-        "adamw", 1e-3, 2, "muon", 1e-2, 2, 0, batch_size=2, width=16, layers=1, old_data=str(texts)
+        "adamw", 1e-3, 2, "muon", 1e-2, 2, 0, batch_size=2, width=16, layers=1, data=str(texts)
     )
     runs = tmp_path / "runs"
     trained = finetuning.pretrain(runs, trial.pretraining)
@@ -51,7 +51,7 @@ def plan(tmp_path):
         adamw_rates=(4e-3, 8e-3, 1.6e-2),
         muon_rates=(8e-3, 1.6e-2, 3.2e-2),
         seeds=(0, 1),
-        data=tmp_path / "none",
+        new_data=tmp_path / "none",
         results=tmp_path / "results" / "finetuning.jsonl",
         pretraining_results=tmp_path / "results" / "pretraining.jsonl",
         runs=tmp_path / "runs",

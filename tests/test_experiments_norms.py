@@ -45,7 +45,7 @@ def test_norms_are_measured_once_and_stand_in_both_tables(texts, tmp_path):
 def test_arms_are_measured_once_and_stand_in_both_tables(texts, tmp_path):
     saved = tmp_path / "saved.jsonl"
     rates = {"fallback_rates": (1e-2,), "matrix_rates": (1e-2,)}
-    plan = one_framework.Plan(("norms",), **rates, data=str(texts), results=saved, **TINY)
+    plan = one_framework.Plan(arms=("norms",), **rates, data=str(texts), results=saved, **TINY)
     one_framework.run(plan)
     written = saved.read_text()
     best, swept = one_framework.report(plan).split("\n\n")

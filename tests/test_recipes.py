@@ -1,5 +1,7 @@
 """muon: equal to the chain by hand, with every part of the fallback replaceable."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,8 @@ PARAMS = {
     "dense": {"kernel": jnp.asarray(gaussian(4, 6)), "bias": jnp.asarray(gaussian(6))},
     "head": {"kernel": jnp.asarray(gaussian(4, 8))},
 }
+
+ADAMW = functools.partial(optax.adamw, b2=0.95, nesterov=True)
 
 
 def run(tx: optax.GradientTransformation, steps: int = 3):
@@ -37,7 +41,7 @@ def test_equals_the_chain_by_hand():
                 optax.add_decayed_weights(0.1),
                 optax.scale_by_learning_rate(3e-2),
             ),
-            "adamw": optax.adamw(3e-2, b2=0.95, weight_decay=0.1),
+            "adamw": ADAMW(3e-2, weight_decay=0.1),
         },
         muon_jax.label_params,
     )
@@ -54,29 +58,30 @@ def without_muon(params):
 @pytest.mark.parametrize(
     ("options", "alone"),
     [
-        ({}, optax.adamw(0.1, b2=0.95, weight_decay=0.2)),
-        ({"fallback_learning_rate": 0.3}, optax.adamw(0.3, b2=0.95, weight_decay=0.2)),
+        ({}, ADAMW(0.1, weight_decay=0.2)),
+        ({"fallback_learning_rate": 0.3}, ADAMW(0.3, weight_decay=0.2)),
         (
             {"fallback_learning_rate": optax.linear_schedule(0.3, 0.0, 5)},
-            optax.adamw(optax.linear_schedule(0.3, 0.0, 5), b2=0.95, weight_decay=0.2),
+            ADAMW(optax.linear_schedule(0.3, 0.0, 5), weight_decay=0.2),
         ),
-        ({"fallback_weight_decay": 0.0}, optax.adamw(0.1, b2=0.95, weight_decay=0.0)),
+        ({"fallback_weight_decay": 0.0}, ADAMW(0.1, weight_decay=0.0)),
         (
             {"fallback_weight_decay_mask": lambda p: jax.tree.map(lambda x: x.ndim > 1, p)},
-            optax.adamw(
-                0.1,
-                b2=0.95,
-                weight_decay=0.2,
-                mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p),
-            ),
+            ADAMW(0.1, weight_decay=0.2, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
         ),
+        ({"fallback_nesterov": False}, ADAMW(0.1, weight_decay=0.2, nesterov=False)),
+        ({"nesterov": False}, ADAMW(0.1, weight_decay=0.2, nesterov=False)),
+        ({"nesterov": False, "fallback_nesterov": True}, ADAMW(0.1, weight_decay=0.2)),
         ({"fallback": optax.lion(0.05)}, optax.lion(0.05)),
         (
             {"fallback": muon_jax.momentum_rms(0.05, weight_decay=0.1)},
             muon_jax.momentum_rms(0.05, weight_decay=0.1),
         ),
     ],
-    ids=["default", "rate", "schedule", "decay", "mask", "lion", "momentum_rms"],
+    ids=[
+        *("default", "rate", "schedule", "decay", "mask"),
+        *("plain adamw", "plain both", "nesterov of adamw alone", "lion", "momentum_rms"),
+    ],
 )
 def test_the_fallback_is_what_it_would_be_alone(options, alone):
     together = run(muon_jax.muon(0.1, weight_decay=0.2, **options))

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import re
 import shutil
 import sys
@@ -16,6 +17,7 @@ import train_images
 from common.batches import shuffled_batches
 from common.classification import MEASURED_AT_ONCE, ImageConfig, held_out_batches, report
 from common.convolutions import ConvolutionConfig, make_network
+from common.devices import Devices
 from common.errors import UsageError
 from common.images import CIFAR, IDX, Labelled, read_images
 from common.optimizers import OptimizerConfig, make_optimizer
@@ -267,6 +269,15 @@ def test_a_resumed_run_equals_an_unbroken_one(finished, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *weights)
     assert resumed.run.train_loss == unbroken.run.train_loss
     assert resumed.accuracy == unbroken.accuracy
+
+
+def test_a_process_beside_the_first_resumes_a_finished_run_too(finished, monkeypatch):
+    monkeypatch.setattr(Devices, "first", False)  # it has no metrics of what was before
+    config, unbroken = finished
+    resumed = train_images.train(replace(config, run=replace(config.run, resume=True)))
+    assert math.isnan(resumed.step_seconds)
+    weights = [nnx.to_pure_dict(nnx.state(each.run.model)) for each in (resumed, unbroken)]
+    jax.tree.map(np.testing.assert_array_equal, *weights)
 
 
 def test_the_report_says_when_the_target_was_reached(finished, capsys):

@@ -1,5 +1,6 @@
 """Classification of images, whatever the model: the task, its accuracy and the closing report."""
 
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class ImageResult:
     """By step, of the held-out images."""
     steps_an_epoch: float
     step_seconds: float
-    """Median, without compilation and evaluation."""
+    """Median, without compilation and evaluation; NaN where no step was logged."""
 
     def first_step_at(self, target: float) -> int | None:
         """Returns the first measured step with an accuracy of at least `target`."""
@@ -106,12 +107,12 @@ def train_classifier(
         },
     )
     result = fit(task, optimizer, run, started)
-    per_second = statistics.median(result.series("items_per_second").values())
+    rates = result.series("items_per_second").values() or [math.nan]
     trained = ImageResult(
         result,
         result.series("held_out/accuracy"),
         steps_an_epoch=len(data.train) / images.batch_size,
-        step_seconds=images.batch_size / per_second,
+        step_seconds=images.batch_size / statistics.median(rates),
     )
     if started.first:
         plot_accuracy(

@@ -65,6 +65,8 @@ class OptimizerConfig:
     a model of width N."""
     fallback_learning_rate: float | None = None
     """Of the AdamW to which muon leaves the rest of the model. Default: as muon's."""
+    fallback_nesterov: bool = True
+    """Whether the first moment of that AdamW looks one step ahead."""
     clip_threshold: float = 100.0
     """Largest attention logit of a head that muon-clip leaves alone."""
 
@@ -148,6 +150,7 @@ def _muon_arguments(config: OptimizerConfig, fallback: optax.Schedule) -> dict[s
         "orthogonalizer": _orthogonalizer(config.orthogonalizer),
         "scale": _scale(config.scale),
         "fallback_learning_rate": fallback,
+        "fallback_nesterov": config.fallback_nesterov,
         "fallback_weight_decay_mask": _matrices,
     }
 
