@@ -22,12 +22,7 @@ from trials import Measured, Trials
 from muon_jax.diagnostics import measure as measure_matrices
 
 REFERENCE = "jordan:5"
-FAMILIES = {
-    "jordan": "Keller's, behind the Frobenius norm",
-    "keller": "Keller's, behind the Schatten norm",
-    "minimax": "minimax",
-    "svd": "exact, by SVD",
-}
+COLORS = dict(zip(("jordan", "keller", "minimax", "svd"), MORE_COLORS, strict=False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,24 +119,19 @@ def report(plan: Plan) -> str:
 
 def draw(plan: Plan) -> Figure:
     figure, (axes,) = panels(1, width=6.5)
-    for (family, label), color in zip(FAMILIES.items(), MORE_COLORS, strict=False):
-        of_family = {n: row for n, row in rows(plan).items() if n.partition(":")[0] == family}
-        at = [row.residual for row in of_family.values()]
-        mean = [statistics.mean(row.above) for row in of_family.values()]
-        axes.plot(at, mean, "o-", color=color, label=label)
-        for (name, row), x in zip(of_family.items(), at, strict=True):
-            axes.plot([x] * len(row.above), row.above, ".", color=color, alpha=0.4)
-            if steps := name.partition(":")[2]:
-                axes.annotate(
-                    steps, (x, statistics.mean(row.above)), (4, 4), textcoords="offset points"
-                )
-    axes.axhline(0, color="#888888", linewidth=0.8)
+    by_map = rows(plan)
+    for at, (name, row) in enumerate(by_map.items()):
+        color = COLORS[name.partition(":")[0]]
+        axes.plot(row.above, [at] * len(row.above), "o", color=color, alpha=0.4, markersize=4)
+        axes.plot(statistics.mean(row.above), at, "D", color=color)
+    labels = [f"{name}\nresidual {row.residual:.2f}" for name, row in by_map.items()]
+    axes.set_yticks(range(len(by_map)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.axvline(0, color="#888888", linewidth=0.8)
     axes.set(
-        xlabel="residual of updates, ‖XXᵀ − I‖ up to scale",
-        ylabel=f"held-out loss above {REFERENCE}",
-        title="mean and seeds; the number is that of the steps",
+        xlabel=f"held-out loss above {REFERENCE} on the same seed",
+        title="every seed, and their mean",
     )
-    axes.legend(frameon=False)
     return figure
 
 
