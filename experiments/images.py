@@ -81,7 +81,7 @@ class Plan:
 
     data: tuple[str, ...] = tuple(DATA)
     fashion_mnist: Path = Path("/usr/share/datasets/fashion-mnist")
-    rates: int = 4
+    rates: int = 5
     seeds: tuple[int, ...] = (0, 1, 2)
     width: int = 8
     stages: int = 3

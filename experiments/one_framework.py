@@ -52,8 +52,8 @@ class Plan(LanguagePlan):
     """
 
     arms: tuple[str, ...] = tuple(ARMS)
-    fallback_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1)
-    matrix_rates: tuple[float, ...] = (1e-2, 5e-3, 2e-2)
+    fallback_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+    matrix_rates: tuple[float, ...] = (1e-2, 5e-3, 2e-2, 4e-2)
     """The first of them serves the sweep of the fallback's."""
     steps: int = 300
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -26,10 +26,10 @@ from trials import Measured, Trials
 import muon_jax
 
 CONTENDERS = {
-    "sgd": Contender("SGD", 0.3, MORE_COLORS[3]),
+    "sgd": Contender("SGD", 0.033, MORE_COLORS[3]),
     "sgd-momentum": Contender("SGD, momentum", 0.03, MORE_COLORS[2]),
-    "adagrad": Contender("Adagrad", 0.01, MORE_COLORS[4]),
-    "rmsprop": Contender("RMSProp", 3e-4, MORE_COLORS[1]),
+    "adagrad": Contender("Adagrad", 0.03, MORE_COLORS[4]),
+    "rmsprop": Contender("RMSProp", 9e-4, MORE_COLORS[1]),
     "adam": Contender("Adam", 1e-3, MORE_COLORS[0]),
     "adamw": Contender("AdamW", 1e-3, COLORS["adamw"]),
     "muon": Contender("Muon", 2e-3, COLORS["muon"]),

@@ -31,7 +31,7 @@ class Plan(LanguagePlan):
     """
 
     norms: tuple[float, ...] = (2.0, 3.0, 4.0, 8.0, 32.0, float("inf"))
-    rates: tuple[float, ...] = (1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)
+    rates: tuple[float, ...] = (6.25e-4, 1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)
     fallback_rate: float = 1e-2
     steps: int = 300
     seeds: tuple[int, ...] = (0, 1, 2)

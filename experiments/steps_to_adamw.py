@@ -13,7 +13,7 @@ from command_line import RESULTS, main
 from figures import COLORS, MORE_COLORS, Curve, band, panels, rate_axis
 from language import LanguagePlan, LanguageTrial, held_out_loss
 from matplotlib.figure import Figure
-from sweeps import best_on_seeds, final_loss, losses_by_rate
+from sweeps import best_on_seeds, best_trial, final_loss, losses_by_rate
 from trials import Trials
 
 OPTIMIZERS = {"muon": "Muon", "optax-muon": "optax.contrib.muon", "adamw": "AdamW"}
@@ -23,7 +23,8 @@ OPTIMIZERS = {"muon": "Muon", "optax-muon": "optax.contrib.muon", "adamw": "Adam
 class Plan(LanguagePlan):
     """Rates are swept on the first seed; the best of each optimizer runs on all.
 
-    Muon's best rate serves for `longer_steps` as well, on all seeds.
+    Then the rest of the model, which is not Muon's, gets a rate of its own: again each factor on
+    the first seed, and the best on all. One rate also serves Muon for `longer_steps`, on all seeds.
     """
 
     adamw_steps: int = 1800
@@ -31,6 +32,8 @@ class Plan(LanguagePlan):
     longer_steps: int = 900
     adamw_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3)
     muon_rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2)
+    factors: tuple[float, ...] = (3, 10)
+    """From the rate of the matrices to that of the rest."""
     seeds: tuple[int, ...] = (0, 1, 2)
     orthogonalizer: str = "accurate"
     """Of muon_jax."""
@@ -60,12 +63,28 @@ class Plan(LanguagePlan):
 def run(plan: Plan) -> None:
     for optimizer in OPTIMIZERS:
         best(plan, optimizer)
+        best_of_two_rates(plan, optimizer)
     longer(plan)
 
 
 def best(plan: Plan, optimizer: str) -> dict[LanguageTrial, Curve]:
     """Returns the held-out curves of an optimizer's best rate, on all seeds."""
     measured = best_on_seeds(plan.trials, plan.sweep(optimizer), plan.seeds)
+    return {trial: each["held_out_loss"] for trial, each in measured.items()}
+
+
+def with_factors(plan: Plan, optimizer: str) -> list[LanguageTrial]:
+    """Returns the trials of the best rate on the first seed, the rest at each of the factors."""
+    chosen = best_trial(plan.trials, plan.sweep(optimizer))
+    return [
+        replace(chosen, fallback_learning_rate=float(f"{factor * chosen.learning_rate:.6g}"))
+        for factor in plan.factors
+    ]
+
+
+def best_of_two_rates(plan: Plan, optimizer: str) -> dict[LanguageTrial, Curve]:
+    """Returns the held-out curves of an optimizer's best factor, on all seeds."""
+    measured = best_on_seeds(plan.trials, with_factors(plan, optimizer), plan.seeds)
     return {trial: each["held_out_loss"] for trial, each in measured.items()}
 
 
@@ -85,7 +104,18 @@ def report(plan: Plan) -> str:
         swept = losses_by_rate(plan.trials.measure(plan.sweep(optimizer)))
         rows.append(_row(name, swept, best(plan, optimizer)))
         if optimizer == "muon":
-            rows.append(_row(name, "", longer(plan)))
+            rows.append(_row(name, "as above", longer(plan)))
+    rows += [
+        "\n| optimizer | steps | loss by rate of the rest, first seed | best, mean | by seed |",
+        "|---|---|---|---|---|",
+    ]
+    for optimizer, name in OPTIMIZERS.items():
+        swept = plan.trials.measure(with_factors(plan, optimizer))
+        cell = ", ".join(
+            f"{trial.fallback_learning_rate:g}: {final_loss(measured):.4f}"
+            for trial, measured in swept.items()
+        )
+        rows.append(_row(name, cell, best_of_two_rates(plan, optimizer)))
     return "\n".join(rows)
 
 
@@ -97,20 +127,23 @@ def _row(name: str, swept: str, curves: Mapping[LanguageTrial, Curve]) -> str:
 
 
 def draw(plan: Plan) -> Figure:
-    figure, (curves, rates) = panels(2)
+    figure, (one_rate, two_rates, rates) = panels(3)
     for optimizer, name in OPTIMIZERS.items():
-        color = COLORS[optimizer]
-        band(curves, list(best(plan, optimizer).values()), color=color, label=name)
+        style = {"color": COLORS[optimizer], "label": name}
+        band(one_rate, list(best(plan, optimizer).values()), **style)
+        band(two_rates, list(best_of_two_rates(plan, optimizer).values()), **style)
         swept = plan.trials.measure(plan.sweep(optimizer))
         at = [trial.learning_rate for trial in swept]
-        rates.plot(at, list(map(final_loss, swept.values())), "o-", color=color, label=name)
+        rates.plot(at, list(map(final_loss, swept.values())), "o-", **style)
     label = f"Muon, {plan.longer_steps} steps"
-    band(curves, list(longer(plan).values()), color=MORE_COLORS[1], label=label)
-    curves.set(xlabel="step", ylabel="held-out loss (nats per byte)", title="best rate, all seeds")
-    curves.set_ylim(top=2.4)
+    band(one_rate, list(longer(plan).values()), color=MORE_COLORS[1], label=label)
+    one_rate.set(ylabel="held-out loss (nats per byte)", title="one rate, all seeds")
+    two_rates.set(title="two rates, all seeds")
+    for curves in (one_rate, two_rates):
+        curves.set(xlabel="step", ylim=(None, 2.4))
     rate_axis(rates, sorted({*plan.adamw_rates, *plan.muon_rates}))
-    rates.set(title="at the end, first seed")
-    for axes in (curves, rates):
+    rates.set(title="one rate, at the end, first seed")
+    for axes in (one_rate, two_rates, rates):
         axes.legend(frameon=False)
     return figure
 

@@ -230,8 +230,10 @@ def first_update(decoder):
     gradients = jax.tree.map(lambda leaf: well_conditioned(next(keys), leaf.shape), parameters)
 
     @cache
-    def update_by(optimizer):
-        config = OptimizerConfig(optimizer, warmup_steps=0, weight_decay=0.0, gradient_clip=1.0)
+    def update_by(optimizer, **options):
+        config = OptimizerConfig(
+            optimizer, warmup_steps=0, weight_decay=0.0, gradient_clip=1.0, **options
+        )
         transform = make_optimizer(config, 10)
         state = transform.init(parameters)
         given = {"max_logits": LOW_LOGITS} if optimizer == "muon-clip" else {}
@@ -279,6 +281,15 @@ def test_muon_evens_out_the_hidden_matrices_and_nothing_else(first_update, optim
     assert len(hidden) == 7
     for name, ratio in spread.items():
         assert (ratio < 2) == (name in hidden), name
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "optax-muon", "adamw"])
+def test_the_rest_of_the_model_moves_at_a_rate_of_its_own(first_update, optimizer):
+    alike, _ = first_update(optimizer, learning_rate=0.01)
+    apart, _ = first_update(optimizer, learning_rate=0.01, fallback_learning_rate=0.03)
+    for path, update in apart.items():
+        factor = 1 if path.startswith("blocks") and "norm" not in path else 3
+        np.testing.assert_allclose(update, factor * alike[path], rtol=1e-5, err_msg=path)
 
 
 @pytest.mark.parametrize(

@@ -62,20 +62,26 @@ def test_the_best_rate_of_each_optimizer_runs_on_every_seed(known):
     plan = steps_to_adamw.Plan(adamw_rates=rates, muon_rates=rates, **known)
     steps_to_adamw.run(plan)
     trials = plan.trials.saved()
-    swept = {trial for trial in trials if trial.steps != plan.longer_steps}
-    assert len(swept) == 3 * (3 + 2)  # three rates on the first seed, and the best on two more
-    longer = {(trial.optimizer, trial.learning_rate, trial.seed) for trial in set(trials) - swept}
-    assert longer == {("muon", 8e-3, seed) for seed in plan.seeds}
+    longer = {trial for trial in trials if trial.steps == plan.longer_steps}
+    two_rates = {trial for trial in trials if trial.fallback_learning_rate}
+    one_rate = set(trials) - longer - two_rates
+    assert len(one_rate) == 3 * (3 + 2)  # three rates on the first seed, and the best on two more
+    assert len(two_rates) == 3 * (2 + 2)  # two factors on the first seed, and the best on two more
+    assert {trial.fallback_learning_rate for trial in two_rates} == {2.4e-2, 8e-2}
+    assert {(each.optimizer, each.seed) for each in longer} == {("muon", s) for s in plan.seeds}
     assert {trial.learning_rate for trial in trials if trial.seed} == {8e-3}
-    *_, muon, muon_longer, optax_muon, adamw = steps_to_adamw.report(plan).splitlines()
+    table, second = (t.splitlines()[2:] for t in steps_to_adamw.report(plan).split("\n\n"))
+    muon, muon_longer, optax_muon, adamw = table
     swept = "0.008: 1.0969, 0.016: 1.2041, 0.004: 1.3979"
     assert muon == f"| Muon | 720 | {swept} | 1.1969 | 1.0969, 1.1969, 1.2969 |"
-    assert muon_longer == "| Muon | 900 |  | 1.1969 | 1.0969, 1.1969, 1.2969 |"
+    assert muon_longer == "| Muon | 900 | as above | 1.1969 | 1.0969, 1.1969, 1.2969 |"
     assert optax_muon == muon.replace("Muon", "optax.contrib.muon")
     assert adamw.endswith("| 2.1969 | 2.0969, 2.1969, 2.2969 |")
+    assert second[0] == (
+        "| Muon | 720 | 0.024: 1.0969, 0.08: 1.0969 | 1.1969 | 1.0969, 1.1969, 1.2969 |"
+    )
     assert plan.trials.saved() == trials
-    curves, rates = steps_to_adamw.draw(plan).axes
-    assert [len(axes.lines) for axes in (curves, rates)] == [3, 3]
+    assert [len(axes.lines) for axes in steps_to_adamw.draw(plan).axes] == [4, 3, 3]
 
 
 def test_one_choice_is_changed_at_a_time_on_the_same_seeds(known):

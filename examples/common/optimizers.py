@@ -64,7 +64,8 @@ class OptimizerConfig:
     """Size of muon's updates: match_rms, keller, spectral, update_norm, none, or hidden_size:N for
     a model of width N."""
     fallback_learning_rate: float | None = None
-    """Of the AdamW to which muon leaves the rest of the model. Default: as muon's."""
+    """Of what muon leaves to AdamW: embedding, head, norms; for optax-muon and adamw too. Default:
+    that of the matrices."""
     fallback_nesterov: bool = True
     """Whether the first moment of that AdamW looks one step ahead."""
     clip_threshold: float = 100.0
@@ -172,8 +173,14 @@ def _optax_muon(
 def _adamw(
     config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
 ) -> optax.GradientTransformation:
-    del fallback
-    return optax.adamw(schedule, b2=BETA2, weight_decay=config.decay, mask=_matrices)
+    def at(rate: optax.Schedule) -> optax.GradientTransformation:
+        return optax.adamw(rate, b2=BETA2, weight_decay=config.decay, mask=_matrices)
+
+    if config.fallback_learning_rate is None:
+        return at(schedule)
+    return optax.multi_transform(
+        {"muon": at(schedule), "adamw": at(fallback)}, muon_jax.label_params
+    )
 
 
 def _lion(
