@@ -12,8 +12,11 @@ from common.errors import DivergenceError, UsageError
 from curves import mean_curve, steps_to
 
 
-def kept(module, monkeypatch, *names):
-    chosen = {name: module.CONTENDERS[name] for name in names}
+def kept(module, monkeypatch, **lowest_rates):
+    chosen = {
+        name: replace(module.CONTENDERS[name], lowest_rate=rate)
+        for name, rate in lowest_rates.items()
+    }
     monkeypatch.setattr(module, "CONTENDERS", chosen)
 
 
@@ -29,7 +32,7 @@ def test_the_mean_curve_is_of_every_step():
 
 
 def test_optimizers_are_measured_once_and_told_apart(texts, tmp_path, monkeypatch, capsys):
-    kept(optimizer_sweep, monkeypatch, "adamw", "muon-clip")
+    kept(optimizer_sweep, monkeypatch, **{"adamw": 1e-3, "muon-clip": 2e-3})
     plan = optimizer_sweep.Plan(
         steps=4,
         rates=1,
@@ -74,9 +77,9 @@ def known(trial):
 
 
 def test_the_table_of_optimizers_says_what_adamw_s_loss_costs(tmp_path, monkeypatch):
-    kept(optimizer_sweep, monkeypatch, "sgd", "adamw", "muon")
+    kept(optimizer_sweep, monkeypatch, sgd=0.3, adamw=1e-3, muon=2e-3)
     monkeypatch.setattr(optimizer_sweep, "measure", known)
-    plan = optimizer_sweep.Plan(results=tmp_path / "known.jsonl", workers=0)
+    plan = optimizer_sweep.Plan(rates=4, results=tmp_path / "known.jsonl", workers=0)
     best, swept = (each.splitlines()[2:] for each in optimizer_sweep.report(plan).split("\n\n"))
     assert best == [
         "| SGD | 0.9 | 3.1000 | 3.0000, 3.2000 | 300 | 1.00 | 0.0 | 20 |",
@@ -113,10 +116,10 @@ def known_errors(folder, trial):
 
 
 def test_the_table_of_images_says_when_few_errors_are_left(tmp_path, monkeypatch):
-    kept(images, monkeypatch, "muon", "adamw")
+    kept(images, monkeypatch, muon=2e-3, adamw=1e-3)
     monkeypatch.setattr(images, "measure", known_errors)
     monkeypatch.setitem(images.DATA, "digits", replace(images.DATA["digits"], error=0.04))
-    plan = images.Plan(data=("digits",), results=tmp_path / "known.jsonl", workers=0)
+    plan = images.Plan(data=("digits",), rates=4, results=tmp_path / "known.jsonl", workers=0)
     best, swept = (each.splitlines()[2:] for each in images.report(plan).split("\n\n"))
     assert best == [
         "| Muon | 0.054 | 3.00% | 2.00%, 3.00%, 4.00% | 17 | 15, 17, 20 | 0.77 | 8.6 |",
@@ -127,7 +130,7 @@ def test_the_table_of_images_says_when_few_errors_are_left(tmp_path, monkeypatch
 
 
 def test_images_are_measured_once_by_every_optimizer(tmp_path, monkeypatch):
-    kept(images, monkeypatch, "muon", "adamw")
+    kept(images, monkeypatch, muon=2e-3, adamw=1e-3)
     short = replace(images.DATA["digits"], epoch=64, epochs=4, evaluations=2, error=0.999)
     monkeypatch.setitem(images.DATA, "digits", short)
     plan = images.Plan(
