@@ -28,7 +28,7 @@ from train_images import Config, train
 from trials import Measured, Trials
 
 WARMUP = 20
-
+ERROR_TICKS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1)
 
 CONTENDERS = {
     "muon": Contender("Muon", 2e-3, COLORS["muon"]),
@@ -221,6 +221,10 @@ def draw(plan: Plan) -> Figure:
             band(panel, curves, color=contender.color, label=contender.name)
         panel.axhline(DATA[data].error, color="#555555", linewidth=0.9, linestyle="--")
         panel.set(xlabel="step", ylabel="errors, held out", yscale="log", title=data)
+        panel.minorticks_off()
+        low, high = panel.get_ylim()
+        shown = [share for share in ERROR_TICKS if low <= share <= high]
+        panel.set_yticks(shown, [f"{share:.0%}" for share in shown])
         panel.legend(frameon=False)
     return figure
 
