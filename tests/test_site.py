@@ -31,6 +31,7 @@ PAGES = [
     "tutorial/7_between_sgd_and_muon.html",
     "how-to/muonclip.html",
     "how-to/experts.html",
+    "how-to/finetuning.html",
     "explanation/comparison.html",
     "explanation/norms.html",
     "explanation/orthogonalizers.html",
@@ -39,7 +40,7 @@ PAGES = [
     "reference/diagnostics.html",
 ]
 FIGURES = {"index": 1, "1": 1, "2": 3, "3": 1, "4": 1, "5": 1, "6": 1, "7": 5, "muonclip": 1}
-FIGURES |= {"experts": 1, "comparison": 3, "norms": 2, "scaling": 4}
+FIGURES |= {"experts": 1, "finetuning": 1, "comparison": 3, "norms": 2, "scaling": 4}
 
 # These run in the page, the first before all else, and leave what they saw where the test finds it.
 LISTENER = """<head><script>
