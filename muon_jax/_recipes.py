@@ -22,7 +22,7 @@ from muon_jax._routing import Ambiguous, route
 from muon_jax._rules import FALLBACK, MUON, Rule
 from muon_jax._sides import check_sides
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
-from muon_jax._widening import in_float32
+from muon_jax._widening import in_range
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -282,7 +282,7 @@ def _fallback_adamw(
     _checks.check_non_negative("muon", "fallback_learning_rate", learning_rate)
     _checks.check_non_negative("muon", "fallback_weight_decay", weight_decay)
     adamw = functools.partial(optax.adamw, b2=_ADAMW_B2, nesterov=nesterov)
-    return in_float32(adamw(learning_rate, weight_decay=weight_decay, mask=mask))
+    return in_range(adamw(learning_rate, weight_decay=weight_decay, mask=mask))
 
 
 def _times(step: Array, factor: float) -> Array:

@@ -1,4 +1,4 @@
-"""Float32 in place of float16, for transformations that square what they get."""
+"""Gradients as AdamW can take them: float32 for float16, and short of the largest number."""
 
 from typing import Any
 
@@ -8,12 +8,17 @@ import optax
 
 from muon_jax._moving_average import stored
 
+# Nesterov's look ahead divides a gradient by 1 - b1 = 0.1, and must not overflow where the gradient
+# did not: over an infinite second moment that would be NaN, where the update should be zero.
+_ROOM = 16
 
-def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Runs a transformation on float32 copies of float16 leaves; its state for them is float32.
+
+def in_range(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Runs AdamW where its arithmetic holds; its state for float16 leaves is float32.
 
     AdamW's eps of 1e-8 is zero in float16 and squares leave its range at both ends: a gradient of
-    zero gives NaN there, and one of 1e-4 an infinite update.
+    zero gives NaN there, and one of 1e-4 an infinite update. So float16 leaves become float32
+    copies, and finite entries stay below the largest number by a margin.
     """
     tx = optax.with_extra_args_support(tx)
 
@@ -26,7 +31,8 @@ def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
-        taken, state = tx.update(_wide(updates), state, _wide(params), **extra_args)
+        bounded = jax.tree.map(_bounded, _wide(updates))
+        taken, state = tx.update(bounded, state, _wide(params), **extra_args)
         return jax.tree.map(_as_before, taken, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -36,6 +42,11 @@ def _wide(tree: Any) -> Any:
     return jax.tree.map(
         lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.float16 else leaf, tree
     )
+
+
+def _bounded(leaf: jax.Array) -> jax.Array:
+    limit = float(jnp.finfo(leaf.dtype).max) / _ROOM
+    return jnp.where(jnp.isfinite(leaf), jnp.clip(leaf, -limit, limit), leaf)
 
 
 def _as_before(new: jax.Array, old: jax.Array) -> jax.Array:
