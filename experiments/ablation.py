@@ -37,7 +37,6 @@ class Plan(LanguagePlan):
     """Every arm on every seed."""
 
     arms: tuple[str, ...] = tuple(ARMS)
-    seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 400
     width: int = 128
     layers: int = 4

@@ -16,7 +16,7 @@ from figures import MORE_COLORS, panels
 from language import LanguagePlan, LanguageTrial
 from matplotlib.figure import Figure
 from observed import observe
-from sweeps import best_on_seeds, final_loss, losses_by_rate
+from sweeps import best_on_seeds, final_loss, losses_by_rate, mean_and_seeds
 from trials import Measured, Trials
 
 from muon_jax.diagnostics import measure as measure_matrices
@@ -37,7 +37,6 @@ class Plan(LanguagePlan):
     )
     steps: int = 300
     rates: tuple[float, ...] = (6e-3, 1.2e-2, 2.4e-2)
-    seeds: tuple[int, ...] = (0, 1, 2)
     width: int = 48
     results: Path = RESULTS / "exactness.jsonl"
 
@@ -106,10 +105,9 @@ def report(plan: Plan) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, row in rows(plan).items():
-        losses = ", ".join(f"{loss:.4f}" for loss in row.losses)
         above = ", ".join(f"{each:+.4f}" for each in row.above)
         lines.append(
-            f"| `{name}` | {row.residual:.3f} | {statistics.mean(row.losses):.4f} | {losses} "
+            f"| `{name}` | {row.residual:.3f} | {mean_and_seeds(row.losses)} "
             f"| {statistics.mean(row.above):+.4f} | {above} |"
         )
     swept = plan.trials.measure(plan.sweep())

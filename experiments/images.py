@@ -22,6 +22,7 @@ from common.training import RunConfig
 from contenders import Contender, sweep_table
 from curves import steps_to
 from figures import COLORS, MORE_COLORS, band, panels
+from language import by_step
 from matplotlib.figure import Figure
 from sweeps import best_on_seeds, best_trials
 from train_images import Config, train
@@ -137,8 +138,8 @@ def measure(fashion_mnist: Path, trial: ImageTrial) -> Measured:
         except DivergenceError:
             return {"error": {str(trial.steps): 1.0}, "loss": {str(trial.steps): math.inf}}
     return {
-        "error": {str(step): round(1 - share, 5) for step, share in result.accuracy.items()},
-        "loss": {str(step): round(loss, 5) for step, loss in result.run.held_out_loss.items()},
+        "error": by_step({step: 1 - share for step, share in result.accuracy.items()}),
+        "loss": by_step(result.run.held_out_loss),
         "step_seconds": result.step_seconds,
     }
 

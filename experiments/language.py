@@ -65,6 +65,7 @@ class LanguageTrial:
 class LanguagePlan:
     """What all runs of an experiment have in common."""
 
+    seeds: tuple[int, ...] = (0, 1, 2)
     batch_size: int = 8
     width: int = 64
     layers: int = 2

@@ -19,7 +19,7 @@ from common.training import RunConfig
 from figures import COLORS, band, panels, rate_axis
 from language import LanguagePlan, by_step
 from matplotlib.figure import Figure
-from sweeps import best_on_seeds
+from sweeps import best_on_seeds, mean_and_seeds
 from train_moe import Config, train
 from trials import Measured, Trials
 
@@ -47,7 +47,6 @@ class Plan(LanguagePlan):
 
     steps: int = 250
     rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
-    seeds: tuple[int, ...] = (0, 1, 2)
     results: Path = RESULTS / "mixture.jsonl"
 
     @property
@@ -125,8 +124,7 @@ def report(plan: Plan) -> str:
             for quantity in ("held_out_loss", "largest_load", "dropped")
         )
         rows.append(
-            f"| {name} | {next(iter(runs)).learning_rate:g} | {mean(loss):.4f} "
-            f"| {', '.join(f'{each:.4f}' for each in loss)} "
+            f"| {name} | {next(iter(runs)).learning_rate:g} | {mean_and_seeds(loss)} "
             f"| {', '.join(f'{experts * each:.2f}' for each in largest)} "
             f"| {', '.join(f'{each:.1%}' for each in dropped)} |"
         )

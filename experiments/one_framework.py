@@ -4,7 +4,6 @@ python experiments/one_framework.py run     # 6 minutes of one core; what is sav
 python experiments/one_framework.py report  # the tables and the figure
 """
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +20,7 @@ from jaxtyping import Array, Float
 from language import LanguagePlan, LanguageTrial, by_step
 from language import run as train
 from matplotlib.figure import Figure
-from sweeps import best_trial, best_trials, final_loss
+from sweeps import best_trial, best_trials, final_loss, mean_and_seeds
 from trials import Measured, Trials
 
 import muon_jax
@@ -56,7 +55,6 @@ class Plan(LanguagePlan):
     matrix_rates: tuple[float, ...] = (1e-2, 5e-3, 2e-2, 4e-2)
     """The first of them serves the sweep of the fallback's."""
     steps: int = 300
-    seeds: tuple[int, ...] = (0, 1, 2)
     evaluations: int = 6
     results: Path = RESULTS / "one_framework.jsonl"
 
@@ -184,7 +182,7 @@ def best_table(plan: Plan) -> str:
         trial, found = next(iter(runs.items()))
         rows.append(
             f"| {ARMS[arm]} | {trial.fallback_learning_rate:g} | {trial.learning_rate:g} "
-            f"| {statistics.mean(losses):.4f} | {', '.join(f'{loss:.4f}' for loss in losses)} "
+            f"| {mean_and_seeds(losses)} "
             f"| {found['copies']:.2f} |"
         )
     return "\n".join(rows)

@@ -47,7 +47,6 @@ class Plan(LanguagePlan):
     """Of every run, each with warm-up and a cosine to 0."""
     rates: int = 4
     """How many for each optimizer."""
-    seeds: tuple[int, ...] = (0, 1, 2)
     batch_size: int = 16
     context: int = 64
     results: Path = RESULTS / "optimizer_sweep.jsonl"

@@ -42,7 +42,6 @@ class Plan(LanguagePlan):
     tokens_per_parameter: float = 20
     adamw_rates: tuple[float, ...] = (3e-3, 6e-3, 1.2e-2, 2.4e-2)
     muon_rates: tuple[float, ...] = (6e-3, 1.2e-2, 2.4e-2, 4.8e-2)
-    seeds: tuple[int, ...] = (0, 1, 2)
     orthogonalizer: str = "accurate"
     results: Path = RESULTS / "scaling.jsonl"
 

@@ -17,7 +17,7 @@ from language import LanguagePlan, LanguageTrial, by_step
 from language import run as train
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from sweeps import best_trials, final_loss
+from sweeps import best_trials, final_loss, mean_and_seeds
 from trials import Measured, Trials
 
 from muon_jax.diagnostics import by_matrix, singular_value_entropy
@@ -34,7 +34,6 @@ class Plan(LanguagePlan):
     rates: tuple[float, ...] = (6.25e-4, 1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)
     fallback_rate: float = 1e-2
     steps: int = 300
-    seeds: tuple[int, ...] = (0, 1, 2)
     evaluations: int = 6
     results: Path = RESULTS / "schatten.jsonl"
 
@@ -110,7 +109,7 @@ def best_table(plan: Plan) -> str:
         entropy = statistics.mean(found["entropy"] for found in runs.values())
         rows.append(
             f"| {named(norm)} | {power(norm):.3g} | {next(iter(runs)).learning_rate:g} "
-            f"| {statistics.mean(losses):.4f} | {', '.join(f'{loss:.4f}' for loss in losses)} "
+            f"| {mean_and_seeds(losses)} "
             f"| {entropy:.3f} |"
         )
     return "\n".join(rows)

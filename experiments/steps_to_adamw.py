@@ -4,7 +4,6 @@ python experiments/steps_to_adamw.py run     # hours; what is saved is not run a
 python experiments/steps_to_adamw.py report  # the table and the figure
 """
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +12,8 @@ from command_line import RESULTS, main
 from figures import COLORS, MORE_COLORS, Curve, band, panels, rate_axis
 from language import LanguagePlan, LanguageTrial, held_out_loss
 from matplotlib.figure import Figure
-from sweeps import best_on_seeds, best_trial, final_loss, losses_by_rate
-from trials import Trials
+from sweeps import best_on_seeds, best_trial, final_loss, losses_by_rate, mean_and_seeds
+from trials import Measured, Trials
 
 OPTIMIZERS = {"muon": "Muon", "optax-muon": "optax.contrib.muon", "adamw": "AdamW"}
 
@@ -34,7 +33,6 @@ class Plan(LanguagePlan):
     muon_rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2)
     factors: tuple[float, ...] = (3, 10)
     """From the rate of the matrices to that of the rest."""
-    seeds: tuple[int, ...] = (0, 1, 2)
     orthogonalizer: str = "accurate"
     """Of muon_jax."""
     width: int = 128
@@ -69,8 +67,7 @@ def run(plan: Plan) -> None:
 
 def best(plan: Plan, optimizer: str) -> dict[LanguageTrial, Curve]:
     """Returns the held-out curves of an optimizer's best rate, on all seeds."""
-    measured = best_on_seeds(plan.trials, plan.sweep(optimizer), plan.seeds)
-    return {trial: each["held_out_loss"] for trial, each in measured.items()}
+    return _curves(best_on_seeds(plan.trials, plan.sweep(optimizer), plan.seeds))
 
 
 def with_factors(plan: Plan, optimizer: str) -> list[LanguageTrial]:
@@ -84,14 +81,16 @@ def with_factors(plan: Plan, optimizer: str) -> list[LanguageTrial]:
 
 def best_of_two_rates(plan: Plan, optimizer: str) -> dict[LanguageTrial, Curve]:
     """Returns the held-out curves of an optimizer's best factor, on all seeds."""
-    measured = best_on_seeds(plan.trials, with_factors(plan, optimizer), plan.seeds)
-    return {trial: each["held_out_loss"] for trial, each in measured.items()}
+    return _curves(best_on_seeds(plan.trials, with_factors(plan, optimizer), plan.seeds))
 
 
 def longer(plan: Plan) -> dict[LanguageTrial, Curve]:
     """Returns the held-out curves of Muon's longer runs."""
     trials = [replace(trial, steps=plan.longer_steps) for trial in best(plan, "muon")]
-    measured = plan.trials.measure(trials)
+    return _curves(plan.trials.measure(trials))
+
+
+def _curves(measured: Mapping[LanguageTrial, Measured]) -> dict[LanguageTrial, Curve]:
     return {trial: each["held_out_loss"] for trial, each in measured.items()}
 
 
@@ -111,10 +110,7 @@ def report(plan: Plan) -> str:
     ]
     for optimizer, name in OPTIMIZERS.items():
         swept = plan.trials.measure(with_factors(plan, optimizer))
-        cell = ", ".join(
-            f"{trial.fallback_learning_rate:g}: {final_loss(measured):.4f}"
-            for trial, measured in swept.items()
-        )
+        cell = losses_by_rate(swept, "fallback_learning_rate")
         rows.append(_row(name, cell, best_of_two_rates(plan, optimizer)))
     return "\n".join(rows)
 
@@ -122,8 +118,7 @@ def report(plan: Plan) -> str:
 def _row(name: str, swept: str, curves: Mapping[LanguageTrial, Curve]) -> str:
     steps = str(next(iter(curves)).steps)
     final = [curve[steps] for curve in curves.values()]
-    by_seed = ", ".join(f"{loss:.4f}" for loss in final)
-    return f"| {name} | {steps} | {swept} | {statistics.mean(final):.4f} | {by_seed} |"
+    return f"| {name} | {steps} | {swept} | {mean_and_seeds(final)} |"
 
 
 def draw(plan: Plan) -> Figure:

@@ -17,7 +17,7 @@ from figures import COLORS, MORE_COLORS, band, panels
 from language import LanguagePlan, LanguageTrial
 from matplotlib.figure import Figure
 from observed import KINDS, by_kind, observe, root_mean_square
-from sweeps import best_on_seeds, final_loss, losses_by_rate
+from sweeps import best_on_seeds, final_loss, losses_by_rate, mean_and_seeds
 from trials import Measured, Trials
 
 ADAMW = "AdamW"
@@ -38,7 +38,6 @@ class Plan(LanguagePlan):
     steps: int = 300
     adamw_rates: tuple[float, ...] = (3e-3, 6e-3, 1.2e-2, 2.4e-2)
     muon_rates: tuple[float, ...] = (6e-3, 1.2e-2, 2.4e-2, 4.8e-2)
-    seeds: tuple[int, ...] = (0, 1, 2)
     orthogonalizer: str = "accurate"
     width: int = 48
     results: Path = RESULTS / "update_rms.jsonl"
@@ -118,8 +117,8 @@ def _loss_table(plan: Plan) -> str:
         query = statistics.mean(each["query"] for each in weights)
         mlp = statistics.mean(each[kind] for each in weights for kind in MLP)
         rows.append(
-            f"| {arm} | {losses_by_rate(swept)} | {statistics.mean(final):.4f} "
-            f"| {', '.join(f'{loss:.4f}' for loss in final)} | {query:.4f} | {mlp:.4f} |"
+            f"| {arm} | {losses_by_rate(swept)} | {mean_and_seeds(final)} "
+            f"| {query:.4f} | {mlp:.4f} |"
         )
     return "\n".join(rows)
 

@@ -172,10 +172,7 @@ def test_float16_leaves_of_adamw_survive_gradients_that_its_squares_do_not():
         grads = jax.tree.map(lambda leaf, size=size: jnp.full_like(leaf, size), params)
         updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
         chex.assert_tree_all_finite(updates)
-        in_float32, _ = jax.jit(tx.update)(
-            jax.tree.map(lambda leaf, size=size: jnp.full_like(leaf, size), MODEL),
-            tx.init(MODEL),
-            MODEL,
-        )
-        rest = (updates["norm"]["scale"], in_float32["norm"]["scale"])
-        np.testing.assert_allclose(*rest, rtol=2e-3)
+        if size:
+            first = 1 + 0.9 / 1.9  # b1·(1 − b1) / (1 − b1²) from the look ahead, and the gradient
+            decayed = -0.1 * (first + 0.1 * params["norm"]["scale"])
+            np.testing.assert_allclose(updates["norm"]["scale"], decayed, rtol=2e-3)
