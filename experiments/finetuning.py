@@ -26,7 +26,7 @@ from finetune import Config, NewTextConfig, StartConfig
 from finetune import train as train_again
 from language import LanguagePlan, LanguageTrial, by_step, settings
 from matplotlib.figure import Figure
-from sweeps import best_on_seeds, best_trial
+from sweeps import ORTHOGONALIZER, best_on_seeds, best_trial
 from train_lm import train
 from trials import Measured, Trials
 
@@ -150,6 +150,7 @@ def fine_tune(runs: Path, data: Path, trial: FinetuningTrial) -> Measured:
                     learning_rate=trial.learning_rate,
                     weight_decay=0.0,
                     warmup_steps=trial.steps // 10,
+                    orthogonalizer=ORTHOGONALIZER,
                 ),
                 RunConfig(
                     steps=trial.steps,

@@ -23,7 +23,7 @@ from jaxtyping import Array, Int
 from language import LanguagePlan, LanguageTrial
 from matplotlib.figure import Figure
 from observed import KINDS, by_kind, observe, root_mean_square
-from sweeps import final_loss, mean_and_seeds
+from sweeps import ORTHOGONALIZER, final_loss, mean_and_seeds
 from trials import Measured, Trials
 
 from muon_jax.diagnostics import by_matrix, singular_value_entropy
@@ -47,7 +47,7 @@ class Plan(LanguagePlan):
     adamw_rate: float = 6e-3
     muon_rate: float = 1.2e-2
     weight_decay: float = 0.1
-    orthogonalizer: str = "accurate"
+    orthogonalizer: str = ORTHOGONALIZER
     width: int = 48
     results: Path = RESULTS / "growth.jsonl"
 

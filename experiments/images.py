@@ -24,7 +24,7 @@ from curves import steps_to
 from figures import COLORS, MORE_COLORS, band, panels
 from language import by_step
 from matplotlib.figure import Figure
-from sweeps import best_on_seeds, best_trials
+from sweeps import ORTHOGONALIZER, best_on_seeds, best_trials
 from train_images import Config, train
 from trials import Measured, Trials
 
@@ -122,7 +122,10 @@ def measure(fashion_mnist: Path, trial: ImageTrial) -> Measured:
             ),
             network=ConvolutionConfig(trial.width, trial.stages, trial.stem_stride),
             optimizer=OptimizerConfig(
-                optimizer=trial.optimizer, learning_rate=trial.learning_rate, warmup_steps=WARMUP
+                optimizer=trial.optimizer,
+                learning_rate=trial.learning_rate,
+                warmup_steps=WARMUP,
+                orthogonalizer=ORTHOGONALIZER,
             ),
             run=RunConfig(
                 steps=trial.steps,

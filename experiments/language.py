@@ -10,6 +10,7 @@ from common.decoder import DecoderConfig
 from common.language import LanguageResult, SampleConfig, TextConfig
 from common.optimizers import OptimizerConfig
 from common.training import RunConfig
+from sweeps import ORTHOGONALIZER
 from train_lm import Config, train
 
 
@@ -21,7 +22,7 @@ class LanguageTrial:
     learning_rate: float
     steps: int
     seed: int
-    orthogonalizer: str = "accurate"
+    orthogonalizer: str = ORTHOGONALIZER
     scale: str = "match_rms"
     weight_decay: float | None = None
     batch_size: int = 32

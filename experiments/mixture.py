@@ -19,7 +19,7 @@ from common.training import RunConfig
 from figures import COLORS, band, panels, rate_axis
 from language import LanguagePlan, by_step
 from matplotlib.figure import Figure
-from sweeps import best_on_seeds, mean_and_seeds
+from sweeps import ORTHOGONALIZER, best_on_seeds, mean_and_seeds
 from train_moe import Config, train
 from trials import Measured, Trials
 
@@ -70,7 +70,11 @@ def measure(trial: MixtureTrial) -> Measured:
                     None if trial.data is None else Path(trial.data), batch_size=trial.batch_size
                 ),
                 MixtureConfig(width=trial.width, layers=trial.layers),
-                OptimizerConfig(trial.optimizer, learning_rate=trial.learning_rate),
+                OptimizerConfig(
+                    trial.optimizer,
+                    learning_rate=trial.learning_rate,
+                    orthogonalizer=ORTHOGONALIZER,
+                ),
                 RunConfig(
                     steps=trial.steps,
                     seed=trial.seed,

@@ -84,7 +84,9 @@ def measure(trial: LanguageTrial) -> Measured:
     sizes = {path: leaf.size for path, leaf in nnx.to_flat_state(params)}
     multiplied = sum(size for path, size in sizes.items() if "embed" not in path)
     tokens = trial.batch_size * trial.context
-    orthogonalized = muon_jax.explain(params).flops or 0 if trial.optimizer in MUONS else 0
+    orthogonalizer = muon_jax.newton_schulz(trial.orthogonalizer)
+    explained = muon_jax.explain(params, orthogonalizer=orthogonalizer)
+    orthogonalized = explained.flops or 0 if trial.optimizer in MUONS else 0
     transform = make_optimizer(OptimizerConfig(trial.optimizer), trial.steps)
     state = jax.tree.leaves(jax.eval_shape(transform.init, params))
     return {

@@ -25,7 +25,7 @@ from figures import COLORS, MORE_COLORS, panels
 from flax import nnx
 from language import LanguagePlan, LanguageTrial, held_out_loss
 from matplotlib.figure import Figure
-from sweeps import best_on_seeds, final_loss, losses_by_rate
+from sweeps import ORTHOGONALIZER, best_on_seeds, final_loss, losses_by_rate
 from trials import Measured, Trials
 
 import muon_jax
@@ -42,7 +42,7 @@ class Plan(LanguagePlan):
     tokens_per_parameter: float = 20
     adamw_rates: tuple[float, ...] = (3e-3, 6e-3, 1.2e-2, 2.4e-2)
     muon_rates: tuple[float, ...] = (6e-3, 1.2e-2, 2.4e-2, 4.8e-2)
-    orthogonalizer: str = "accurate"
+    orthogonalizer: str = ORTHOGONALIZER
     results: Path = RESULTS / "scaling.jsonl"
 
     @property
@@ -87,7 +87,7 @@ class Size(NamedTuple):
 
 
 @cache
-def size_of(width: int, layers: int, orthogonalizer: str = "accurate") -> Size:
+def size_of(width: int, layers: int, orthogonalizer: str = ORTHOGONALIZER) -> Size:
     """Counts, without making the model."""
 
     def parameters() -> nnx.State:

@@ -9,10 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from command_line import RESULTS, main
-from figures import COLORS, MORE_COLORS, Curve, band, panels, rate_axis
+from figures import COLORS, MORE_COLORS, Curve, band, panels
 from language import LanguagePlan, LanguageTrial, held_out_loss
 from matplotlib.figure import Figure
-from sweeps import best_on_seeds, best_trial, final_loss, losses_by_rate, mean_and_seeds
+from sweeps import (
+    ORTHOGONALIZER,
+    best_on_seeds,
+    best_trial,
+    losses_by_rate,
+    mean_and_seeds,
+)
 from trials import Measured, Trials
 
 OPTIMIZERS = {"muon": "Muon", "optax-muon": "optax.contrib.muon", "adamw": "AdamW"}
@@ -23,7 +29,8 @@ class Plan(LanguagePlan):
     """Rates are swept on the first seed; the best of each optimizer runs on all.
 
     Then the rest of the model, which is not Muon's, gets a rate of its own: again each factor on
-    the first seed, and the best on all. One rate also serves Muon for `longer_steps`, on all seeds.
+    the first seed, and the best on all. One rate also serves Muon for `longer_steps`, on all seeds,
+    and all three at a batch of `large_batch_size`, with rates of its own and the default map.
     """
 
     adamw_steps: int = 1800
@@ -33,8 +40,11 @@ class Plan(LanguagePlan):
     muon_rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2)
     factors: tuple[float, ...] = (3, 10)
     """From the rate of the matrices to that of the rest."""
-    orthogonalizer: str = "accurate"
+    orthogonalizer: str = ORTHOGONALIZER
     """Of muon_jax."""
+    large_batch_size: int = 32
+    large_adamw_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
+    large_muon_rates: tuple[float, ...] = (4e-3, 8e-3, 1.6e-2)
     width: int = 128
     layers: int = 4
     results: Path = RESULTS / "steps_to_adamw.jsonl"
@@ -42,6 +52,17 @@ class Plan(LanguagePlan):
     @property
     def trials(self) -> Trials[LanguageTrial]:
         return Trials(LanguageTrial, held_out_loss, self.results, self.workers)
+
+    @property
+    def large(self) -> "Plan":
+        """The same at the large batch."""
+        return replace(
+            self,
+            batch_size=self.large_batch_size,
+            adamw_rates=self.large_adamw_rates,
+            muon_rates=self.large_muon_rates,
+            orthogonalizer="fast",
+        )
 
     def sweep(self, optimizer: str) -> list[LanguageTrial]:
         adamw = optimizer == "adamw"
@@ -62,6 +83,7 @@ def run(plan: Plan) -> None:
     for optimizer in OPTIMIZERS:
         best(plan, optimizer)
         best_of_two_rates(plan, optimizer)
+        best(plan.large, optimizer)
     longer(plan)
 
 
@@ -95,24 +117,32 @@ def _curves(measured: Mapping[LanguageTrial, Measured]) -> dict[LanguageTrial, C
 
 
 def report(plan: Plan) -> str:
-    rows = [
-        "| optimizer | steps | loss by peak rate, first seed | best, mean | by seed |",
-        "|---|---|---|---|---|",
-    ]
-    for optimizer, name in OPTIMIZERS.items():
-        swept = losses_by_rate(plan.trials.measure(plan.sweep(optimizer)))
-        rows.append(_row(name, swept, best(plan, optimizer)))
-        if optimizer == "muon":
-            rows.append(_row(name, "as above", longer(plan)))
-    rows += [
-        "\n| optimizer | steps | loss by rate of the rest, first seed | best, mean | by seed |",
-        "|---|---|---|---|---|",
-    ]
+    """Tabulates one rate, then two, then one at the large batch."""
+    one_rate = [_swept_row(plan, optimizer) for optimizer in OPTIMIZERS]
+    one_rate.insert(1, _row(OPTIMIZERS["muon"], "as above", longer(plan)))
+    two_rates = []
     for optimizer, name in OPTIMIZERS.items():
         swept = plan.trials.measure(with_factors(plan, optimizer))
         cell = losses_by_rate(swept, "fallback_learning_rate")
-        rows.append(_row(name, cell, best_of_two_rates(plan, optimizer)))
-    return "\n".join(rows)
+        two_rates.append(_row(name, cell, best_of_two_rates(plan, optimizer)))
+    large_batch = [_swept_row(plan.large, optimizer) for optimizer in OPTIMIZERS]
+    return "\n\n".join(
+        [
+            _table("peak rate", one_rate),
+            _table("rate of the rest", two_rates),
+            _table("peak rate", large_batch),
+        ]
+    )
+
+
+def _table(rate: str, rows: list[str]) -> str:
+    head = f"| optimizer | steps | loss by {rate}, first seed | best, mean | by seed |"
+    return "\n".join([head, "|---|---|---|---|---|", *rows])
+
+
+def _swept_row(plan: Plan, optimizer: str) -> str:
+    swept = losses_by_rate(plan.trials.measure(plan.sweep(optimizer)))
+    return _row(OPTIMIZERS[optimizer], swept, best(plan, optimizer))
 
 
 def _row(name: str, swept: str, curves: Mapping[LanguageTrial, Curve]) -> str:
@@ -122,25 +152,26 @@ def _row(name: str, swept: str, curves: Mapping[LanguageTrial, Curve]) -> str:
 
 
 def draw(plan: Plan) -> Figure:
-    figure, (one_rate, two_rates, rates) = panels(3)
+    figure, (one_rate, two_rates, large_batch) = panels(3)
     for optimizer, name in OPTIMIZERS.items():
         style = {"color": COLORS[optimizer], "label": name}
         band(one_rate, list(best(plan, optimizer).values()), **style)
         band(two_rates, list(best_of_two_rates(plan, optimizer).values()), **style)
-        swept = plan.trials.measure(plan.sweep(optimizer))
-        at = [trial.learning_rate for trial in swept]
-        rates.plot(at, list(map(final_loss, swept.values())), "o-", **style)
+        band(large_batch, list(best(plan.large, optimizer).values()), **style)
     label = f"Muon, {plan.longer_steps} steps"
     band(one_rate, list(longer(plan).values()), color=MORE_COLORS[1], label=label)
-    one_rate.set(ylabel="held-out loss (nats per byte)", title="one rate, all seeds")
-    two_rates.set(title="two rates, all seeds")
-    for curves in (one_rate, two_rates):
-        curves.set(xlabel="step", ylim=(None, 2.4))
-    rate_axis(rates, sorted({*plan.adamw_rates, *plan.muon_rates}))
-    rates.set(title="one rate, at the end, first seed")
-    for axes in (one_rate, two_rates, rates):
+    one_rate.set(ylabel="held-out loss (nats per byte)", title=_title("one rate", plan))
+    two_rates.set(title=_title("two rates", plan))
+    large_batch.set(title=_title("one rate", plan.large))
+    for axes in (one_rate, two_rates, large_batch):
+        axes.set(xlabel="step", ylim=(None, 2.4))
         axes.legend(frameon=False)
     return figure
+
+
+def _title(rates: str, plan: Plan) -> str:
+    windows = next(iter(plan.sweep("adamw")))
+    return f"{rates}, {windows.batch_size * windows.context:,} bytes a step"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ from trials import Measured, Trials
 
 Trial = TypeVar("Trial", bound=Any)
 
+ORTHOGONALIZER = "accurate"
+"""Muon's in all runs that do not vary it, so that no result hangs on how coarse the default is."""
+
 
 def final_loss(measured: Measured) -> float:
     """Returns the held-out loss after the last step, of what a trial measured."""

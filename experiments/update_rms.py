@@ -17,7 +17,7 @@ from figures import COLORS, MORE_COLORS, band, panels
 from language import LanguagePlan, LanguageTrial
 from matplotlib.figure import Figure
 from observed import KINDS, by_kind, observe, root_mean_square
-from sweeps import best_on_seeds, final_loss, losses_by_rate, mean_and_seeds
+from sweeps import ORTHOGONALIZER, best_on_seeds, final_loss, losses_by_rate, mean_and_seeds
 from trials import Measured, Trials
 
 ADAMW = "AdamW"
@@ -38,7 +38,7 @@ class Plan(LanguagePlan):
     steps: int = 300
     adamw_rates: tuple[float, ...] = (3e-3, 6e-3, 1.2e-2, 2.4e-2)
     muon_rates: tuple[float, ...] = (6e-3, 1.2e-2, 2.4e-2, 4.8e-2)
-    orthogonalizer: str = "accurate"
+    orthogonalizer: str = ORTHOGONALIZER
     width: int = 48
     results: Path = RESULTS / "update_rms.jsonl"
 

@@ -104,6 +104,7 @@ def scale_by_muon(
       Liu et al., `Muon is Scalable for LLM Training <https://arxiv.org/abs/2502.16982>`_, 2025
     """
     _checks.check_fraction(_CALL, "momentum", momentum)
+    _checks.check_bool(_CALL, "nesterov", nesterov)
     momentum_dtype = _checks.check_float_dtype(_CALL, "momentum_dtype", momentum_dtype)
     solve = tree_solver(_CALL, orthogonalizer, scale, chunk_bytes, distribute)
 

@@ -91,7 +91,7 @@ class NewtonSchulz:
 
 
 def newton_schulz(
-    coefficients: CoefficientsLike = "accurate",
+    coefficients: CoefficientsLike = "fast",
     *,
     steps: int | None = None,
     dtype: Any = None,
@@ -130,7 +130,7 @@ def newton_schulz(
 
     Examples:
       >>> import jax, muon_jax
-      >>> polar = muon_jax.newton_schulz()
+      >>> polar = muon_jax.newton_schulz("accurate")
       >>> y = polar(jax.random.normal(jax.random.key(0), (1, 64, 256)))[0]
       >>> bool(jax.numpy.allclose(y @ y.T, jax.numpy.eye(64), atol=0.02))
       True

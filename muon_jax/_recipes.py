@@ -111,6 +111,8 @@ def muon(
     _checks.check_non_negative("muon", "weight_decay", weight_decay)
     check_multipliers("muon", learning_rate_multipliers)
     _checks.check_bool("muon", "skip_nonfinite", skip_nonfinite)
+    if fallback_nesterov is not None:
+        _checks.check_bool("muon", "fallback_nesterov", fallback_nesterov)
     if fallback is None:
         fallback = _fallback_adamw(
             learning_rate if fallback_learning_rate is None else fallback_learning_rate,

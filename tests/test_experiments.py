@@ -59,18 +59,22 @@ def known(monkeypatch, tmp_path) -> dict[str, Any]:
 
 def test_the_best_rate_of_each_optimizer_runs_on_every_seed(known):
     rates = (8e-3, 1.6e-2, 4e-3)
-    plan = steps_to_adamw.Plan(adamw_rates=rates, muon_rates=rates, **known)
+    of = ("adamw_rates", "muon_rates", "large_adamw_rates", "large_muon_rates")
+    plan = steps_to_adamw.Plan(**dict.fromkeys(of, rates), **known)
     steps_to_adamw.run(plan)
     trials = plan.trials.saved()
     longer = {trial for trial in trials if trial.steps == plan.longer_steps}
     two_rates = {trial for trial in trials if trial.fallback_learning_rate}
-    one_rate = set(trials) - longer - two_rates
+    large = {trial for trial in trials if trial.batch_size == plan.large_batch_size}
+    one_rate = set(trials) - longer - two_rates - large
     assert len(one_rate) == 3 * (3 + 2)  # three rates on the first seed, and the best on two more
     assert len(two_rates) == 3 * (2 + 2)  # two factors on the first seed, and the best on two more
+    assert len(large) == len(one_rate)
+    assert {trial.orthogonalizer for trial in large} == {"fast"}
     assert {trial.fallback_learning_rate for trial in two_rates} == {2.4e-2, 8e-2}
     assert {(each.optimizer, each.seed) for each in longer} == {("muon", s) for s in plan.seeds}
     assert {trial.learning_rate for trial in trials if trial.seed} == {8e-3}
-    table, second = (t.splitlines()[2:] for t in steps_to_adamw.report(plan).split("\n\n"))
+    table, second, third = (t.splitlines()[2:] for t in steps_to_adamw.report(plan).split("\n\n"))
     muon, muon_longer, optax_muon, adamw = table
     swept = "0.008: 1.0969, 0.016: 1.2041, 0.004: 1.3979"
     assert muon == f"| Muon | 720 | {swept} | 1.1969 | 1.0969, 1.1969, 1.2969 |"
@@ -80,15 +84,16 @@ def test_the_best_rate_of_each_optimizer_runs_on_every_seed(known):
     assert second[0] == (
         "| Muon | 720 | 0.024: 1.0969, 0.08: 1.0969 | 1.1969 | 1.0969, 1.1969, 1.2969 |"
     )
+    assert third == [muon, optax_muon, adamw]
     assert plan.trials.saved() == trials
     assert [len(axes.lines) for axes in steps_to_adamw.draw(plan).axes] == [4, 3, 3]
 
 
 def test_one_choice_is_changed_at_a_time_on_the_same_seeds(known):
-    arms = (ablation.DEFAULT, "exact, by SVD")
+    arms = (ablation.REFERENCE, "exact, by SVD")
     plan = ablation.Plan(arms=arms, seeds=(0, 1), **known)
-    *_, default, svd = ablation.report(plan).splitlines()
-    assert default == "| the default | 1.1469 |  |  |"
+    *_, reference, svd = ablation.report(plan).splitlines()
+    assert reference == "| `accurate` | 1.1469 |  |  |"
     assert svd == ("| exact, by SVD | 1.3969 | +0.2500 ± 0.0000 | +0.2500, +0.2500 |")
     trials = set(plan.trials.saved())
     ablation.run(plan)
@@ -96,10 +101,10 @@ def test_one_choice_is_changed_at_a_time_on_the_same_seeds(known):
 
 
 @pytest.mark.parametrize("arm", ablation.ARMS)
-def test_an_arm_differs_from_the_default_by_what_it_names(arm):
+def test_an_arm_differs_from_the_reference_by_what_it_names(arm):
     plan = ablation.Plan()
-    default, changed = (asdict(plan.runs(each)[0]) for each in (ablation.DEFAULT, arm))
-    differing = {name: changed[name] for name in changed if changed[name] != default[name]}
+    reference, changed = (asdict(plan.runs(each)[0]) for each in (ablation.REFERENCE, arm))
+    differing = {name: changed[name] for name in changed if changed[name] != reference[name]}
     assert differing == ablation.ARMS[arm]
 
 

@@ -19,7 +19,7 @@ SMALLEST_OBJECT = 16  # bytes, in CPython
 # Of allocators; a tenth of what one copy of the 10 KiB of weights kept at each step would take.
 RESIDENT_SLACK = 2**23
 
-# Rounding in float32, 6e-8, times the slope of the default schedule at small singular values, 760.
+# Rounding in float32, 6e-8, times the slope of the default schedule at small singular values, 319.
 ROUNDING = 1e-4
 
 

@@ -122,6 +122,14 @@ BAD_TYPES = [
         "muon_jax.muon(skip_nonfinite=3): give True or False.",
     ),
     (
+        lambda: muon_jax.muon(1.0, fallback_nesterov="yes"),
+        "muon_jax.muon(fallback_nesterov='yes'): give True or False.",
+    ),
+    (
+        lambda: muon_jax.scale_by_muon(nesterov=1),
+        "muon_jax.scale_by_muon(nesterov=1): give True or False.",
+    ),
+    (
         lambda: muon_jax.muon_clip(1.0, skip_nonfinite="yes"),
         "muon_jax.muon_clip(skip_nonfinite='yes'): give True or False.",
     ),

@@ -75,7 +75,7 @@ CASES = MappingProxyType(
 )
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
-# Rounding in float32, 6e-8, times the slope of the default schedule at small singular values, 500.
+# Rounding in float32, 6e-8, times the slope of the default schedule at small singular values, 319.
 ROUNDING = 1e-4
 
 

@@ -70,7 +70,7 @@ assert 0.65 < keller[values > 0.03].min() < keller.max() < 1.25
 # %% [markdown]
 # ## A schedule that is planned
 #
-# The library's own schedules compose different polynomials: each is the minimax polynomial on the interval that the one before it leaves. `"fast"` is three steps of degree nine; `"accurate"`, the default, adds a fourth of degree five. Their bands are narrow for values down to 1/500 of a bound on the largest, which the first step reads off its own products.
+# The library's own schedules compose different polynomials: each is the minimax polynomial on the interval that the one before it leaves. `"fast"`, the default, is three steps of degree nine; `"accurate"` adds a fourth of degree five. Their bands are narrow for values down to 1/500 of a bound on the largest, which the first step reads off its own products.
 
 # %%
 figure, axes = plt.subplots()

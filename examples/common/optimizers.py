@@ -55,7 +55,7 @@ class OptimizerConfig:
     """Then: to 0 by a cosine, by a line, constant, or wsd (constant, the last fifth to 0)."""
     gradient_clip: float | None = None
     """Largest global norm of a gradient."""
-    orthogonalizer: str = "accurate"
+    orthogonalizer: str = "fast"
     """How muon orthogonalises: coefficients that newton_schulz knows by name, jordan (the first
     published form: keller's, of a matrix over its Frobenius norm), bfloat16, or exactly by svd;
     keller:7 takes seven steps; schatten:P for steepest descent under a Schatten norm, from 2,
