@@ -13,7 +13,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from command_line import RESULTS, main
-from common.optimizers import OptimizerConfig, learning_rate_schedule, make_optimizer
+from common.optimizers import (
+    OptimizerConfig,
+    learning_rate_schedule,
+    make_optimizer,
+    named_orthogonalizer,
+)
 from figures import MORE_COLORS, band, panels
 from flax import nnx
 from jaxtyping import Array, Float
@@ -111,14 +116,22 @@ def arm_optimizer(arm: str, config: OptimizerConfig, steps: int) -> optax.Gradie
             optax.scale_by_learning_rate(learning_rate_schedule(config, steps, peak=peak)),
         )
 
-    muon = partial(muon_jax.muon, learning_rate_schedule(config, steps), weight_decay=config.decay)
+    polar = named_orthogonalizer(config.orthogonalizer)
+    muon = partial(
+        muon_jax.muon,
+        learning_rate_schedule(config, steps),
+        weight_decay=config.decay,
+        orthogonalizer=polar,
+    )
     if arm == "momentum-rms":
         return muon(fallback=optimizer(muon_jax.scale_by_momentum_rms(momentum=MOMENTUM)))
     return muon(
         rules=[muon_jax.Rule("*/embedding", "rows"), muon_jax.Rule("*/head/kernel", "head")],
         others={
             "rows": optimizer(along_momentum(rows_of_unit_rms)),
-            "head": optimizer(muon_jax.scale_by_muon(axes=HEAD, scale="spectral")),
+            "head": optimizer(
+                muon_jax.scale_by_muon(axes=HEAD, scale="spectral", orthogonalizer=polar)
+            ),
         },
         fallback=optimizer(along_momentum(jnp.sign)),
     )

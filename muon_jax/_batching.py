@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
+from muon_jax import _checks
 from muon_jax._types import Matrices, Orthogonalizer
 
 # One matrix keeps a CPU's cores busy and its cache warm; an accelerator wants its units filled.
@@ -61,14 +62,23 @@ def _in_chunks(stack: Matrices, orthogonalizer: Orthogonalizer, chunk: int) -> M
     """Replaces the stack by its result chunk by chunk, in one buffer."""
     whole, rest = divmod(len(stack), chunk)
     if whole <= 1 and not rest:
-        return orthogonalizer(stack)
+        return _result(orthogonalizer, stack)
 
     def replace(index: int | Array, stack: Matrices, size: int) -> Matrices:
         part = lax.dynamic_slice_in_dim(stack, index, size)
-        return lax.dynamic_update_slice_in_dim(stack, orthogonalizer(part), index, 0)
+        return lax.dynamic_update_slice_in_dim(stack, _result(orthogonalizer, part), index, 0)
 
     stack = lax.fori_loop(0, whole, lambda i, stack: replace(i * chunk, stack, chunk), stack)
     return replace(whole * chunk, stack, rest) if rest else stack
+
+
+def _result(orthogonalizer: Orthogonalizer, part: Matrices) -> Matrices:
+    """Refuses another shape, of which a buffer would take what fits and keep what was there."""
+    result = orthogonalizer(part)
+    if result.shape != part.shape:
+        remedy = f"it makes {result.shape} of {part.shape}: return the shape that came"
+        raise _checks.invalid("scale_by_muon", "orthogonalizer", orthogonalizer, remedy)
+    return result.astype(part.dtype)
 
 
 def _chunk_size(count: int, matrix_bytes: int, chunk_bytes: int | None) -> int:

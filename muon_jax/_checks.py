@@ -5,7 +5,7 @@ A message names the call as the user wrote it, the value that came, and the reme
 """
 
 import numbers
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from typing import Any
 
 import jax
@@ -87,6 +87,9 @@ def check_positive_int(call: str, argument: str, value: Any) -> None:
 def check_orthogonalizer(call: str, value: Any) -> None:
     if not callable(value):
         remedy = "give a callable from (batch, rows, cols) to the same shape, or newton_schulz(...)"
+        raise invalid(call, "orthogonalizer", value, remedy, TypeError)
+    if not isinstance(value, Hashable):  # it is a static argument of a compiled function
+        remedy = "give a hashable callable, such as a function or a frozen dataclass"
         raise invalid(call, "orthogonalizer", value, remedy, TypeError)
 
 

@@ -1,8 +1,8 @@
 """Named schedules: the published ones as data with their source, and the library's own designs.
 
 Every schedule expects singular values in [0, 1]. Sources reach that by the Frobenius norm, which
-wastes most of the range, or by rescaling rows, which changes the polar factor; muon_jax divides by
-a tighter bound on the largest singular value instead, whatever the schedule.
+wastes most of the range, or by rescaling rows, which changes the polar factor. Unless asked for the
+Frobenius norm, muon_jax divides by a tighter bound on the largest singular value.
 """
 
 import dataclasses

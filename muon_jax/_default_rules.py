@@ -72,7 +72,9 @@ NOT_FOR_MUON = (
         "rows are looked up, each trained when it occurs; so too if tied to the head",
         "embedding",
     ),
-    Rule(table(TOKENS), FALLBACK, "a state of its own, no map of one", "learned tokens"),
+    Rule(
+        table(TOKENS), reading.learned_tokens, "a state of its own, no map of one", "learned tokens"
+    ),
     Rule(layer(HEAD), FALLBACK, LOGITS, "head"),
     Rule(f"*/{{head,heads,classifier,*logit*}}/{{{LAST}}}/{WEIGHT}", FALLBACK, LOGITS, "head"),
     Rule(layer(LAST), reading.tied_shape, "has the shape of the embedding: logits", "head"),

@@ -142,7 +142,9 @@ def _bytes(found: Route, dtype: Any = None) -> int:
 def _state_bytes(found: Route, momentum_dtype: Any) -> int:
     if found.label == MUON:
         return _bytes(found, momentum_dtype)
-    return _ADAM_MOMENTS * _bytes(found) if found.label == FALLBACK else 0
+    if found.label != FALLBACK:
+        return 0
+    return _ADAM_MOMENTS * _bytes(found, jnp.float32 if found.dtype == jnp.float16 else None)
 
 
 def _partition(leaf: Any) -> str | None:

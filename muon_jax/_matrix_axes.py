@@ -130,8 +130,8 @@ class MatrixAxes:
         a count of equal parts, their sizes, or a `Split`.
 
     Raises:
-      ValueError: a group is empty, or one axis stands in both.
-      TypeError: an axis is no whole number.
+      ValueError: one axis stands in both.
+      TypeError: a group is empty, or an axis is no whole number.
 
     Examples:
       >>> import muon_jax

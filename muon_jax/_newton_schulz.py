@@ -64,7 +64,7 @@ class NewtonSchulz:
 
     def flops(self, rows: int, cols: int) -> int:
         """Counts the FLOPs of the products for one matrix of this shape."""
-        return self.plan(rows, cols).flops(rows, cols)
+        return self.plan(rows, cols).flops(rows, cols) if rows and cols else 0
 
     def on_wide(self, matrix: Wide) -> Wide:
         """Orthogonalises a matrix, or a batch, that lies wide with entries of order one."""

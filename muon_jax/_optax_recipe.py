@@ -18,6 +18,7 @@ from muon_jax._routing import route
 from muon_jax._rules import FALLBACK, MUON, Rule
 from muon_jax._tree import Axes, resolve_views, tree_solver
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
+from muon_jax._widening import in_range
 
 _CALL = "recipes.optax"
 
@@ -75,6 +76,7 @@ def optax_muon(
     References:
       https://optax.readthedocs.io/en/latest/api/contrib.html
     """
+    _checks.check_no_schedule(_CALL, "beta", beta)
     _checks.check_fraction(_CALL, "beta", beta)
     _checks.check_non_negative(_CALL, "learning_rate", learning_rate)
     _checks.check_non_negative(_CALL, "weight_decay", weight_decay)
@@ -85,11 +87,11 @@ def optax_muon(
         _checks.check_non_negative(_CALL, "consistent_rms", consistent_rms)
         scale = _consistent(consistent_rms)
 
-    adam = optax.adamw(
-        learning_rate if adam_learning_rate is None else adam_learning_rate,
-        weight_decay=adam_weight_decay,
-        nesterov=nesterov,
-    )
+    if adam_learning_rate is None:
+        adam_learning_rate = learning_rate
+    _checks.check_non_negative(_CALL, "adam_learning_rate", adam_learning_rate)
+    _checks.check_non_negative(_CALL, "adam_weight_decay", adam_weight_decay)
+    adam = optax.adamw(adam_learning_rate, weight_decay=adam_weight_decay, nesterov=nesterov)
 
     def routed(tree: Any) -> optax.GradientTransformationExtraArgs:
         routes = route(tree, rules=(*rules, _EVERY_2D), call=_CALL)
@@ -101,7 +103,7 @@ def optax_muon(
             optax.scale_by_learning_rate(learning_rate),
         )
         labels = jax.tree.map(lambda r: r.label, routes)
-        return optax.multi_transform({MUON: muon, FALLBACK: adam}, labels)
+        return optax.multi_transform({MUON: muon, FALLBACK: in_range(adam)}, labels)
 
     return built_per_tree(_CALL, routed)
 

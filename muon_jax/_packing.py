@@ -88,12 +88,17 @@ def solve_units(
 ) -> list[Array]:
     """Orthogonalises whole units of any shapes, all in one call of `solve`."""
     parts = [jax.vmap(view.to_matrices)(each) for view, each in zip(views, units, strict=True)]
-    solved = iter(solve([part.reshape(-1, *part.shape[2:]) for group in parts for part in group]))
+    solved = iter(solve([_merged(part) for group in parts for part in group]))
     done = []
     for view, each, group in zip(views, units, parts, strict=True):
         matrices = tuple(next(solved).reshape(part.shape).astype(each.dtype) for part in group)
         done.append(jax.vmap(lambda m, v=view, s=each.shape[1:]: v.from_matrices(m, s))(matrices))
     return done
+
+
+def _merged(part: Array) -> Matrices:
+    """Joins the first two axes, also where another axis is empty."""
+    return part.reshape(math.prod(part.shape[:2]), *part.shape[2:])
 
 
 def to_wire(array: Array, dtype: str) -> Array:

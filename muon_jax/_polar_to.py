@@ -81,8 +81,8 @@ def polar_to(tolerance: float = 1e-3, *, max_steps: int = 20) -> PolarTo:
       >>> float(jax.numpy.linalg.norm(y @ y.T - jax.numpy.eye(4))) <= 1e-4 * 2
       True
     """
-    _checks.check_fraction(_CALL, "tolerance", tolerance)
-    if tolerance < _SMALLEST_TOLERANCE:
+    _checks.check_number(_CALL, "tolerance", tolerance)
+    if not _SMALLEST_TOLERANCE <= tolerance < 1:
         remedy = f"give a number in [{_SMALLEST_TOLERANCE:g}, 1), which float32 can reach"
         raise _checks.invalid(_CALL, "tolerance", tolerance, remedy)
     _checks.check_positive_int(_CALL, "max_steps", max_steps)

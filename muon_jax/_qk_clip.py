@@ -9,8 +9,10 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from muon_jax import _checks
-from muon_jax._qk_plan import Scaling, parameter_name, plan
+from muon_jax._leaves import path_of
+from muon_jax._qk_plan import Scaling, plan
 from muon_jax._qk_targets import QKPart, QKTarget, Shape
+from muon_jax._state_sharding import on_mesh_of
 
 _CALL = "clip_qk"
 _UPDATE = "clip_qk(...).update"
@@ -78,11 +80,12 @@ def clip_qk(
 
     def init(params: optax.Params) -> QKClipState:
         plan(targets, params)
-        return QKClipState(
+        state = QKClipState(
             clipped_heads=jnp.zeros((), jnp.int32),
             nonfinite_heads=jnp.zeros((), jnp.int32),
             max_logit=jnp.array(-jnp.inf, jnp.float32),
         )
+        return on_mesh_of(params, state)
 
     def update(
         updates: optax.Updates,
@@ -102,7 +105,7 @@ def clip_qk(
         gamma = {layer: _head_factors(logits, threshold) for layer, logits in maxima.items()}
 
         def clip(path: Any, update: Array, param: Array) -> Array:
-            scalings = work.scalings.get(parameter_name(path))
+            scalings = work.scalings.get(path_of(path))
             return update if scalings is None else _clipped(update, param, scalings, gamma)
 
         clipped = jax.tree_util.tree_map_with_path(clip, updates, params)
@@ -179,7 +182,7 @@ def _named_maxima(max_logits: Any, expected: Mapping[str, Shape]) -> dict[str, A
             "max_attention_logits(query, key) by layer",
         )
     maxima = {
-        parameter_name(path): jnp.asarray(leaf, jnp.float32)
+        path_of(path): jnp.asarray(leaf, jnp.float32)
         for path, leaf in jax.tree_util.tree_leaves_with_path(max_logits)
     }
     if unknown := [repr(layer) for layer in maxima if layer not in expected]:
@@ -207,10 +210,11 @@ def _named_maxima(max_logits: Any, expected: Mapping[str, Shape]) -> dict[str, A
 
 
 def _check_targets(targets: Any) -> None:
+    remedy = "give {layer path: QKTarget(...)}, or None"
     if not isinstance(targets, Mapping):
-        raise _checks.invalid(
-            _CALL, "targets", targets, "give {layer path: QKTarget(...)}, or None", TypeError
-        )
+        raise _checks.invalid(_CALL, "targets", targets, remedy, TypeError)
+    if not targets:
+        raise _checks.invalid(_CALL, "targets", targets, remedy)
     for layer, target in targets.items():
         if not isinstance(target, QKTarget):
             raise _checks.invalid(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from muon_jax import _checks
+from muon_jax._leaves import path_of
 from muon_jax._names import matches, words_of
 from muon_jax._qk_targets import QKPart, QKTarget, Shape
 
@@ -38,18 +39,10 @@ class Plan:
     """By parameter; what is not named here is never scaled."""
 
 
-def parameter_name(path: Any) -> str:
-    """Writes a key path without the `.value` that NNX variables end in."""
-    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
-    return _checks.path_name(path)
-
-
 def plan(targets: Mapping[str, QKTarget] | None, params: Any) -> Plan:
     """Finds the targets in the parameters; infers those of Flax attention for None."""
     shapes = {
-        parameter_name(path): np.shape(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        path_of(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     nodes = {node for name in shapes for node in _ancestry(name)}
     found = _inferred(shapes, nodes) if targets is None else _matched(targets, shapes, nodes)

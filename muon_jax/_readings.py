@@ -16,6 +16,7 @@ from muon_jax._rules import FALLBACK, Outcome
 EXPERTS = "*expert*,*moe*"
 ATTENTION = "*attn*,*attention*"
 RECURRENT = "dense_h,w_h,hh,h2h,weight_hh*,recurrent_kernel"
+_KEYS = "{,w_,to_}{key,keys}"
 DOWN = "*down*,wo,w2,w_out,w_o,output,out*,linear,fc2,c_proj"
 
 # No matrices
@@ -41,6 +42,13 @@ def broadcast(leaf: Leaf) -> Outcome:
 def lookup(leaf: Leaf) -> Outcome:
     """A table, unlike a patch embedding, which is a map of pixels."""
     return FALLBACK if len(leaf.core) < 4 and "patch" not in leaf.layer else None
+
+
+def learned_tokens(leaf: Leaf) -> Outcome:
+    """A state, unlike the weight of a layer that makes queries or a latent of features."""
+    if not matches("weight,w", leaf.words[-1]):
+        return FALLBACK
+    return None if leaf.bias or leaf.bias_is_hidden or leaf.beside(_KEYS) else FALLBACK
 
 
 def tied_shape(leaf: Leaf) -> Outcome:

@@ -18,9 +18,10 @@ from muon_jax._muon import scale_by_muon
 from muon_jax._per_tree import built_per_tree
 from muon_jax._qk_clip import clip_qk
 from muon_jax._qk_targets import QKTarget
-from muon_jax._routing import Ambiguous, route
+from muon_jax._routing import Ambiguous, check_labels, check_rules, route
 from muon_jax._rules import FALLBACK, MUON, Rule
 from muon_jax._sides import check_sides
+from muon_jax._state_sharding import on_mesh_of
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
 from muon_jax._widening import in_range
 
@@ -60,7 +61,7 @@ def muon(
 
     With the default scale an update has the RMS of AdamW's, so one learning rate and one weight
     decay, tuned for AdamW, serve both. With `scale="keller"` or `"spectral"`, give
-    `fallback_learning_rate`, since a good rate for Muon is then some fifty times larger.
+    `fallback_learning_rate`, since a good rate for Muon is then larger, customarily 0.02.
 
     Args:
       learning_rate: η, or a schedule of it by step.
@@ -121,6 +122,7 @@ def muon(
             nesterov if fallback_nesterov is None else fallback_nesterov,
         )
     else:
+        _check_transformation("fallback", fallback)
         _refuse_beside_fallback(
             fallback_learning_rate=fallback_learning_rate,
             fallback_weight_decay=fallback_weight_decay,
@@ -132,6 +134,10 @@ def muon(
     if taken:
         remedy = f"give labels of your own, not {min(taken)!r}, which is taken"
         raise _checks.invalid("muon", "others", dict(others), remedy)
+
+    for label, other in others.items():
+        _check_transformation(f"others[{label!r}]", other)
+    rules = check_rules(rules, ambiguous, "muon")
 
     scaled_with = functools.partial(
         scale_by_muon,
@@ -148,6 +154,7 @@ def muon(
     def routed(tree: Any) -> optax.GradientTransformationExtraArgs:
         """Builds the chain with labels and views read off the whole tree, not a masked part."""
         routes = route(tree, rules=rules, ambiguous=ambiguous, call="muon")
+        check_labels(routes, {MUON, FALLBACK, *others}, call="muon")
         own = {rule.name for rule in rules}
         by_default = [
             None if found.rule in own else found.axes for found in jax.tree.leaves(routes)
@@ -268,10 +275,13 @@ def momentum_rms(
     """
     _checks.check_non_negative("momentum_rms", "learning_rate", learning_rate)
     _checks.check_non_negative("momentum_rms", "weight_decay", weight_decay)
-    return optax.chain(
+    tx = optax.chain(
         scale_by_momentum_rms(momentum=momentum, max_norm=max_norm),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
+    )
+    return optax.GradientTransformationExtraArgs(
+        lambda params: on_mesh_of(params, tx.init(params)), tx.update
     )
 
 
@@ -289,6 +299,12 @@ def _fallback_adamw(
 
 def _times(step: Array, factor: float) -> Array:
     return step if factor == 1 else step * factor
+
+
+def _check_transformation(argument: str, value: Any) -> None:
+    if not isinstance(value, optax.GradientTransformation):
+        remedy = "give a gradient transformation, such as optax.set_to_zero()"
+        raise _checks.invalid("muon", argument, value, remedy, TypeError)
 
 
 def _refuse_beside_fallback(**arguments: Any) -> None:

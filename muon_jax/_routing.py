@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -50,8 +50,7 @@ def route(
       ValueError: the tree is empty, a view does not fit, or a leaf can be read in several ways.
       TypeError: a leaf is no array of real or complex numbers.
     """
-    check_choice(call, "ambiguous", ambiguous, ("error", "fallback"))
-    own = _checked(rules, call)
+    own = check_rules(rules, ambiguous, call)
     leaves, structure = leaves_of(params, call)
     decisions = [_decide(leaf, own) for leaf in leaves]
     unread = {
@@ -116,6 +115,21 @@ def matrix_axes(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguous
     return jax.tree.map(lambda found: found.axes, routes)
 
 
+def check_labels(routes: Any, known: Collection[str], *, call: str) -> None:
+    """Refuses a label that a rule gives and no optimizer has."""
+    unknown = [
+        f"'{found.path}' the label {found.label!r}"
+        for found in jax.tree.leaves(routes)
+        if found.label not in known
+    ]
+    if unknown:
+        raise refused(
+            call,
+            f"rules give {listed(unknown, 4)}, for which there is no optimizer",
+            "Give one for each in others, such as others={'frozen': optax.set_to_zero()}",
+        )
+
+
 def check_same_leaves(found: Any, expected: Any, *, call: str) -> None:
     """Refuses a state that was made under other rules, or for a model of other widths.
 
@@ -162,7 +176,9 @@ def _shapes(tree: Any) -> dict[str, str]:
     }
 
 
-def _checked(rules: Iterable[Rule], call: str) -> tuple[Rule, ...]:
+def check_rules(rules: Iterable[Rule], ambiguous: Ambiguous, call: str) -> tuple[Rule, ...]:
+    """Returns the rules; refuses what is none, and another word for what is ambiguous."""
+    check_choice(call, "ambiguous", ambiguous, ("error", "fallback"))
     checked = tuple(rules)
     for rule in checked:
         if not isinstance(rule, Rule):

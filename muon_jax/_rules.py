@@ -23,8 +23,9 @@ class Rule:
 
     A path is the names down to a parameter joined by `/`, without the final `.value` of Flax; dots
     count as slashes, and case does not matter. In a pattern, `*` as a whole name stands for any
-    number of names, also none; within a name it stands for any characters and `?` for one, and
-    `{query,key}` is either. The first rule that fits wins, and yours come before the default ones.
+    number of names, also none unless it comes last; within a name it stands for any characters and
+    `?` for one, and `{query,key}` is either. The first rule that fits wins, and yours come before
+    the default ones.
 
     Args:
       pattern: which paths, such as `"*/attn/{query,key}/kernel"`.

@@ -75,7 +75,7 @@ def zero1_shardings(params: Any, mesh: Mesh, axis: str | Sequence[str]) -> Any:
         along `axis` already, or that it does not divide, keeps its sharding.
 
     Raises:
-        ValueError: the mesh has no such axis, or a parameter lies on another mesh.
+        ValueError: the mesh has no such axis, or not those by which a parameter is sharded.
 
     Examples:
         >>> import jax, jax.numpy as jnp

@@ -28,6 +28,8 @@ Axes: TypeAlias = MatrixAxes | Any | Callable[[Any], Any] | None
 In a prefix tree None leaves a leaf alone; None for the whole means the rules of `matrix_axes`.
 """
 
+_AXES_REMEDY = "Give a MatrixAxes or None for every leaf, as muon_jax.matrix_axes(params) does"
+
 
 def orthogonalize_tree(
     tree: Tree,
@@ -133,12 +135,18 @@ def resolve_views(call: str, tree: Any, axes: Axes) -> list[MatrixAxes | None]:
     if callable(axes):
         axes = axes(tree)
     views = list[MatrixAxes | None]()
-    jax.tree.map(
-        lambda view, below: views.extend([view] * len(jax.tree.leaves(below))),
-        axes,
-        tree,
-        is_leaf=_is_view,
-    )
+    try:
+        jax.tree.map(
+            lambda view, below: views.extend([view] * len(jax.tree.leaves(below))),
+            axes,
+            tree,
+            is_leaf=_is_view,
+        )
+    except ValueError as error:
+        problem = f"axes is no prefix of the parameters: {str(error).splitlines()[0]}"
+        raise _checks.refused(call, problem, _AXES_REMEDY) from error
+    if others := [view for view in views if not _is_view(view)]:
+        raise _checks.refused(call, f"axes holds {others[0]!r}", _AXES_REMEDY, TypeError)
     for (path, leaf), view in zip(jax.tree_util.tree_leaves_with_path(tree), views, strict=True):
         if view is not None:
             view.check(jnp.shape(leaf), call=call, path=_checks.path_name(path))

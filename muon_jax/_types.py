@@ -19,4 +19,3 @@ Mask: TypeAlias = Any | Callable[[optax.Params], Any]
 """A prefix tree of booleans, or a function from the parameters to one."""
 
 ScalarOrSchedule: TypeAlias = optax.ScalarOrSchedule
-KeyPath: TypeAlias = tuple[Any, ...]

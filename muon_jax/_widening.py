@@ -45,6 +45,8 @@ def _wide(tree: Any) -> Any:
 
 
 def _bounded(leaf: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):  # complex numbers have no order
+        return leaf
     limit = float(jnp.finfo(leaf.dtype).max) / _ROOM
     return jnp.where(jnp.isfinite(leaf), jnp.clip(leaf, -limit, limit), leaf)
 

@@ -20,6 +20,7 @@ from muon_jax._polar import polar_by_svd
 from muon_jax._qk_targets import QKTarget
 from muon_jax._recipes import momentum_rms, muon, muon_clip
 from muon_jax._types import ScalarOrSchedule
+from muon_jax._widening import in_range
 
 __all__ = ["keller", "kimi_k2", "moonlight", "optax", "procrustes", "torch"]
 
@@ -62,8 +63,11 @@ def keller(
     References:
       https://github.com/KellerJordan/Muon
     """
+    call = "recipes.keller"
+    _checks.check_non_negative(call, "adam_learning_rate", adam_learning_rate)
+    _checks.check_non_negative(call, "adam_weight_decay", adam_weight_decay)
     adam = adamw(adam_learning_rate, b1=0.9, b2=0.95, eps=1e-10, weight_decay=adam_weight_decay)
-    source = {"orthogonalizer": _jordan(dtype), "scale": "keller", "fallback": adam}
+    source = {"orthogonalizer": _jordan(dtype), "scale": "keller", "fallback": in_range(adam)}
     return muon(learning_rate, weight_decay=weight_decay, **(source | muon_arguments))
 
 
@@ -99,11 +103,9 @@ def moonlight(
     References:
       https://github.com/MoonshotAI/Moonlight, examples/toy_train.py
     """
-    source = {
-        "orthogonalizer": _jordan(dtype),
-        "scale": "match_rms",
-        "fallback_nesterov": False,
-    }
+    source = {"orthogonalizer": _jordan(dtype), "scale": "match_rms"}
+    if "fallback" not in muon_arguments:
+        source["fallback_nesterov"] = False
     return muon(learning_rate, weight_decay=weight_decay, **(source | muon_arguments))
 
 
@@ -146,11 +148,14 @@ def torch(
     References:
       https://docs.pytorch.org/docs/stable/generated/torch.optim.Muon.html
     """
-    _checks.check_choice("recipes.torch", "adjust_lr_fn", adjust_lr_fn, _ADJUSTMENTS)
+    call = "recipes.torch"
+    _checks.check_choice(call, "adjust_lr_fn", adjust_lr_fn, _ADJUSTMENTS)
+    _checks.check_non_negative(call, "adam_learning_rate", adam_learning_rate)
+    _checks.check_non_negative(call, "adam_weight_decay", adam_weight_decay)
     source = {
         "orthogonalizer": _jordan(dtype),
         "scale": _ADJUSTMENTS[adjust_lr_fn],
-        "fallback": adamw(adam_learning_rate, weight_decay=adam_weight_decay),
+        "fallback": in_range(adamw(adam_learning_rate, weight_decay=adam_weight_decay)),
     }
     return muon(learning_rate, weight_decay=weight_decay, **(source | muon_arguments))
 

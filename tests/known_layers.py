@@ -41,6 +41,16 @@ LAYERS = {
         "bare/W_O": ((2, 4, 8), "0,1|2"),
         "convolved/q/kernel": ((3, 3, 1, 8), "-"),
     },
+    "layers with the names of tables": {
+        "attn/queries/weight": ((8, 6), "1|0"),
+        "attn/keys/weight": ((8, 6), "1|0"),
+        "haiku/to_queries/w": ((6, 8), "0|1"),
+        "haiku/to_keys/w": ((6, 8), "0|1"),
+        "encoder/latent/w": ((6, 8), "0|1"),
+        "encoder/latent/b": ((8,), "-"),
+        "decoder/object_queries/weight": ((5, 8), "-"),
+        "perceiver/latent": ((5, 8), "-"),
+    },
     "convolutions stored against their name": {
         "conv/weight": ((3, 3, 8, 16), "0,1,2|3"),
         "conv2/weight": ((3, 8, 16), "0,1|2"),

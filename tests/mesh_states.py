@@ -31,10 +31,16 @@ def trainer(tx: optax.GradientTransformation) -> Any:
 
 @case("Auto", "Explicit")
 def second_step(kind: str) -> dict[str, Any]:
-    params, tx = model(kind), muon_jax.muon(0.1)
-    train = trainer(tx)
-    trained, state = train(params, params, tx.init(params))
-    return {"compilations": compilations(lambda: train(trained, trained, state))}
+    def counted(tx: optax.GradientTransformation) -> int:
+        params, train = model(kind), trainer(tx)
+        trained, state = train(params, params, tx.init(params))
+        return compilations(lambda: train(trained, trained, state))
+
+    schedule = optax.constant_schedule(0.1)
+    return {
+        "muon": counted(muon_jax.muon(0.1)),
+        "momentum_rms": counted(muon_jax.momentum_rms(schedule)),
+    }
 
 
 @case("Auto", "Explicit")

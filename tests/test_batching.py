@@ -47,6 +47,15 @@ def test_dtypes_do_not_mix():
     assert [result.dtype for result in results] == [half.dtype, full.dtype]
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_result_has_the_dtype_and_the_shape_that_came(count):
+    stack = jnp.ones((count, 4, 8), jnp.bfloat16)
+    (widened,) = orthogonalize_all([stack], lambda matrices: jnp.float32(2) * matrices)
+    assert widened.dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match=r"it makes \(1, 4, 4\) of \(1, 4, 8\): return the shape"):
+        orthogonalize_all([stack], lambda matrices: matrices @ matrices.mT, 1)
+
+
 def test_the_program_grows_with_shapes_and_not_with_leaves():
     def products(leaves: int) -> int:
         matrices = [jnp.ones((1, 4, 8))] * leaves + [jnp.ones((1, 8, 4))] * leaves

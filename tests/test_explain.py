@@ -180,8 +180,11 @@ def test_what_muon_would_refuse_is_refused(make, kind, words):
     assert words in str(caught.value)
 
 
-def test_the_state_is_as_large_as_it_says():
-    params = ARCHITECTURES["GPT-2 (NNX)"]()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_state_is_as_large_as_it_says(dtype):
+    params = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), ARCHITECTURES["GPT-2 (NNX)"]()
+    )
     state = jax.tree.leaves(jax.eval_shape(muon(1e-3, momentum_dtype="bfloat16").init, params))
     moments = sum(leaf.size * leaf.dtype.itemsize for leaf in state if leaf.ndim)
     assert explain(params, momentum_dtype="bfloat16").state_bytes == moments

@@ -1,12 +1,21 @@
 """Bad input gets one error that names the call, the value and the remedy. The wording is exact."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import optax
 import pytest
 
 import muon_jax
+from muon_jax import recipes
 
 MATRIX = {"kernel": jnp.ones((2, 3))}
+
+
+@dataclasses.dataclass
+class Unhashable:
+    def __call__(self, matrices):
+        return matrices
 
 
 def init(tx: optax.GradientTransformation, params) -> object:
@@ -74,11 +83,36 @@ BAD_VALUES = [
     ),
     (
         lambda: muon_jax.polar_to(1.5),
-        "muon_jax.polar_to(tolerance=1.5): give a number in [0, 1).",
+        "muon_jax.polar_to(tolerance=1.5): give a number in [1e-05, 1), which float32 can reach.",
     ),
     (
         lambda: muon_jax.polar_to(max_steps=0),
         "muon_jax.polar_to(max_steps=0): give a whole number of at least 1.",
+    ),
+    (
+        lambda: recipes.keller(adam_learning_rate=-1.0),
+        "muon_jax.recipes.keller(adam_learning_rate=-1.0): give a finite number of at least 0.",
+    ),
+    (
+        lambda: recipes.torch(adam_weight_decay=-1.0),
+        "muon_jax.recipes.torch(adam_weight_decay=-1.0): give a finite number of at least 0.",
+    ),
+    (
+        lambda: recipes.optax(0.1, adam_learning_rate=-1.0),
+        "muon_jax.recipes.optax(adam_learning_rate=-1.0): give a finite number of at least 0.",
+    ),
+    (
+        lambda: muon_jax.muon(1.0, ambiguous="fall"),
+        "muon_jax.muon(ambiguous='fall'): choose one of 'error', 'fallback'.",
+    ),
+    (
+        lambda: muon_jax.muon(1.0, rules=[muon_jax.Rule("a", "frozen")]).init({"a": jnp.ones(2)}),
+        "muon_jax.muon: rules give 'a' the label 'frozen', for which there is no optimizer. Give "
+        "one for each in others, such as others={'frozen': optax.set_to_zero()}.",
+    ),
+    (
+        lambda: muon_jax.clip_qk(100.0, {}),
+        "muon_jax.clip_qk(targets={}): give {layer path: QKTarget(...)}, or None.",
     ),
     (
         lambda: muon_jax.hidden_size(0),
@@ -128,6 +162,39 @@ BAD_TYPES = [
     (
         lambda: muon_jax.scale_by_muon(nesterov=1),
         "muon_jax.scale_by_muon(nesterov=1): give True or False.",
+    ),
+    (
+        lambda: muon_jax.muon(1.0, fallback="adam"),
+        "muon_jax.muon(fallback='adam'): give a gradient transformation, such as "
+        "optax.set_to_zero().",
+    ),
+    (
+        lambda: muon_jax.muon(1.0, others={"frozen": 1}),
+        "muon_jax.muon(others['frozen']=1): give a gradient transformation, such as "
+        "optax.set_to_zero().",
+    ),
+    (
+        lambda: muon_jax.muon(1.0, rules=["embed"]),
+        "muon_jax.muon: rules holds 'embed'. Give muon_jax.Rule values.",
+    ),
+    (
+        lambda: muon_jax.scale_by_muon(orthogonalizer=Unhashable()),
+        "muon_jax.scale_by_muon(orthogonalizer=Unhashable()): give a hashable callable, such as a "
+        "function or a frozen dataclass.",
+    ),
+    (
+        lambda: muon_jax.scale_by_muon(axes={"a": "muon"}).init({"a": jnp.ones((2, 2))}),
+        "muon_jax.scale_by_muon: axes holds 'muon'. Give a MatrixAxes or None for every leaf, as "
+        "muon_jax.matrix_axes(params) does.",
+    ),
+    (
+        lambda: muon_jax.polar_to(abs),
+        "muon_jax.polar_to(tolerance=<built-in function abs>): give a number.",
+    ),
+    (
+        lambda: recipes.optax(1.0, beta=abs),
+        "muon_jax.recipes.optax(beta=<built-in function abs>): give a number, and schedule it by "
+        "optax.inject_hyperparams(muon_jax.recipes.optax).",
     ),
     (
         lambda: muon_jax.muon_clip(1.0, skip_nonfinite="yes"),

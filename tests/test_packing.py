@@ -109,10 +109,10 @@ def test_all_units_are_solved_in_one_call():
         calls.append([matrix.shape for matrix in matrices])
         return [2 * matrix for matrix in matrices]
 
-    units = [jnp.ones((3, 1, 4, 6)), jnp.ones((2, 4, 6), jnp.bfloat16)]
-    views = [MatrixAxes(-2, -1), MatrixAxes(0, 1, split=(2, 4))]
+    units = [jnp.ones((3, 1, 4, 6)), jnp.ones((2, 4, 6), jnp.bfloat16), jnp.ones((2, 0, 6))]
+    views = [MatrixAxes(-2, -1), MatrixAxes(0, 1, split=(2, 4)), MatrixAxes(0, 1)]
     doubled = solve_units(units, views, solve)
-    assert calls == [[(3, 4, 6), (2, 4, 2), (2, 4, 4)]]
+    assert calls == [[(3, 4, 6), (2, 4, 2), (2, 4, 4), (2, 0, 6)]]
     for before, after in zip(units, doubled, strict=True):
         assert after.dtype == before.dtype
         np.testing.assert_array_equal(after, 2 * before)

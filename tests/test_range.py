@@ -12,6 +12,7 @@ from matrices import gaussian, singular_values, with_spectrum
 from transforms import ATTENTION, AXES
 
 import muon_jax
+from muon_jax import recipes
 from muon_jax._coefficients import NAMES
 
 FORMATS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -188,10 +189,21 @@ def test_momentum_of_unit_rms_is_finite_and_no_larger_than_that(dtype, options):
             assert jnp.sqrt(jnp.mean(jnp.square(leaf.astype(jnp.float32)))) < 1.01
 
 
+RECIPES = {
+    "muon": muon_jax.muon,
+    "keller": recipes.keller,
+    "moonlight": recipes.moonlight,
+    "torch": recipes.torch,
+    "optax": recipes.optax,
+    "procrustes": recipes.procrustes,
+}
+
+
 @each_format
-def test_a_recipe_is_finite_at_the_ends(dtype):
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_finite_at_the_ends(name, dtype):
     params = {"dense": {"kernel": jnp.ones((6, 10), dtype), "bias": jnp.ones(60, dtype)}}
-    tx = muon_jax.muon(0.1)
+    tx = RECIPES[name](0.1)
     state, update = tx.init(params), jax.jit(tx.update)
     for end in extremes(6, 10, dtype).values():
         grads = {"dense": {"kernel": end, "bias": end.ravel()}}

@@ -11,6 +11,7 @@ import pytest
 from matrices import gaussian
 
 import muon_jax
+from muon_jax import recipes
 
 PARAMS = {
     "embed": {"embedding": jnp.asarray(gaussian(8, 4))},
@@ -46,6 +47,19 @@ def test_equals_the_chain_by_hand():
         muon_jax.label_params,
     )
     chex.assert_trees_all_close(run(muon_jax.muon(3e-2, weight_decay=0.1)), run(by_hand))
+
+
+def test_moonlight_takes_another_fallback():
+    tx = recipes.moonlight(3e-2, fallback=optax.sgd(0.1))
+    plain = muon_jax.muon(
+        3e-2,
+        weight_decay=0.1,
+        orthogonalizer=muon_jax.newton_schulz(
+            "keller", dtype="bfloat16", normalization="frobenius"
+        ),
+        fallback=optax.sgd(0.1),
+    )
+    chex.assert_trees_all_equal(run(tx), run(plain))
 
 
 def without_muon(params):

@@ -14,6 +14,7 @@ from flax import nnx
 from flax.core import freeze
 from routes import tree_of, view_of
 
+import muon_jax
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._routing import check_same_leaves, label_params, matrix_axes, route
 from muon_jax._rules import Rule
@@ -179,6 +180,9 @@ def test_a_complex_matrix_is_refused_unless_a_rule_sends_it_elsewhere():
         label_params(params)
     (line,) = re.findall(r"rules=(\[.*\])", str(caught.value))
     assert label_params(params, rules=eval(line)) == {"modes": {"kernel": "adamw"}}
+    params, tx = jax.tree.map(jnp.ones_like, params), muon_jax.muon(0.1, rules=eval(line))
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert updates["modes"]["kernel"].dtype == jnp.complex64
 
 
 def test_nothing_is_left_where_a_mask_hides_all():

@@ -50,6 +50,21 @@ def test_the_update_is_zero_and_the_state_unchanged_to_the_last_bit(name, poison
         assert after.skipped == 1
 
 
+def test_around_accumulation_a_broken_micro_batch_is_left_out():
+    accumulated = optax.MultiSteps(muon_jax.muon(SCHEDULE), 2).gradient_transformation()
+    tx = muon_jax.skip_nonfinite(accumulated)
+    update = jax.jit(tx.update)
+    good = gradients(MODEL)
+
+    def steps(*batches):
+        updates, state = None, tx.init(MODEL)
+        for batch in batches:
+            updates, state = update(batch, state, MODEL)
+        return updates
+
+    chex.assert_trees_all_equal(steps(good, poisoned(good, jnp.nan), good), steps(good, good))
+
+
 @pytest.mark.parametrize("name", WRAPPED)
 def test_a_finite_step_is_that_of_what_it_wraps(name):
     """Up to rounding, for they are two programs: JAX 0.12 fuses them apart by 1.5e-6."""

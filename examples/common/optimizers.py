@@ -86,7 +86,7 @@ class OptimizerConfig:
         if self.warmup_steps < 0:
             raise UsageError(f"--warmup-steps {self.warmup_steps}: give at least 0")
         try:
-            _orthogonalizer(self.orthogonalizer)
+            named_orthogonalizer(self.orthogonalizer)
         except ValueError as error:
             _, remedy = str(error).split(": ", 1)
             raise UsageError(
@@ -148,7 +148,7 @@ def _muon_clip(
 def _muon_arguments(config: OptimizerConfig, fallback: optax.Schedule) -> dict[str, Any]:
     return {
         "weight_decay": config.decay,
-        "orthogonalizer": _orthogonalizer(config.orthogonalizer),
+        "orthogonalizer": named_orthogonalizer(config.orthogonalizer),
         "scale": _scale(config.scale),
         "fallback_learning_rate": fallback,
         "fallback_nesterov": config.fallback_nesterov,
@@ -244,7 +244,8 @@ _NEWTON_SCHULZ: dict[str, Any] = {
 _SCALES = ("match_rms", "keller", "spectral", "update_norm", "none")
 
 
-def _orthogonalizer(name: str) -> Callable[[jax.Array], jax.Array]:
+def named_orthogonalizer(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns what `--orthogonalizer` names."""
     if norm := re.fullmatch(r"schatten:([\d.]+|inf)", name):
         return muon_jax.steepest_descent(float(norm[1]))
     if name == "svd":
