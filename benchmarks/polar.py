@@ -237,6 +237,8 @@ def main(options: Options) -> None:
                 [measure({"momenta": matrix[None]}, 3) for matrix in same]
             )
     head = f"Ratios are to `{BASELINE}` on the same input in one run. {conditions()}"
+    if options.momenta:
+        head += "; `python benchmarks/save_momenta.py` makes that file"
     text = [head, *(f"## {name}\n\n{markdown(rows)}" for name, rows in results.items())]
     print("\n\n".join(text))
     if options.write:

@@ -22,7 +22,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "exact, by SVD": {"orthogonalizer": "svd"},
     "`jordan`": {"orthogonalizer": "jordan"},
     "`bfloat16`": {"orthogonalizer": "bfloat16"},
-    "AdamW without Nesterov": {"fallback_nesterov": False},
+    "`fallback_nesterov=False`": {"fallback_nesterov": False},
     "Muon's rate × 0.9": {"learning_rate": 0.9 * RATE, "fallback_learning_rate": RATE},
     "`optax.contrib.muon`": {"optimizer": "optax-muon"},
 }

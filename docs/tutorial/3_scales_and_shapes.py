@@ -39,13 +39,14 @@ for shape, one, other in zip(shapes, measured, predicted, strict=True):
     )
 
 # %% [markdown]
-# ## Five ways to scale it
+# ## Ways to scale it
 #
 # | scale | factor | keeps the same for all shapes |
 # |---|---|---|
 # | `"match_rms"` | 0.2·√max(rows, cols) | the root mean square, 0.2, which is that of a typical AdamW update |
 # | `"spectral"` | √(cols/rows) | how much the step can change the root mean square of activations |
 # | `"keller"` | √max(1, cols/rows) | the same, except that narrowing layers keep 1 |
+# | `"none"` | 1 | the largest singular value |
 # | `hidden_size(w)` | 0.2·√w | nothing; right for matrices as long as w |
 # | `"update_norm"` | 0.2 over the measured RMS | the root mean square, even of an update of low rank |
 #
@@ -91,7 +92,7 @@ matched = [rms(update(cols, "match_rms")) for cols in WIDTHS]
 np.testing.assert_allclose(matched, 0.2, rtol=0.05)
 
 # %% [markdown]
-# The learning rate goes with the scale: with `"match_rms"` it is AdamW's, with `"spectral"`, `"keller"` or `"none"` it is some fifty times larger. That is why `muon(scale="keller")` wants a `fallback_learning_rate` for the parameters that AdamW takes.
+# The learning rate goes with the scale: with `"match_rms"` it is AdamW's, with `"spectral"`, `"keller"` or `"none"` it is larger, customarily 0.02 where AdamW has 3e-4. That is why `muon(scale="keller")` wants a `fallback_learning_rate` for the parameters that AdamW takes.
 #
 # ## Which numbers are rows and which are columns
 #
