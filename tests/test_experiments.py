@@ -91,10 +91,11 @@ def test_the_best_rate_of_each_optimizer_runs_on_every_seed(known):
 
 def test_one_choice_is_changed_at_a_time_on_the_same_seeds(known):
     arms = (ablation.REFERENCE, "exact, by SVD")
-    plan = ablation.Plan(arms=arms, seeds=(0, 1), **known)
-    *_, reference, svd = ablation.report(plan).splitlines()
+    plan = ablation.Plan(arms=(*arms, "`bfloat16`"), seeds=(0,), more_seeds=(1,), **known)
+    *_, reference, svd, one_seed = ablation.report(plan).splitlines()
     assert reference == "| `accurate` | 1.1469 |  |  |"
-    assert svd == ("| exact, by SVD | 1.3969 | +0.2500 ± 0.0000 | +0.2500, +0.2500 |")
+    assert svd == "| exact, by SVD | 1.3969 | +0.2500 ± 0.0000 | +0.2500, +0.2500 |"
+    assert one_seed == "| `bfloat16` | 1.0969 | +0.0000 | +0.0000 |"
     trials = set(plan.trials.saved())
     ablation.run(plan)
     assert set(plan.trials.saved()) == trials

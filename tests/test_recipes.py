@@ -19,6 +19,7 @@ PARAMS = {
     "head": {"kernel": jnp.asarray(gaussian(4, 8))},
 }
 
+LAST_BIT = 1.2e-7  # of a float32 weight of order one, which two programs may round apart
 ADAMW = functools.partial(optax.adamw, b2=0.95, nesterov=True)
 
 
@@ -46,7 +47,8 @@ def test_equals_the_chain_by_hand():
         },
         muon_jax.label_params,
     )
-    chex.assert_trees_all_close(run(muon_jax.muon(3e-2, weight_decay=0.1)), run(by_hand))
+    ours = run(muon_jax.muon(3e-2, weight_decay=0.1))
+    chex.assert_trees_all_close(ours, run(by_hand), atol=LAST_BIT)
 
 
 def test_moonlight_takes_another_fallback():
