@@ -54,7 +54,7 @@ def optimizers() -> dict[str, optax.GradientTransformation]:
     return {
         "optax.contrib.muon": optax.contrib.muon(1e-3, weight_decay=0.1, consistent_rms=0.2),
         "muon_jax, default": ours(),
-        "muon_jax, fast": ours(coefficients="fast"),
+        "muon_jax, accurate": ours(coefficients="accurate"),
         "muon_jax, keller": ours(coefficients="keller"),
         "muon_jax, bfloat16 operands": ours(coefficients="minimax", dtype="bfloat16"),
         "muon_jax, default, chunks of 16 MiB": ours(chunk_bytes=2**24),
