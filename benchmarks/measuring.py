@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -49,15 +50,20 @@ def compile_for(function: Callable[..., Any], *arguments: Any) -> Compiled:
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, np.ndarray]:
-    """Times all calls in turn, `repeats` rounds after one to warm up; seconds by name."""
+    """Times all calls once a round, `repeats` rounds after one to warm up; seconds by name.
+
+    Every round has another order: what runs after a call that leaves caches and threads in
+    disorder is slower, and would be in every round.
+    """
+    order = random.Random(0)
     rounds = []
     for _ in range(repeats + 1):
-        row = []
-        for call in calls.values():
+        row = dict[str, float]()
+        for name in order.sample(list(calls), len(calls)):
             began = time.perf_counter()
-            call()
-            row.append(time.perf_counter() - began)
-        rounds.append(row)
+            calls[name]()
+            row[name] = time.perf_counter() - began
+        rounds.append([row[name] for name in calls])
     return dict(zip(calls, np.array(rounds[1:]).T, strict=True))
 
 
