@@ -67,7 +67,7 @@ def report(plan: Plan) -> str:
     reference = losses(plan, REFERENCE)
     for arm in plan.arms:
         found = losses(plan, arm)
-        above = [ours - theirs for ours, theirs in zip(found, reference, strict=False)]
+        above = [ours - theirs for ours, theirs in zip(found, reference[: len(found)], strict=True)]
         by_seed = ", ".join(f"{each:+.4f}" for each in above)
         compared = ["", ""] if arm == REFERENCE else [mean_and_error(above), by_seed]
         rows.append(f"| {' | '.join([arm, f'{statistics.mean(found):.4f}', *compared])} |")

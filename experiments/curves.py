@@ -1,10 +1,15 @@
-"""What curves over steps have in common: their mean, and where they meet a level."""
+"""What curves over steps have in common: how they are saved, their mean, and a level's step."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from figures import Curve
+
+
+def by_step(curve: Mapping[int, float]) -> dict[str, float]:
+    """Returns a curve as JSON keeps it."""
+    return {str(step): round(value, 5) for step, value in curve.items()}
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:

@@ -21,10 +21,11 @@ from common.language import LanguageResult, SampleConfig
 from common.optimizers import OptimizerConfig
 from common.run_folder import RunFolder
 from common.training import RunConfig
+from curves import by_step
 from figures import COLORS, panels
 from finetune import Config, NewTextConfig, StartConfig
 from finetune import train as train_again
-from language import LanguagePlan, LanguageTrial, by_step, settings
+from language import LanguagePlan, LanguageTrial, settings
 from matplotlib.figure import Figure
 from sweeps import ORTHOGONALIZER, best_on_seeds, best_trial
 from train_lm import train

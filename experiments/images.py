@@ -20,9 +20,8 @@ from common.errors import DivergenceError
 from common.optimizers import OptimizerConfig
 from common.training import RunConfig
 from contenders import Contender, sweep_table
-from curves import steps_to
+from curves import by_step, steps_to
 from figures import COLORS, MORE_COLORS, band, panels
-from language import by_step
 from matplotlib.figure import Figure
 from sweeps import ORTHOGONALIZER, best_on_seeds, best_trials
 from train_images import Config, train

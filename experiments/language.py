@@ -1,7 +1,6 @@
 """Training runs of examples/train_lm.py, by what experiments vary."""
 
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from common.decoder import DecoderConfig
 from common.language import LanguageResult, SampleConfig, TextConfig
 from common.optimizers import OptimizerConfig
 from common.training import RunConfig
+from curves import by_step
 from sweeps import ORTHOGONALIZER
 from train_lm import Config, train
 
@@ -112,8 +112,3 @@ def settings(trial: LanguageTrial, out: Path) -> Config:
 def held_out_loss(trial: LanguageTrial) -> dict[str, dict[str, float]]:
     """Returns the held-out loss by step, in nats per byte."""
     return {"held_out_loss": by_step(run(trial).run.held_out_loss)}
-
-
-def by_step(curve: Mapping[int, float]) -> dict[str, float]:
-    """Returns a curve as JSON keeps it."""
-    return {str(step): round(value, 5) for step, value in curve.items()}

@@ -16,8 +16,9 @@ from common.language import SampleConfig, TextConfig
 from common.mixture import MixtureConfig
 from common.optimizers import OptimizerConfig
 from common.training import RunConfig
+from curves import by_step
 from figures import COLORS, band, panels, rate_axis
-from language import LanguagePlan, by_step
+from language import LanguagePlan
 from matplotlib.figure import Figure
 from sweeps import ORTHOGONALIZER, best_on_seeds, mean_and_seeds
 from train_moe import Config, train

@@ -19,10 +19,11 @@ from common.optimizers import (
     make_optimizer,
     named_orthogonalizer,
 )
+from curves import by_step
 from figures import MORE_COLORS, band, panels
 from flax import nnx
 from jaxtyping import Array, Float
-from language import LanguagePlan, LanguageTrial, by_step
+from language import LanguagePlan, LanguageTrial
 from language import run as train
 from matplotlib.figure import Figure
 from sweeps import best_trial, best_trials, final_loss, mean_and_seeds
@@ -195,8 +196,7 @@ def best_table(plan: Plan) -> str:
         trial, found = next(iter(runs.items()))
         rows.append(
             f"| {ARMS[arm]} | {trial.fallback_learning_rate:g} | {trial.learning_rate:g} "
-            f"| {mean_and_seeds(losses)} "
-            f"| {found['copies']:.2f} |"
+            f"| {mean_and_seeds(losses)} | {found['copies']:.2f} |"
         )
     return "\n".join(rows)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import jax
 from command_line import RESULTS, main
 from common.errors import DivergenceError, UsageError
-from common.optimizers import OptimizerConfig, make_optimizer
+from common.optimizers import OptimizerConfig, make_optimizer, named_orthogonalizer
 from contenders import Contender, sweep_table
-from curves import mean_curve, steps_to
+from curves import by_step, mean_curve, steps_to
 from figures import COLORS, MORE_COLORS, band, panels
 from flax import nnx
-from language import LanguagePlan, LanguageTrial, by_step
+from language import LanguagePlan, LanguageTrial
 from language import run as run_language
 from matplotlib.figure import Figure
 from sweeps import best_on_seeds, best_trials, final_loss
@@ -84,7 +84,7 @@ def measure(trial: LanguageTrial) -> Measured:
     sizes = {path: leaf.size for path, leaf in nnx.to_flat_state(params)}
     multiplied = sum(size for path, size in sizes.items() if "embed" not in path)
     tokens = trial.batch_size * trial.context
-    orthogonalizer = muon_jax.newton_schulz(trial.orthogonalizer)
+    orthogonalizer = named_orthogonalizer(trial.orthogonalizer)
     explained = muon_jax.explain(params, orthogonalizer=orthogonalizer)
     orthogonalized = explained.flops or 0 if trial.optimizer in MUONS else 0
     transform = make_optimizer(OptimizerConfig(trial.optimizer), trial.steps)

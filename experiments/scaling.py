@@ -20,6 +20,7 @@ import numpy as np
 from command_line import RESULTS, main
 from common.decoder import Decoder, DecoderConfig
 from common.language import TextConfig
+from common.optimizers import named_orthogonalizer
 from common.tokens import BYTES
 from figures import COLORS, MORE_COLORS, panels
 from flax import nnx
@@ -95,7 +96,7 @@ def size_of(width: int, layers: int, orthogonalizer: str = ORTHOGONALIZER) -> Si
         return nnx.state(Decoder(config, BYTES, rngs=nnx.Rngs(0)), nnx.Param)
 
     tree = jax.eval_shape(parameters)
-    explained = muon_jax.explain(tree, orthogonalizer=muon_jax.newton_schulz(orthogonalizer))
+    explained = muon_jax.explain(tree, orthogonalizer=named_orthogonalizer(orthogonalizer))
     count = sum(leaf.size for leaf in explained.leaves if "embed" not in leaf.path)
     return Size(count, explained.flops or 0)
 

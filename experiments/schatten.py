@@ -11,9 +11,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from command_line import RESULTS, main
+from curves import by_step
 from figures import panels
 from flax import nnx
-from language import LanguagePlan, LanguageTrial, by_step
+from language import LanguagePlan, LanguageTrial
 from language import run as train
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -109,8 +110,7 @@ def best_table(plan: Plan) -> str:
         entropy = statistics.mean(found["entropy"] for found in runs.values())
         rows.append(
             f"| {named(norm)} | {power(norm):.3g} | {next(iter(runs)).learning_rate:g} "
-            f"| {mean_and_seeds(losses)} "
-            f"| {entropy:.3f} |"
+            f"| {mean_and_seeds(losses)} | {entropy:.3f} |"
         )
     return "\n".join(rows)
 

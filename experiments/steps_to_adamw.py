@@ -170,8 +170,7 @@ def draw(plan: Plan) -> Figure:
 
 
 def _title(rates: str, plan: Plan) -> str:
-    windows = next(iter(plan.sweep("adamw")))
-    return f"{rates}, {windows.batch_size * windows.context:,} bytes a step"
+    return f"{rates}, {plan.batch_size * LanguageTrial.context:,} bytes a step"
 
 
 if __name__ == "__main__":

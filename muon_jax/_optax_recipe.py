@@ -91,7 +91,9 @@ def optax_muon(
         adam_learning_rate = learning_rate
     _checks.check_non_negative(_CALL, "adam_learning_rate", adam_learning_rate)
     _checks.check_non_negative(_CALL, "adam_weight_decay", adam_weight_decay)
-    adam = optax.adamw(adam_learning_rate, weight_decay=adam_weight_decay, nesterov=nesterov)
+    adam = in_range(
+        optax.adamw(adam_learning_rate, weight_decay=adam_weight_decay, nesterov=nesterov)
+    )
 
     def routed(tree: Any) -> optax.GradientTransformationExtraArgs:
         routes = route(tree, rules=(*rules, _EVERY_2D), call=_CALL)
@@ -103,7 +105,7 @@ def optax_muon(
             optax.scale_by_learning_rate(learning_rate),
         )
         labels = jax.tree.map(lambda r: r.label, routes)
-        return optax.multi_transform({MUON: muon, FALLBACK: in_range(adam)}, labels)
+        return optax.multi_transform({MUON: muon, FALLBACK: adam}, labels)
 
     return built_per_tree(_CALL, routed)
 

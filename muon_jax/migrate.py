@@ -118,9 +118,8 @@ def from_adamw(adamw_state: Any, state: Any, *, momentum: float = 0.95, b1: floa
       >>> state = migrate.from_adamw(adamw, muon_jax.muon(3e-4).init(params))
     """
     call = "migrate.from_adamw"
-    for argument, decay in (("momentum", momentum), ("b1", b1)):
-        _checks.check_number(call, argument, decay)
-        _checks.check_fraction(call, argument, decay)
+    _check_decay(call, "momentum", momentum)
+    _check_decay(call, "b1", b1)
     moments = dict(_moments.read(call, "adamw_state", adamw_state))
     for path, wanted in _moments.read(call, "state", state).items():
         known = moments.get(path)
@@ -240,6 +239,11 @@ def _share(call: str, heavy_ball: float | None) -> float:
     """The factor from a buffer to an average: B = M / (1 − μ) where both began at zero."""
     if heavy_ball is None:
         return 1.0
-    _checks.check_number(call, "heavy_ball", heavy_ball)
-    _checks.check_fraction(call, "heavy_ball", heavy_ball)
+    _check_decay(call, "heavy_ball", heavy_ball)
     return 1 - heavy_ball
+
+
+def _check_decay(call: str, argument: str, value: Any) -> None:
+    """Refuses a schedule too: what was averaged so far has one decay."""
+    _checks.check_number(call, argument, value)
+    _checks.check_fraction(call, argument, value)

@@ -95,7 +95,9 @@ def test_clipped_weights_stay_where_they_are(mesh, spec):
     sharded = jax.tree.map(lambda w: placed(mesh, w, *spec), weights)
     update = jax.jit(lambda w, state, S: tx.update(w, state, w, max_logits=S))
 
-    updates, state = update(sharded, tx.init(sharded), placed(mesh, maxima, "model"))
+    start = tx.init(sharded)
+    assert all(leaf.sharding.mesh == mesh for leaf in start)
+    updates, state = update(sharded, start, placed(mesh, maxima, "model"))
     assert state.clipped_heads == 2
     for name in names:
         actual = updates[name]["kernel"]
