@@ -5,7 +5,7 @@ python experiments/ablation.py report  # the table
 """
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from sweeps import final_loss
 from trials import Trials
 
 RATE = 8e-3
-REFERENCE = "`accurate`"
+ACCURATE, FAST, SVD, JORDAN = "`accurate`", "`fast`, the default", "exact, by SVD", "`jordan`"
 ARMS: dict[str, dict[str, Any]] = {
-    REFERENCE: {},
-    "`fast`, the default": {"orthogonalizer": "fast"},
-    "exact, by SVD": {"orthogonalizer": "svd"},
-    "`jordan`": {"orthogonalizer": "jordan"},
+    ACCURATE: {},
+    FAST: {"orthogonalizer": "fast"},
+    SVD: {"orthogonalizer": "svd"},
+    JORDAN: {"orthogonalizer": "jordan"},
     "`bfloat16`": {"orthogonalizer": "bfloat16"},
     "`fallback_nesterov=False`": {"fallback_nesterov": False},
     "Muon's rate × 0.9": {"learning_rate": 0.9 * RATE, "fallback_learning_rate": RATE},
@@ -31,18 +31,24 @@ ARMS: dict[str, dict[str, Any]] = {
 Jordan's updates have about 0.9 of the RMS of orthogonal ones, which is a lower rate.
 """
 
-
-MAPS = tuple(ARMS)[:4]
+MAPS = (ACCURATE, FAST, SVD, JORDAN)
 """Those among which the default is chosen: their differences are small, and want more seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(LanguagePlan):
-    """Every arm on all `seeds`, and the maps on `more_seeds` as well."""
+    """Every arm on all `seeds`, and the maps on `more_seeds` as well.
+
+    Then some of the maps once more at a batch of `large_batch_size`, the example's own, for longer.
+    """
 
     more_seeds: tuple[int, ...] = (3, 4, 5)
     arms: tuple[str, ...] = tuple(ARMS)
+    """The first is the reference."""
     steps: int = 400
+    large_arms: tuple[str, ...] = (FAST, SVD, JORDAN)
+    large_batch_size: int = 32
+    large_steps: int = 720
     width: int = 128
     layers: int = 4
     results: Path = RESULTS / "ablation.jsonl"
@@ -51,6 +57,13 @@ class Plan(LanguagePlan):
     def trials(self) -> Trials[LanguageTrial]:
         return Trials(LanguageTrial, held_out_loss, self.results, self.workers)
 
+    @property
+    def large(self) -> "Plan":
+        """The same at the large batch."""
+        return replace(
+            self, arms=self.large_arms, batch_size=self.large_batch_size, steps=self.large_steps
+        )
+
     def runs(self, arm: str) -> list[LanguageTrial]:
         chosen = {"optimizer": "muon", "learning_rate": RATE} | ARMS[arm] | self.shared
         seeds = (*self.seeds, *(self.more_seeds if arm in MAPS else ()))
@@ -58,19 +71,31 @@ class Plan(LanguagePlan):
 
 
 def run(plan: Plan) -> None:
-    plan.trials.measure(trial for arm in plan.arms for trial in plan.runs(arm))
+    for each in (plan, plan.large):
+        each.trials.measure(trial for arm in each.arms for trial in each.runs(arm))
 
 
 def report(plan: Plan) -> str:
+    """Tabulates all arms, then those at the large batch."""
+    return "\n\n".join(map(table, (plan, plan.large)))
+
+
+def table(plan: Plan) -> str:
     """Tabulates the losses at the end, and how far they are above the reference's, by seed."""
-    rows = [f"| | held-out loss, mean | above {REFERENCE} | by seed |", "|---|---|---|---|"]
-    reference = losses(plan, REFERENCE)
-    for arm in plan.arms:
+    reference, *others = plan.arms
+    baseline = losses(plan, reference)
+    rows = [
+        f"| | held-out loss, mean | above {reference} | by seed |",
+        "|---|---|---|---|",
+        f"| {reference} | {statistics.mean(baseline):.4f} |  |  |",
+    ]
+    for arm in others:
         found = losses(plan, arm)
-        above = [ours - theirs for ours, theirs in zip(found, reference[: len(found)], strict=True)]
+        above = [ours - theirs for ours, theirs in zip(found, baseline[: len(found)], strict=True)]
         by_seed = ", ".join(f"{each:+.4f}" for each in above)
-        compared = ["", ""] if arm == REFERENCE else [mean_and_error(above), by_seed]
-        rows.append(f"| {' | '.join([arm, f'{statistics.mean(found):.4f}', *compared])} |")
+        rows.append(
+            f"| {arm} | {statistics.mean(found):.4f} | {mean_and_error(above)} | {by_seed} |"
+        )
     return "\n".join(rows)
 
 

@@ -40,17 +40,29 @@ class Arithmetic:
         """Whether operands have fewer digits than the iterate."""
         return self.name != "float32"
 
+    def rounded(self, matrix: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Returns what a product reads of an operand."""
+        return matrix if self.operands is None else matrix.astype(self.operands)
+
     def multiply(
         self, left: Float[Array, "*batch rows inner"], right: Float[Array, "*batch inner cols"]
     ) -> Float[Array, "*batch rows cols"]:
-        """Multiplies with these operands; the product has the dtype of `left`."""
-        operands = left.dtype if self.operands is None else self.operands
-        return jnp.matmul(
-            left.astype(operands),
-            right.astype(operands),
-            precision=self.precision,
-            preferred_element_type=left.dtype,
-        )
+        """Multiplies with these operands."""
+        return jnp.matmul(self.rounded(left), self.rounded(right), **self._as_for(left))
+
+    def gram(self, matrix: Float[Array, "*batch rows cols"]) -> Float[Array, "*batch rows rows"]:
+        """Returns the Gram matrix XXᵀ with these operands.
+
+        Without a transpose in the program: XLA's CPU backend multiplies half-precision operands in
+        float32 if one of them is the transpose of the other.
+        """
+        operand = self.rounded(matrix)
+        return jnp.einsum("...ik,...jk->...ij", operand, operand, **self._as_for(matrix))
+
+    def _as_for(self, operand: Float[Array, "..."]) -> dict[str, Any]:
+        """Returns how to multiply: what a backend may round, and the dtype of sums."""
+        sums = jnp.promote_types(operand.dtype, jnp.float32)
+        return {"precision": self.precision, "preferred_element_type": sums}
 
 
 ARITHMETICS = MappingProxyType(

@@ -69,18 +69,21 @@ class NewtonSchulz:
     def on_wide(self, matrix: Wide) -> Wide:
         """Orthogonalises a matrix, or a batch, that lies wide with entries of order one."""
         arithmetic = self._arithmetic(matrix.shape[-2])
-        normalize = _NORMALIZATIONS[self.normalization]
-        bound, gram, gram_squared = normalize(matrix, arithmetic)
+        # Between steps a matrix has no more digits than products read: half the memory traffic.
+        matrix = arithmetic.rounded(matrix)
+        bound, gram, gram_squared = _NORMALIZATIONS[self.normalization](matrix, arithmetic)
         for start, stop in self.plan(*matrix.shape[-2:]).segments:
             if start:
-                bound, gram, gram_squared = 1.0, arithmetic.multiply(matrix, matrix.mT), None
+                matrix = arithmetic.rounded(matrix)
+                bound, gram, gram_squared = 1.0, arithmetic.gram(matrix), None
             steps = self.schedule[start:stop]
             if len(steps) == 1 and arithmetic.rounds:
                 # Added to its multiple of the identity, a factor would be rounded to the digits
                 # of the sum; that multiple of X is exact.
                 ((linear, *higher),) = steps
                 factor = _polynomial(gram, gram_squared, higher, arithmetic)
-                matrix = linear / bound * matrix + arithmetic.multiply(factor / bound, matrix)
+                product = arithmetic.multiply(factor / bound, matrix)
+                matrix = linear / bound * matrix.astype(product.dtype) + product
             else:
                 factor = _factor(gram, gram_squared, steps, arithmetic)
                 matrix = arithmetic.multiply(factor / bound, matrix)

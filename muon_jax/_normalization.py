@@ -56,7 +56,7 @@ def _gram_of_unit_trace(
     matrix: Wide, arithmetic: Arithmetic
 ) -> tuple[Float[Array, "*batch 1 1"], Square]:
     """Returns tr XXᵀ and XXᵀ / tr XXᵀ, whose powers neither overflow nor vanish at any size."""
-    gram = arithmetic.multiply(matrix, matrix.mT)
+    gram = arithmetic.gram(matrix)
     trace = _positive(jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None])
     return trace, gram / trace
 

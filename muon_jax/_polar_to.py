@@ -13,7 +13,7 @@ from muon_jax._normalization import Square, Wide, identity_like, on_wide
 from muon_jax._types import Matrices
 
 _CALL = "polar_to"
-_multiply = ARITHMETICS["float32"].multiply
+_EXACT = ARITHMETICS["float32"]
 
 # Rounding of float32 alone leaves a residual of some 1e-6, so that a smaller tolerance never holds.
 _SMALLEST_TOLERANCE = 1e-5
@@ -34,7 +34,7 @@ class PolarTo:
 
     def _polar(self, matrix: Wide) -> Wide:
         planned = newton_schulz("accurate").on_wide(matrix)
-        state = planned, _multiply(planned, planned.mT), jnp.zeros((), jnp.int32)
+        state = planned, _EXACT.gram(planned), jnp.zeros((), jnp.int32)
         polished, _, _ = lax.while_loop(self._unfinished, self._polish, state)
         return polished
 
@@ -47,11 +47,11 @@ class PolarTo:
     ) -> tuple[Wide, Square, Int[Array, ""]]:
         matrix, gram, step = state
         linear, cubic, quintic = _POLISH
-        factor = cubic * gram + quintic * _multiply(gram, gram)
+        factor = cubic * gram + quintic * _EXACT.multiply(gram, gram)
         # A matrix of the batch that is done stays as it is, so that batches equal loops.
-        better = linear * matrix + _multiply(factor, matrix)
+        better = linear * matrix + _EXACT.multiply(factor, matrix)
         matrix = jnp.where(residual(gram) > self.tolerance, better, matrix)
-        return matrix, _multiply(matrix, matrix.mT), step + 1
+        return matrix, _EXACT.gram(matrix), step + 1
 
 
 def polar_to(tolerance: float = 1e-3, *, max_steps: int = 20) -> PolarTo:

@@ -14,19 +14,30 @@ LEFT, RIGHT = (jnp.asarray(gaussian(5, 64, seed=seed), jnp.float32) for seed in 
 @pytest.mark.parametrize("name", ARITHMETICS)
 def test_operands_are_rounded_and_sums_are_not(name):
     """On CPUs `tensorfloat32` is float32."""
+    known = arithmetic("call", name)
     operands = getattr(jnp, name, jnp.float32)
-    left, right = (np.asarray(side.astype(operands), np.float64) for side in (LEFT, RIGHT.mT))
-    product = arithmetic("call", name).multiply(LEFT, RIGHT.mT)
-    assert product.dtype == jnp.float32
-    np.testing.assert_allclose(product, left @ right, rtol=1e-5, atol=1e-5)
+    assert known.rounded(LEFT).dtype == operands
+    left, right = (np.asarray(side.astype(operands), np.float64) for side in (LEFT, RIGHT))
+    for given in (LEFT, known.rounded(LEFT)):
+        product, gram = known.multiply(given, RIGHT.mT), known.gram(given)
+        assert product.dtype == gram.dtype == jnp.float32
+        np.testing.assert_allclose(product, left @ right.T, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(gram, left @ left.T, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gram_matrix_is_formed_without_a_transpose():
+    """XLA's CPU backend would widen half-precision operands for it."""
+    gram = arithmetic("call", "bfloat16").gram
+    assert "transpose" not in str(jax.make_jaxpr(gram)(LEFT))
 
 
 @pytest.mark.parametrize(
     ("name", "precision"), [("float32", "HIGHEST"), ("tensorfloat32", "HIGH"), (None, "HIGHEST")]
 )
 def test_backends_are_told_how_far_they_may_round(name, precision):
-    multiply = arithmetic("call", name).multiply
-    assert f"Precision.{precision}" in str(jax.make_jaxpr(multiply)(LEFT, RIGHT.mT))
+    known = arithmetic("call", name)
+    assert f"Precision.{precision}" in str(jax.make_jaxpr(known.multiply)(LEFT, RIGHT.mT))
+    assert f"Precision.{precision}" in str(jax.make_jaxpr(known.gram)(LEFT))
 
 
 @pytest.mark.parametrize("name", ARITHMETICS)
