@@ -56,7 +56,7 @@ def optimizers() -> dict[str, optax.GradientTransformation]:
         "muon_jax, default": ours(),
         "muon_jax, accurate": ours(coefficients="accurate"),
         "muon_jax, keller": ours(coefficients="keller"),
-        "muon_jax, bfloat16 operands": ours(coefficients="minimax", dtype="bfloat16"),
+        "muon_jax, bfloat16 operands": ours(dtype="bfloat16"),
         "muon_jax, default, chunks of 16 MiB": ours(chunk_bytes=2**24),
         "muon_jax, default, one stack": ours(chunk_bytes=2**40),
     }

@@ -124,13 +124,7 @@ def compose(
 
 
 @functools.cache
-def design(
-    degrees: tuple[int, ...],
-    *,
-    conditioning: float,
-    inflation: float = 1.0,
-    cushion: float = 0.0,
-) -> Schedule:
+def design(degrees: tuple[int, ...], *, conditioning: float, inflation: float = 1.0) -> Schedule:
     """Composes the chain that is best on average over a spread of singular values.
 
     A larger lower end makes the band around 1 narrower above it and the images lower below it.
@@ -141,11 +135,10 @@ def design(
       degrees: Odd degree of every link.
       conditioning: Ratio of the largest singular value to the smallest that counts.
       inflation: As in `compose`.
-      cushion: As in `compose`.
     """
 
     def chain(log_lower: float) -> Schedule:
-        return compose(degrees, math.exp(log_lower), inflation=inflation, cushion=cushion)
+        return compose(degrees, math.exp(log_lower), inflation=inflation)
 
     def loss(log_lower: float) -> float:
         return max(rms_error(chain(log_lower), conditioning), _FLOAT32_ROUNDOFF)

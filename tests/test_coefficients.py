@@ -105,10 +105,13 @@ def test_bare_rows_are_stretched_where_rounding_would_blow_them_up(name, arithme
     assert stretched[-1] == as_published[-1]
 
 
-def test_bf16_designs_keep_to_quintics():
-    # Degree 9 explodes right above its interval, and bf16 is too coarse to stay inside.
-    for name in ("fast", "accurate", "minimax"):
-        assert {len(row) for row in schedule(name, arithmetic="bfloat16")} == {3}
+@pytest.mark.parametrize("arithmetic", ["tensorfloat32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["fast", "accurate", "minimax"])
+def test_designs_for_rounded_operands_keep_to_quintics_but_for_the_last_step(name, arithmetic):
+    """Degree 9 explodes right above its interval, where rounding leads, unless that is narrow."""
+    *quintics, last = schedule(name, arithmetic=arithmetic)
+    assert {len(row) for row in quintics} == {3}
+    assert len(last) == 3 or max(map(abs, last)) < 10
 
 
 def log_uniform(conditioning: float) -> np.ndarray:

@@ -57,9 +57,9 @@ class OptimizerConfig:
     """Largest global norm of a gradient."""
     orthogonalizer: str = "fast"
     """How muon orthogonalises: coefficients that newton_schulz knows by name, jordan (the first
-    published form: keller's, of a matrix over its Frobenius norm), bfloat16, or exactly by svd;
-    keller:7 takes seven steps; schatten:P for steepest descent under a Schatten norm, from 2,
-    normalised SGD, to inf, svd."""
+    published form: keller's, of a matrix over its Frobenius norm), bfloat16 (fast with such
+    operands), or exactly by svd; keller:7 takes seven steps; schatten:P for steepest descent under
+    a Schatten norm, from 2, normalised SGD, to inf, svd."""
     scale: str = "match_rms"
     """Size of muon's updates: match_rms, keller, spectral, update_norm, none, or hidden_size:N for
     a model of width N."""
@@ -239,7 +239,7 @@ _DECAYS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 _NEWTON_SCHULZ: dict[str, Any] = {
     "jordan": {"coefficients": "keller", "normalization": "frobenius"},
-    "bfloat16": {"coefficients": "minimax", "dtype": "bfloat16"},
+    "bfloat16": {"dtype": "bfloat16"},
 }
 _SCALES = ("match_rms", "keller", "spectral", "update_norm", "none")
 
