@@ -8,6 +8,7 @@ from matrices import gaussian
 
 from muon_jax._batching import orthogonalize_all
 
+SQUARE = r"scale_by_muon\(orthogonalizer=.*: it makes \(1, 4, 4\) of \(1, 4, 8\): return the shape"
 SHAPES = [(1, 4, 8), (3, 8, 4), (2, 4, 8), (1, 5, 5), (0, 4, 8), (2, 0, 4)]
 
 
@@ -16,8 +17,15 @@ def cube(matrices):
     return matrices @ matrices.mT @ matrices
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def backend(request, monkeypatch) -> str:
+    """Has the plan made for a backend; what it plans runs on every one."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+    return request.param
+
+
 @pytest.mark.parametrize("chunk_bytes", [None, 1, 4 * 32 * 2, 4 * 32 * 4, 10**9])
-def test_every_chunking_gives_what_a_loop_gives(chunk_bytes):
+def test_every_chunking_gives_what_a_loop_gives(backend, chunk_bytes):
     matrices = [jnp.asarray(gaussian(*shape, seed=i)) for i, shape in enumerate(SHAPES)]
     results = orthogonalize_all(matrices, cube, chunk_bytes)
     for result, batch in zip(results, matrices, strict=True):
@@ -26,19 +34,27 @@ def test_every_chunking_gives_what_a_loop_gives(chunk_bytes):
             np.testing.assert_allclose(one, cube(matrix), rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("chunk_bytes", "sizes"),
-    [(1, {1}), (4 * 32 * 3, {3, 1}), (4 * 32 * 4, {4, 3}), (10**6, {7})],
-)
-def test_a_chunk_holds_no_more_than_its_bound(chunk_bytes, sizes):
+def sizes_of_chunks(count, chunk_bytes=None):
     seen = set()
 
     def spy(matrices):
         seen.add(len(matrices))
         return matrices
 
-    orthogonalize_all([jnp.ones((7, 4, 8))], spy, chunk_bytes)
-    assert seen == sizes
+    orthogonalize_all([jnp.ones((count, 4, 8))], spy, chunk_bytes)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("chunk_bytes", "sizes"),
+    [(1, {1}), (4 * 32 * 3, {3, 1}), (4 * 32 * 4, {4, 3}), (10**6, {7})],
+)
+def test_a_chunk_holds_no_more_than_its_bound(chunk_bytes, sizes):
+    assert sizes_of_chunks(7, chunk_bytes) == sizes
+
+
+def test_cpus_take_one_matrix_at_a_time_and_accelerators_many(backend):
+    assert sizes_of_chunks(7) == ({1} if backend == "cpu" else {7})
 
 
 def test_dtypes_do_not_mix():
@@ -52,7 +68,7 @@ def test_a_result_has_the_dtype_and_the_shape_that_came(count):
     stack = jnp.ones((count, 4, 8), jnp.bfloat16)
     (widened,) = orthogonalize_all([stack], lambda matrices: jnp.float32(2) * matrices)
     assert widened.dtype == jnp.bfloat16
-    with pytest.raises(ValueError, match=r"it makes \(1, 4, 4\) of \(1, 4, 8\): return the shape"):
+    with pytest.raises(ValueError, match=SQUARE):
         orthogonalize_all([stack], lambda matrices: matrices @ matrices.mT, 1)
 
 

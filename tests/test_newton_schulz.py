@@ -16,9 +16,24 @@ def test_a_format_is_named_by_its_dtype_or_its_name(name):
     assert hash(by_name) == hash(muon_jax.newton_schulz("minimax", dtype=jnp.dtype(name)))
 
 
-def test_what_is_no_dtype_is_refused():
-    with pytest.raises(ValueError, match=r"newton_schulz\(dtype=.*choose one of 'float32'"):
-        muon_jax.newton_schulz(dtype=object())
+@pytest.mark.parametrize(
+    ("argument", "choices"),
+    [
+        ({"dtype": object()}, "'float32', 'tensorfloat32', 'float16', 'bfloat16'"),
+        ({"form": "gram"}, "'auto', 'direct'"),
+        ({"normalization": "spectral"}, "'schatten', 'frobenius'"),
+    ],
+)
+def test_what_is_no_choice_is_refused(argument, choices):
+    (name,) = argument
+    with pytest.raises(ValueError, match=rf"newton_schulz\({name}=.*choose one of {choices}"):
+        muon_jax.newton_schulz(**argument)
+
+
+@pytest.mark.parametrize(("short", "rounds"), [(63, False), (64, True)])
+def test_operands_are_rounded_from_a_short_side_of_64(short, rounds):
+    polar = muon_jax.newton_schulz(dtype="bfloat16")
+    assert ("bf16" in str(jax.make_jaxpr(polar)(jnp.ones((1, short, 80))))) == rounds
 
 
 @pytest.mark.parametrize("name", ["fast", "accurate", "minimax"])
@@ -32,6 +47,22 @@ def test_the_gram_form_agrees_with_the_direct_form(name, shape):
     assert np.linalg.norm(difference) < 2e-3 * np.linalg.norm(planned(matrix))
 
 
+def test_steps_share_a_gram_matrix_where_a_matrix_is_long():
+    default, direct = muon_jax.newton_schulz(), muon_jax.newton_schulz(form="direct")
+    assert default.plan(64, 64) == direct.plan(64, 64)
+    assert default.plan(64, 256) == default.plan(256, 64) != direct.plan(64, 256)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 512)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["fast", "accurate", "keller"])
+def test_the_program_has_the_products_of_its_plan(name, dtype, shape):
+    orthogonalizer = muon_jax.newton_schulz(name, dtype=dtype)
+    plan = orthogonalizer.plan(*shape)
+    program = str(jax.make_jaxpr(orthogonalizer)(jnp.ones((1, *shape))))
+    assert program.count("dot_general") == plan.wide + plan.square
+
+
 @pytest.mark.parametrize(
     ("name", "shape"), [("keller", (64, 64)), ("fast", (64, 256)), ("accurate", (32, 512))]
 )
@@ -42,6 +73,7 @@ def test_flops_are_those_that_the_compiler_counts(name, shape):
     # What is not a product is 1/short of it, times some forty operations an entry.
     assert orthogonalizer.flops(*shape) <= counted < orthogonalizer.flops(*shape) * 1.25
     assert orthogonalizer.flops(*shape) == orthogonalizer.flops(*reversed(shape))
+    assert orthogonalizer.flops(0, 5) == orthogonalizer.flops(5, 0) == 0
 
 
 @pytest.mark.parametrize(
