@@ -44,7 +44,10 @@ LAST = (
 )
 GATE = "gate,gating,gating_network,switch,wg,w_gate,w_noise,noise_linear"
 CHANNELWISE = "*depthwise*,dwconv*,dw_conv*,*conv1d*,*conv_1d*,*short_conv*,*causal_conv*"
-GATE_AND_UP = "gate_up*,gate_and_up*,up_gate*,up_and_gate*,gateup*,w13,gating_einsum,wi_fused"
+GATE_AND_UP = (
+    "gate_up,gate_up?,gate_up_*,gate_and_up*,up_gate*,up_and_gate*,gateup*,w13,gating_einsum,"
+    "wi_fused"
+)
 RECURRENT = (
     "dense_i,dense_h,weight_ih*,weight_hh*,w_i,w_h,ih,hh,i2h,h2h,recurrent_kernel,*lstm*,*gru*"
 )

@@ -258,9 +258,14 @@ def gate_and_up(leaf: Leaf) -> Outcome:
     if len(leaf.core) not in (2, 3):
         return None
     view = _oriented(leaf, lead=len(leaf.core) - 2)
+    turned = MatrixAxes(view.cols, view.rows)
     down = leaf.beside(DOWN, ndim=len(leaf.core))
-    if down and leaf.core[view.cols[0]] not in (2 * down[-2], 2 * down[-1]):
-        view = MatrixAxes(view.cols, view.rows)
+
+    def fits(view: MatrixAxes) -> bool:
+        return {leaf.core[view.rows[0]], leaf.core[view.cols[0]] / 2} == {*(down or ())[-2:]}
+
+    if not fits(view) and fits(turned):
+        view = turned
     return _split(view, 2) if leaf.core[view.cols[0]] % 2 == 0 else None
 
 
@@ -285,7 +290,7 @@ def recurrent_gates(leaf: Leaf) -> Outcome:
     kernel = kernel or leaf.tree.shapes.get((*leaf.place, "recurrent_kernel"))  # Keras
     if view is None or kernel is None:
         return None
-    hidden = min(kernel) if len(kernel) == 2 else kernel[-2]
+    hidden = min(kernel) if len(kernel) == 2 else kernel[1 if view.cols == (0,) else -2]
     gates, rest = divmod(leaf.core[view.cols[0]], hidden)
     return _split(view, gates) if gates in (3, 4) and not rest else None
 

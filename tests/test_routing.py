@@ -74,6 +74,7 @@ def test_your_rules_come_first():
     assert the_route("gate_up/kernel", 4, 16, rules=rules).axes == view
     frozen = the_route("mlp/down/kernel", 16, 4, rules=rules)
     assert (frozen.label, frozen.axes, frozen.why) == ("frozen", None, "tuned")
+    assert frozen.rule == "*/{up,down}/kernel"
     assert the_route("mlp/other/kernel", 16, 4, rules=rules).axes == MatrixAxes(0, 1)
 
 
@@ -107,9 +108,21 @@ def test_patterns(pattern, paths):
 
 
 UNUSABLE = {
-    "no pattern": (lambda: Rule("", "adamw"), ValueError, "Rule(pattern='')"),
-    "open brace": (lambda: Rule("*/{a,b", "adamw"), ValueError, "close every brace"),
-    "no view": (lambda: Rule("*", "muon"), ValueError, "give the view, such as MatrixAxes("),
+    "no pattern": (
+        lambda: Rule("", "adamw"),
+        ValueError,
+        "Rule(pattern=''): give a pattern such as \"*/kernel\".",
+    ),
+    "open brace": (
+        lambda: Rule("*/{a,b", "adamw"),
+        ValueError,
+        "Rule(pattern='*/{a,b'): close every brace, as in {query,key}.",
+    ),
+    "no view": (
+        lambda: Rule("*", "muon"),
+        ValueError,
+        "Rule(to='muon'): give the view, such as MatrixAxes(rows=-2, cols=-1).",
+    ),
     "no outcome": (
         lambda: Rule("*", cast(Any, 3)),
         TypeError,

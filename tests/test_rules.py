@@ -1,17 +1,21 @@
 """The default rules on the names and shapes of many libraries, models and layers."""
 
+import re
+
 import jax
 import optax
 import pytest
+from known_edges import EDGES, READINGS
 from known_layers import LAYERS as KNOWN_LAYERS
 from known_models import MODELS as KNOWN_MODELS
 from routes import tree_of, view_of
 
+import muon_jax
 from muon_jax._matrix_axes import MatrixAxes
-from muon_jax._routing import route
+from muon_jax._routing import matrix_axes, route
 from muon_jax._sides import check_sides
 
-MODELS = {**KNOWN_MODELS, **KNOWN_LAYERS}
+MODELS = {**KNOWN_MODELS, **KNOWN_LAYERS, **EDGES}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -45,3 +49,14 @@ def test_a_mask_changes_no_view_or_asks(name):
 
 def views_of(params):
     return [leaf.axes for leaf in jax.tree.leaves(route(params, ambiguous="fallback"))]
+
+
+@pytest.mark.parametrize(("path", "shape", "readings"), READINGS.values(), ids=READINGS)
+def test_an_error_shows_every_reading_as_the_line_to_write(path, shape, readings):
+    params = tree_of({path: shape})
+    with pytest.raises(ValueError, match=f"{path} .* can be read") as caught:
+        route(params)
+    lines = re.findall(r"Rule\(.*\)(?=  #)", str(caught.value))
+    rules = [eval(line, vars(muon_jax)) for line in lines]
+    views = [jax.tree.leaves(matrix_axes(params, rules=[rule])) for rule in rules]
+    assert views == [[view] for view in readings]

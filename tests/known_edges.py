@@ -1,0 +1,151 @@
+"""Layers at the edges of the default rules: where a name or shape nearly means something else.
+
+Expected are the view, `-` for the fallback, or `?` for an error that shows the readings.
+"""
+
+from muon_jax._matrix_axes import MatrixAxes, Split
+
+EDGES = {
+    "maps of patches with the names of tables": {
+        "vision/patch_embed/weight": ((8, 48), "1|0"),  # of patches laid flat
+        "vision/patch_embedding/weight": ((8, 3, 4, 4), "1,2,3|0"),
+        "vision/stem_embedding/weight": ((8, 3, 4, 4), "1,2,3|0"),
+        "text/word_embedding/weight": ((99, 8), "-"),
+    },
+    "a bias by heads that is called b": {
+        "attn/query/w": ((8, 2, 4), "0|1,2"),
+        "attn/query/b": ((2, 4), "-"),
+    },
+    "a vocabulary of bytes, as many as the MLP is wide": {
+        "embed/embedding": ((32, 8), "-"),
+        "blocks/0/linear1/kernel": ((8, 32), "0|1"),
+        "blocks/0/linear2/kernel": ((32, 8), "0|1"),
+        "linear/kernel": ((8, 32), "-"),
+    },
+    "a vocabulary of bytes, as many as the scanned MLPs are wide": {
+        "embed/embedding": ((32, 8), "-"),
+        "blocks/linear1/kernel": ((3, 8, 32), "1|2"),
+        "blocks/linear2/kernel": ((3, 32, 8), "1|2"),
+        "linear/kernel": ((8, 32), "-"),
+    },
+    "a vocabulary as large as the model is wide": {
+        "embed/embedding": ((8, 8), "-"),
+        "pooler/dense/kernel": ((8, 8), "0|1"),  # nothing tells it from a table
+    },
+    "a classifier of images below params": {
+        "params/Conv_0/kernel": ((3, 3, 3, 8), "0,1,2|3"),
+        "params/Dense_0/kernel": ((8, 10), "-"),
+    },
+    "an encoder of images": {
+        "encoder/Conv_0/kernel": ((3, 3, 3, 8), "0,1,2|3"),
+        "encoder/bottleneck/kernel": ((8, 4), "0|1"),
+    },
+    "low-rank changes of torch's convolutions": {
+        "conv/lora_down/weight": ((2, 8, 3, 3), "1,2,3|0"),
+        "conv/lora_up/weight": ((16, 2, 1, 1), "1,2,3|0"),
+    },
+    "a low-rank change whose rank is the width of the input and the number of heads": {
+        "attn/q_einsum/lora/a": ((4, 4), "0|1"),
+        "attn/q_einsum/lora/b": ((4, 4, 6), "0|1,2"),
+    },
+    "no name, bias or shape that tells": {
+        "mix/kernel": ((5, 8, 6), "?"),
+        "mix/bias": ((8,), "-"),
+        "equal/kernel": ((5, 5, 6), "?"),  # as good as any other sizes
+    },
+    "experts with outputs first": {
+        "experts/up/weight": ((6, 32, 8), "2|1"),
+        "fused/experts/gate_up/weight": ((6, 64, 8), "2|1/2"),
+        "fused/experts/down/weight": ((6, 8, 32), "2|1"),
+    },
+    "qkv fused, and what stands beside it": {
+        "transposed/c_attn/kernel": ((24, 8), "1|0/3"),
+        "narrow/qkv/weight": ((8, 24), "?"),  # 24 inputs, by its name
+        "biased/qkv/kernel": ((24, 8), "?"),  # 24 inputs, by its bias
+        "biased/qkv/bias": ((8,), "-"),
+        "apart/qkv/kernel": ((8, 24), "0|1/3"),
+        "apart/out/kernel": ((2, 4, 8), "0,1|2"),
+        "alike/qkv/kernel": ((8, 12), "?"),  # one projection for all three
+        "alike/out/kernel": ((12, 8), "0|1"),
+        "axis/query_key_value/kernel": ((8, 3, 2, 4), "0|2,3"),
+    },
+    "keys and values of a narrow context": {
+        "cross/key/kernel": ((6, 8, 4), "0|1,2"),
+        "cross/out/kernel": ((32, 8), "0|1"),
+        "latent/kv/kernel": ((8, 9), "0|1"),  # odd: one latent for both
+    },
+    "gate and up on an axis of two": {
+        "mlp/wi/kernel": ((8, 2, 3), "0|2"),
+        "moe/experts/gate_up/kernel": ((8, 8, 2, 32), "1|3"),  # as many experts as features
+        "moe/experts/down/kernel": ((8, 32, 8), "1|2"),
+    },
+    "gate and up side by side": {
+        "torch/gate_up_proj/weight": ((64, 8), "1|0/2"),
+        "torch/down_proj/weight": ((8, 32), "1|0"),
+        "experts/gate_up/kernel": ((6, 8, 64), "1|2/2"),
+        "experts/down/kernel": ((6, 32, 8), "1|2"),
+        "cell/gate_update/kernel": ((8, 4), "0|1"),
+        "low_rank/gate_up_proj/kernel": ((8, 64), "0|1/2"),
+        "low_rank/gate_down/kernel": ((8, 4), "0|1"),
+    },
+    "a shared expert beside the others": {
+        "moe/gate_up/kernel": ((8, 32), "0|1/2"),
+        "moe/down/kernel": ((16, 8), "0|1"),
+        "moe/gate_up_experts/kernel": ((6, 8, 64), "1|2/2"),
+        "moe/down_experts/kernel": ((6, 32, 8), "1|2"),
+    },
+    "inputs with a gate and without": {
+        "gated/in_proj/weight": ((32, 8), "1|0/2"),
+        "gated/out_proj/weight": ((8, 16), "1|0"),
+        "plain/in_proj/kernel": ((8, 16), "0|1"),
+        "plain/out_proj/kernel": ((16, 8), "0|1"),
+        "narrow/in_proj/kernel": ((8, 4), "0|1"),
+        "narrow/query/kernel": ((4, 2, 4), "0|1,2"),
+        "narrow/out_proj/kernel": ((2, 4, 8), "0,1|2"),
+    },
+    "a convolutional LSTM on sequences": {
+        "ih/kernel": ((3, 6, 16), "0,1|2/4"),
+        "hh/kernel": ((3, 4, 16), "0,1|2/4"),
+    },
+    "a convolutional GRU with outputs first": {
+        "cell/ih/weight": ((12, 6, 3, 3), "1,2,3|0/3"),
+        "cell/hh/weight": ((12, 4, 3, 3), "1,2,3|0/3"),
+    },
+    "a linear layer after an LSTM of Haiku": {
+        "lstm_tagger/lstm/linear/w": ((12, 16), "0|1/4"),
+        "lstm_tagger/linear/w": ((4, 10), "0|1"),
+    },
+}
+
+READINGS = {
+    # what it is: (its path, its shape, all that it can be)
+    "three squares, perhaps head by head": (
+        "attn/query_key_value/kernel",
+        (8, 24),
+        [MatrixAxes(-2, -1, split=3), MatrixAxes(-2, -1)],
+    ),
+    "perhaps three of one width": (
+        "attn/qkv/kernel",
+        (8, 15),
+        [MatrixAxes(-2, -1), MatrixAxes(-2, -1, split=3)],
+    ),
+    "not three of one width": ("attn/qkv/kernel", (8, 16), [MatrixAxes(-2, -1)]),
+    "perhaps three times two heads": (
+        "attn/qkv/kernel",
+        (8, 6, 4),
+        [MatrixAxes(-3, (-2, -1)), MatrixAxes(-3, (-2, -1), split=3)],
+    ),
+    "perhaps three of four in either head": (
+        "attn/qkv/kernel",
+        (8, 2, 12),
+        [
+            MatrixAxes(-3, (-2, -1)),
+            MatrixAxes(-3, (-2, -1), split=Split((4, 4, 4), interleaved=True)),
+        ],
+    ),
+    "three along one axis or the other": (
+        "attn/qkv/kernel",
+        (8, 3, 3),
+        [MatrixAxes(-3, (-2, -1)), MatrixAxes(-3, -1), MatrixAxes(-3, -2)],
+    ),
+}
