@@ -31,24 +31,24 @@ ARMS: dict[str, dict[str, Any]] = {
 Jordan's updates have about 0.9 of the RMS of orthogonal ones, which is a lower rate.
 """
 
-MAPS = (ACCURATE, FAST, SVD, JORDAN)
-"""Those among which the default is chosen: their differences are small, and want more seeds."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(LanguagePlan):
-    """Every arm on all `seeds`, and the maps on `more_seeds` as well.
+    """Every arm on all `seeds`, and those among which the default is chosen on `more_seeds` too.
 
-    Then some of the maps once more at a batch of `large_batch_size`, the example's own, for longer.
+    Then some of these once more at a batch of `large_batch_size`, the example's own, for longer.
     """
 
-    more_seeds: tuple[int, ...] = (3, 4, 5)
     arms: tuple[str, ...] = tuple(ARMS)
     """The first is the reference."""
     steps: int = 400
-    large_arms: tuple[str, ...] = (FAST, SVD, JORDAN)
+    more_seeds: tuple[int, ...] = (3, 4, 5)
+    on_more_seeds: tuple[str, ...] = (ACCURATE, FAST, SVD, JORDAN)
     large_batch_size: int = 32
+    large_arms: tuple[str, ...] = (FAST, SVD, JORDAN)
     large_steps: int = 720
+    large_more_seeds: tuple[int, ...] = (3, 4)
+    large_on_more_seeds: tuple[str, ...] = (FAST, JORDAN)
     width: int = 128
     layers: int = 4
     results: Path = RESULTS / "ablation.jsonl"
@@ -61,12 +61,17 @@ class Plan(LanguagePlan):
     def large(self) -> "Plan":
         """The same at the large batch."""
         return replace(
-            self, arms=self.large_arms, batch_size=self.large_batch_size, steps=self.large_steps
+            self,
+            batch_size=self.large_batch_size,
+            arms=self.large_arms,
+            steps=self.large_steps,
+            more_seeds=self.large_more_seeds,
+            on_more_seeds=self.large_on_more_seeds,
         )
 
     def runs(self, arm: str) -> list[LanguageTrial]:
         chosen = {"optimizer": "muon", "learning_rate": RATE} | ARMS[arm] | self.shared
-        seeds = (*self.seeds, *(self.more_seeds if arm in MAPS else ()))
+        seeds = (*self.seeds, *(self.more_seeds if arm in self.on_more_seeds else ()))
         return [LanguageTrial(steps=self.steps, seed=seed, **chosen) for seed in seeds]
 
 
