@@ -12,10 +12,18 @@ import optax
 
 from muon_jax._checks import path_name, refused
 from muon_jax._matrix_axes import Shape
-from muon_jax._names import EMBEDDING, STACK_AXIS, WEIGHT, Words, matches, place_of, words_of
+from muon_jax._names import (
+    BIASES,
+    EMBEDDING,
+    STACK_AXIS,
+    WEIGHT,
+    Words,
+    matches,
+    place_of,
+    words_of,
+)
 from muon_jax._stacks import stack_axes
 
-_BIASES = ("bias", "b")
 _BOXES = tuple(map(jax.tree_util.GetAttrKey, ("value", "array")))  # of Flax, of Haliax
 
 
@@ -104,7 +112,7 @@ class Leaf:
     @property
     def bias(self) -> Shape | None:
         """The bias of the same layer, without stack axes and axes of length one."""
-        for name in _BIASES:
+        for name in BIASES:
             shape = self._core_of(self.tree.shapes.get((*self.place, name)))
             if shape is not None and self.place != self.words:
                 return tuple(size for size in shape if size != 1)
@@ -194,7 +202,7 @@ def hidden_by_masks(params: Any) -> set[Words]:
 def hides_bias(words: Words, hidden: Collection[Words]) -> bool:
     """Tells whether the bias of the layer of a weight is among what is hidden."""
     place = place_of(words)
-    return place != words and any((*place, name) in hidden for name in _BIASES)
+    return place != words and any((*place, name) in hidden for name in BIASES)
 
 
 def path_of(key_path: Any) -> str:
@@ -244,6 +252,5 @@ def _stacks_by_name(
 
 def _axis_names(node: Any) -> Sequence[Any] | None:
     if hasattr(node, "get_metadata"):
-        metadata = node.get_metadata()
-        return metadata.get("out_sharding", metadata.get("sharding_names"))  # the older name
+        return node.get_metadata().get("out_sharding")
     return getattr(node, "names", None) if hasattr(node, "unbox") else None

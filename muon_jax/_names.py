@@ -13,6 +13,9 @@ Words: TypeAlias = tuple[str, ...]
 WEIGHT = "{kernel,weight,weights,w}"
 """Last words that say only "the array of this layer"; the word before names the layer."""
 
+BIASES = ("bias", "b")
+"""Last words of the vector that is added to what a weight makes."""
+
 STACK_AXIS = "{layer,layers,block,blocks,stage,stages,scan,stack,exp,expert,experts}"
 """Logical axis names along which a layer, or an expert, is only repeated."""
 

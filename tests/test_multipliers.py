@@ -136,6 +136,13 @@ MISTAKES = {
         "muon_jax.muon: earlier patterns of learning_rate_multipliers take all that '*/embedding' "
         "fits: embed/embedding. Put it before them, since the first that fits wins.",
     ),
+    "order of many": (
+        {"*": 0.5, "{attn,dense}/*": 0.1},
+        ValueError,
+        "muon_jax.muon: earlier patterns of learning_rate_multipliers take all that "
+        "'{attn,dense}/*' fits: attn/key/kernel, attn/query/kernel, dense/bias and 1 more. Put it "
+        "before them, since the first that fits wins.",
+    ),
     "negative": (
         {"*": -1.0},
         ValueError,

@@ -5,14 +5,13 @@ import re
 from typing import Any, cast
 
 import equinox as eqx
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 from flax import nnx
 from flax.core import freeze
-from routes import tree_of, view_of
+from routes import tree_of
 
 import muon_jax
 from muon_jax._matrix_axes import MatrixAxes
@@ -166,22 +165,6 @@ def test_an_unknown_kernel_is_refused_with_the_lines_to_write():
     assert jax.tree.leaves(label_params(params, ambiguous="fallback")) == ["adamw"] * 2
 
 
-def test_integer_leaves_are_refused_by_path():
-    params = {"table": {"ids": jax.ShapeDtypeStruct((3,), jnp.int32)}}
-    with pytest.raises(TypeError, match=r"^muon_jax\.label_params: 'table/ids' has dtype int32"):
-        label_params(params)
-
-
-def test_leaves_that_are_no_arrays_are_refused_by_path():
-    with pytest.raises(TypeError, match=r"'act' is a str, not an array"):
-        label_params({"act": "gelu"})
-
-
-def test_an_empty_tree_is_refused():
-    with pytest.raises(ValueError, match=r"^muon_jax\.matrix_axes: .*no arrays"):
-        matrix_axes({"nothing": None})
-
-
 def test_a_view_that_does_not_fit_is_refused_by_path():
     with pytest.raises(ValueError, match=r"does not fit 'dense/kernel' of shape \(4, 6\)"):
         the_route("dense/kernel", 4, 6, rules=[Rule("*/kernel", MatrixAxes(0, 1, split=4))])
@@ -201,44 +184,6 @@ def test_a_complex_matrix_is_refused_unless_a_rule_sends_it_elsewhere():
 def test_nothing_is_left_where_a_mask_hides_all():
     masked = {"a": optax.MaskedNode(), "b": None}
     assert label_params(masked) == masked
-
-
-# Stacks by the axis names that Flax keeps
-
-
-def partitioned(in_axes):
-    kernel_init = nnx.with_partitioning(nnx.initializers.ones, ("inputs", "outputs"))
-
-    def make(rngs):
-        return nnx.Linear(4, 6, kernel_init=kernel_init, use_bias=False, rngs=rngs)
-
-    stack = nnx.vmap(make, out_axes=in_axes, transform_metadata={nnx.PARTITION_NAME: "layers"})
-    with nnx.use_eager_sharding(False):
-        return nnx.state(nnx.eval_shape(lambda: stack(nnx.Rngs(0).split(3))), nnx.Param)
-
-
-@pytest.mark.parametrize(("axis", "view"), [(0, "1|2"), (1, "0|2"), (2, "0|1")])
-def test_a_stack_named_by_nnx_may_lie_on_any_axis(axis, view):
-    assert view_of(route(partitioned(axis))["kernel"].get_value()) == view
-
-
-@pytest.mark.parametrize(("axis", "view"), [(0, "1|2"), (1, "0|2")])
-def test_a_stack_named_by_linen_may_lie_on_any_axis(axis, view):
-    class Layer(nn.Module):
-        @nn.compact
-        def __call__(self, x, _):
-            init = nn.with_logical_partitioning(nn.initializers.ones, ("inputs", "outputs"))
-            return nn.Dense(4, kernel_init=init, use_bias=False, name="mix")(x), None
-
-    stack = nn.scan(
-        Layer,
-        variable_axes={"params": axis},
-        split_rngs={"params": True},
-        length=3,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-    )
-    params = jax.eval_shape(stack().init, jax.random.key(0), array(2, 4), None)
-    assert [view_of(leaf) for leaf in jax.tree.leaves(route(params))] == [view]
 
 
 # States that do not fit

@@ -8,6 +8,7 @@ import pytest
 from known_edges import EDGES, READINGS
 from known_layers import LAYERS as KNOWN_LAYERS
 from known_models import MODELS as KNOWN_MODELS
+from known_stacks import STACKS
 from routes import tree_of, view_of
 
 import muon_jax
@@ -15,7 +16,7 @@ from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._routing import matrix_axes, route
 from muon_jax._sides import check_sides
 
-MODELS = {**KNOWN_MODELS, **KNOWN_LAYERS, **EDGES}
+MODELS = {**KNOWN_MODELS, **KNOWN_LAYERS, **EDGES, **STACKS}
 
 
 @pytest.mark.parametrize("name", MODELS)
