@@ -1,6 +1,7 @@
 """Bad input gets one error that names the call, the value and the remedy. The wording is exact."""
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 import optax
@@ -10,6 +11,12 @@ import muon_jax
 from muon_jax import recipes
 
 MATRIX = {"kernel": jnp.ones((2, 3))}
+ORTHOGONALIZERS = {
+    "newton_schulz": muon_jax.newton_schulz(),
+    "polar_by_svd": muon_jax.polar_by_svd(),
+    "inverse_sqrt": muon_jax.inverse_sqrt(),
+    "polar_to": muon_jax.polar_to(),
+}
 
 
 @dataclasses.dataclass
@@ -224,10 +231,13 @@ BAD_TYPES = [
         "muon_jax.scale_by_muon(momentum_dtype='half a float'): give float32, bfloat16, float16 "
         "or float64, or None for the parameter's own.",
     ),
-    (
-        lambda: muon_jax.newton_schulz()(jnp.ones((1, 2, 2), jnp.complex64)),
-        "muon_jax.newton_schulz: the matrices are complex64. Give real ones; the polar factor of "
-        "A + iB is that of [[A, -B], [B, A]].",
+    *(
+        (
+            functools.partial(orthogonalizer, jnp.ones((1, 2, 2), jnp.complex64)),
+            f"muon_jax.{call}: the matrices are complex64. Give real ones; the polar factor of "
+            "A + iB is that of [[A, -B], [B, A]].",
+        )
+        for call, orthogonalizer in ORTHOGONALIZERS.items()
     ),
     (
         lambda: muon_jax.newton_schulz(steps=2.5),
@@ -263,6 +273,14 @@ def test_bad_values(call, message):
     with pytest.raises(ValueError, match="muon_jax") as caught:
         call()
     assert str(caught.value) == message
+
+
+def test_axes_of_another_tree_are_refused_with_what_jax_says_of_them():
+    said = (
+        "axes is no prefix of the parameters: .*structure.*\\. Give a MatrixAxes or None for every"
+    )
+    with pytest.raises(ValueError, match=f"muon_jax.scale_by_muon: {said}"):
+        init(muon_jax.scale_by_muon(axes={"other": None}), MATRIX)
 
 
 @pytest.mark.parametrize(("call", "message"), BAD_TYPES)

@@ -51,6 +51,7 @@ def test_steps_share_a_gram_matrix_where_a_matrix_is_long():
     default, direct = muon_jax.newton_schulz(), muon_jax.newton_schulz(form="direct")
     assert default.plan(64, 64) == direct.plan(64, 64)
     assert default.plan(64, 256) == default.plan(256, 64) != direct.plan(64, 256)
+    assert direct.plan(64, 256).segments == ((0, 1), (1, 2), (2, 3))
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 512)], ids=str)
