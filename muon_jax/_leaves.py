@@ -13,11 +13,11 @@ import optax
 from muon_jax._checks import path_name, refused
 from muon_jax._matrix_axes import Shape
 from muon_jax._names import (
-    BIASES,
     EMBEDDING,
     STACK_AXIS,
     WEIGHT,
     Words,
+    biases_of,
     matches,
     place_of,
     words_of,
@@ -112,8 +112,8 @@ class Leaf:
     @property
     def bias(self) -> Shape | None:
         """The bias of the same layer, without stack axes and axes of length one."""
-        for name in BIASES:
-            shape = self._core_of(self.tree.shapes.get((*self.place, name)))
+        for words in biases_of(self.place):
+            shape = self._core_of(self.tree.shapes.get(words))
             if shape is not None and self.place != self.words:
                 return tuple(size for size in shape if size != 1)
         return None
@@ -202,7 +202,7 @@ def hidden_by_masks(params: Any) -> set[Words]:
 def hides_bias(words: Words, hidden: Collection[Words]) -> bool:
     """Tells whether the bias of the layer of a weight is among what is hidden."""
     place = place_of(words)
-    return place != words and any((*place, name) in hidden for name in BIASES)
+    return place != words and any(bias in hidden for bias in biases_of(place))
 
 
 def path_of(key_path: Any) -> str:

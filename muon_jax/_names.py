@@ -13,9 +13,6 @@ Words: TypeAlias = tuple[str, ...]
 WEIGHT = "{kernel,weight,weights,w}"
 """Last words that say only "the array of this layer"; the word before names the layer."""
 
-BIASES = ("bias", "b")
-"""Last words of the vector that is added to what a weight makes."""
-
 STACK_AXIS = "{layer,layers,block,blocks,stage,stages,scan,stack,exp,expert,experts}"
 """Logical axis names along which a layer, or an expert, is only repeated."""
 
@@ -60,6 +57,11 @@ def words_of(path: str) -> Words:
 def place_of(words: Words, arrays: str = WEIGHT) -> Words:
     """The words down to a layer and its name: without a final `kernel` and the like."""
     return words[:-1] if matches(arrays, words[-1]) else words
+
+
+def biases_of(place: Words) -> tuple[Words, ...]:
+    """What the bias of a layer may be called."""
+    return (*place, "bias"), (*place, "b")
 
 
 def matches(pattern: str, text: str) -> bool:

@@ -69,13 +69,14 @@ class NewtonSchulz:
     def on_wide(self, matrix: Wide) -> Wide:
         """Orthogonalises a matrix, or a batch, that lies wide with entries of order one."""
         arithmetic = self._arithmetic(matrix.shape[-2])
-        # Between steps a matrix has no more digits than products read: half the memory traffic.
-        matrix = arithmetic.rounded(matrix)
-        bound, gram, gram_squared = _NORMALIZATIONS[self.normalization](matrix, arithmetic)
+        normalize = _NORMALIZATIONS[self.normalization]
         for start, stop in self.plan(*matrix.shape[-2:]).segments:
+            # Between steps a matrix has no more digits than products read: half the memory traffic.
+            matrix = arithmetic.rounded(matrix)
             if start:
-                matrix = arithmetic.rounded(matrix)
                 bound, gram, gram_squared = 1.0, arithmetic.gram(matrix), None
+            else:
+                bound, gram, gram_squared = normalize(matrix, arithmetic)
             steps = self.schedule[start:stop]
             if len(steps) == 1 and arithmetic.rounds:
                 # Added to its multiple of the identity, a factor would be rounded to the digits

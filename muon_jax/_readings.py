@@ -258,14 +258,10 @@ def gate_and_up(leaf: Leaf) -> Outcome:
     if len(leaf.core) not in (2, 3):
         return None
     view = _oriented(leaf, lead=len(leaf.core) - 2)
-    turned = MatrixAxes(view.cols, view.rows)
     down = leaf.beside(DOWN, ndim=len(leaf.core))
-
-    def fits(view: MatrixAxes) -> bool:
-        return {leaf.core[view.rows[0]], leaf.core[view.cols[0]] / 2} == {*(down or ())[-2:]}
-
-    if not fits(view) and fits(turned):
-        view = turned
+    inputs, outputs = leaf.core[view.rows[0]], leaf.core[view.cols[0]]
+    if down and {inputs, outputs / 2} != {*down[-2:]} == {outputs, inputs / 2}:
+        view = MatrixAxes(view.cols, view.rows)
     return _split(view, 2) if leaf.core[view.cols[0]] % 2 == 0 else None
 
 

@@ -14,7 +14,6 @@ from muon_jax._matrix_axes import Shape
 from muon_jax._names import (
     ATTENTION_INPUT,
     ATTENTION_OUTPUT,
-    BIASES,
     DENSE,
     LATENT_UP,
     NORM,
@@ -22,6 +21,7 @@ from muon_jax._names import (
     STACK_CONTAINER,
     WEIGHT,
     Words,
+    biases_of,
     matches,
     place_of,
 )
@@ -103,7 +103,7 @@ def _by_rank(shapes: Mapping[Words, Shape], hidden: Collection[Words]) -> Iterat
     for words, shape in shapes.items():
         rank = _rank_by_name(words, shape)
         bias = _bias(words, shapes)
-        untold = rank == 2 and any((*words[:-1], name) in hidden for name in BIASES)
+        untold = rank == 2 and any(each in hidden for each in biases_of(words[:-1]))
         fits = bias[0] == shape[0] if bias else not untold
         if rank and len(shape) > rank and fits:
             yield words, shape[:-rank]
@@ -145,8 +145,8 @@ def _by_bias(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:
 
 def _bias(words: Words, shapes: Mapping[Words, Shape]) -> Shape:
     """The shape of the bias beside a weight; nothing where there is none."""
-    names = BIASES if matches(WEIGHT, words[-1]) else ()
-    return next((shapes[key] for name in names if (key := (*words[:-1], name)) in shapes), ())
+    biases = biases_of(words[:-1]) if matches(WEIGHT, words[-1]) else ()
+    return next((shapes[each] for each in biases if each in shapes), ())
 
 
 def _by_attention(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:

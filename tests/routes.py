@@ -7,6 +7,11 @@ import jax
 import jax.numpy as jnp
 
 
+def array(*shape, dtype=jnp.float32):
+    """Stands for an array: nothing but its shape and dtype."""
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
 def tree_of(shapes):
     """Builds nested dictionaries from paths, with nothing but shapes at their ends."""
     tree = {}
@@ -15,7 +20,7 @@ def tree_of(shapes):
         place = tree
         for name in parents:
             place = place.setdefault(name, {})
-        place[last] = jax.ShapeDtypeStruct(shape, jnp.float32)
+        place[last] = array(*shape)
     return tree
 
 
@@ -23,3 +28,10 @@ def view_of(route):
     rows, cols = (",".join(map(str, axes)) for axes in (route.axes.rows, route.axes.cols))
     split = route.axes.split
     return f"{rows}|{cols}" + ("" if split is None else f"/{split.parts}".replace(" ", ""))
+
+
+def shown(route):
+    """The view, `?` where several fit and none was chosen, or `-` for the fallback."""
+    if route.axes is not None:
+        return view_of(route)
+    return "?" if route.rule == "ambiguous" else "-"

@@ -3,17 +3,12 @@
 import equinox as eqx
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import pytest
 from flax import nnx, struct
 from flax.core import meta
-from routes import view_of
+from routes import array, shown, view_of
 
 from muon_jax._routing import route
-
-
-def array(*shape):
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def partitioned(in_axes):
@@ -89,11 +84,6 @@ def test_names_say_which_axes_repeat_a_layer(box, names, beside, views):
     params = {"mix": box((3, 4, 6), names), **{name: array(*beside[name]) for name in beside}}
     routes = jax.tree.leaves(route(params, ambiguous="fallback"))
     assert {leaf.path: shown(leaf) for leaf in routes} == views
-
-
-def shown(leaf):
-    unread = "?" if leaf.rule == "ambiguous" else "-"
-    return unread if leaf.axes is None else view_of(leaf)
 
 
 class Nameless(struct.PyTreeNode, meta.AxisMetadata):

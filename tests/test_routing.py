@@ -11,16 +11,12 @@ import optax
 import pytest
 from flax import nnx
 from flax.core import freeze
-from routes import tree_of
+from routes import array, tree_of
 
 import muon_jax
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._routing import check_same_leaves, label_params, matrix_axes, route
 from muon_jax._rules import Rule
-
-
-def array(*shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def the_route(path, *shape, **options):

@@ -4,16 +4,12 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from routes import tree_of
+from routes import array, tree_of
 
 import muon_jax
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._routing import check_labels, check_same_leaves, route
 from muon_jax._rules import Rule
-
-
-def array(*shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def message_of(kind, call, *args, **options):

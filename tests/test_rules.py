@@ -9,7 +9,7 @@ from known_edges import EDGES, READINGS
 from known_layers import LAYERS as KNOWN_LAYERS
 from known_models import MODELS as KNOWN_MODELS
 from known_stacks import STACKS
-from routes import tree_of, view_of
+from routes import shown, tree_of
 
 import muon_jax
 from muon_jax._matrix_axes import MatrixAxes
@@ -23,11 +23,10 @@ MODELS = {**KNOWN_MODELS, **KNOWN_LAYERS, **EDGES, **STACKS}
 def test_default_rules(name):
     model = MODELS[name]
     params = tree_of({path: shape for path, (shape, _) in model.items()})
-    found = {}
-    for leaf in jax.tree.leaves(route(params, ambiguous="fallback")):
-        other = "?" if leaf.rule == "ambiguous" else "-"
-        found[leaf.path] = other if leaf.axes is None else view_of(leaf)
-    assert found == {path: expected for path, (_, expected) in model.items()}
+    routes = jax.tree.leaves(route(params, ambiguous="fallback"))
+    assert {leaf.path: shown(leaf) for leaf in routes} == {
+        path: expected for path, (_, expected) in model.items()
+    }
 
 
 @pytest.mark.parametrize("name", MODELS)
