@@ -28,8 +28,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from measuring import conditions, table
 
 import muon_jax
-from muon_jax._convoys import convoys_there
 from muon_jax._ownership import ShardedLeaf, plan_ownership
+from muon_jax._transfers import transfers_to_owners
 from muon_jax.diagnostics import collectives
 from tests.mesh_bounds import COLLECTIVES, SHARDS_AND_REPLICAS, TEMPORARY_SHARE, wire_bytes
 from tests.mesh_setup import LAYOUTS, make_mesh
@@ -214,13 +214,12 @@ def row_of_plan(name: str, model: Mapping[str, Shapes], devices: int) -> tuple:
     formula = wire_bytes(sum(rows * cols for rows, cols in shapes), devices, 1)
     row = (name, devices, len(shapes))
     for orthogonalizer in (PRODUCTS, muon_jax.newton_schulz()):
-        lots = plan_ownership(leaves, mesh, tuple(mesh), orthogonalizer.flops)
+        buckets = plan_ownership(leaves, mesh, tuple(mesh), orthogonalizer.flops)
         work = np.zeros(devices)
-        for lot in lots:
-            owned = np.array([len(share) for share in lot.shares])
-            work += orthogonalizer.flops(*lot.leaf.shape) * owned
-        (convoy,) = convoys_there(lots, mesh, None)
-        received = 2 * convoy.room * (devices - 1)  # entries, there and back
+        for bucket in buckets:
+            work += orthogonalizer.flops(*bucket.leaf.shape) * bucket.counts
+        (transfer,) = transfers_to_owners(buckets, mesh, None)
+        received = 2 * transfer.capacity * (devices - 1)  # entries, there and back
         row += (f"{work.max() / work.mean():.2f}", f"{received / formula:.2f}")
     return row
 

@@ -46,9 +46,9 @@ def owners() -> dict[Name, int]:
     ]
     cost = muon_jax.newton_schulz("keller", form="direct").flops
     found = {}
-    for lot in plan_ownership(leaves, mesh, ("fsdp",), cost):
-        for place, member in enumerate(lot.members):
-            (owner,) = (i for i, share in enumerate(lot.shares) if place in share)
+    for bucket in plan_ownership(leaves, mesh, ("fsdp",), cost):
+        for place, member in enumerate(bucket.members):
+            (owner,) = (i for i, share in enumerate(bucket.shares) if place in share)
             found[names[member]] = owner
     return found
 

@@ -17,11 +17,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Shaped
 
-from muon_jax._convoys import Convoy, convoys_back, convoys_there
 from muon_jax._ownership import (
     Axes,
+    Bucket,
     Cost,
-    Lot,
     MeshShape,
     ShardedLeaf,
     flat,
@@ -43,13 +42,14 @@ from muon_jax._packing import (
     to_wire,
 )
 from muon_jax._shardings import tracks_varying
+from muon_jax._transfers import Transfer, transfers_from_owners, transfers_to_owners
 from muon_jax._types import Matrices
 
 Solve: TypeAlias = Callable[[list[Matrices]], list[Matrices]]
 """Orthogonalises batches of whole matrices of any shapes, each in its place."""
 
 Units: TypeAlias = Shaped[Array, "units *unit"]
-Parcels: TypeAlias = Shaped[Array, "devices room"]
+Buffers: TypeAlias = Shaped[Array, "devices capacity"]
 """What a device sends to each device along the crossed axes, or has received from each."""
 
 
@@ -77,137 +77,139 @@ def exchange_shards(
     Returns:
         What this device must hold of every result, as the leaf's `wanted` says.
     """
-    lots = plan_ownership(leaves, mesh, share, cost)
+    buckets = plan_ownership(leaves, mesh, share, cost)
     units = {
-        lot: [to_units(shards[member], lot.leaf.batch_axes) for member in lot.members]
-        for lot in lots
+        bucket: [to_units(shards[member], bucket.leaf.batch_axes) for member in bucket.members]
+        for bucket in buckets
     }
-    staying = [lot for lot in lots if lot.stays]
-    leaving = [lot for lot in lots if not lot.stays]
+    staying = [bucket for bucket in buckets if bucket.stays]
+    leaving = [bucket for bucket in buckets if not bucket.stays]
 
-    solved = _solved({lot: jnp.concatenate(units[lot]) for lot in staying}, solve)
-    told = {lot: solved[lot][None] for lot in staying if not flat(lot.leaf.batch_dropped)}
-    back = convoys_back([lot for lot in staying if lot not in told], mesh, wire_dtype)
-    parcels = [_pack_results(convoy, solved) for convoy in back]
+    solved = _solved({bucket: jnp.concatenate(units[bucket]) for bucket in staying}, solve)
+    received = {
+        bucket: solved[bucket][None] for bucket in staying if not flat(bucket.leaf.batch_dropped)
+    }
+    back = transfers_from_owners(
+        [bucket for bucket in staying if bucket not in received], mesh, wire_dtype
+    )
+    buffers = [_pack_results(transfer, solved) for transfer in back]
     if leaving:
-        there = convoys_there(leaving, mesh, wire_dtype)
-        from_owners = convoys_back(leaving, mesh, wire_dtype)
-        arrived = [_pack_shards(convoy, units) for convoy in there]
-        arrived = _at_once(_swap, [convoy.crossed for convoy in there], arrived)
-        parcels += _work_as_owner(there, arrived, from_owners, solve)
+        there = transfers_to_owners(leaving, mesh, wire_dtype)
+        from_owners = transfers_from_owners(leaving, mesh, wire_dtype)
+        arrived = [_pack_shards(transfer, units) for transfer in there]
+        arrived = _at_once(_swap, [transfer.crossed for transfer in there], arrived)
+        buffers += _work_as_owner(there, arrived, from_owners, solve)
         back += from_owners
 
-    parcels = _at_once(_swap, [convoy.crossed for convoy in back], parcels)
-    parcels = [parcel.reshape(-1) for parcel in parcels]
-    parcels = _at_once(_gather, [convoy.dropped + convoy.copies for convoy in back], parcels)
-    for convoy, parcel in zip(back, parcels, strict=True):
-        told |= _unpack_results(convoy, parcel)
+    buffers = _at_once(_swap, [transfer.crossed for transfer in back], buffers)
+    buffers = [buffer.reshape(-1) for buffer in buffers]
+    buffers = _at_once(_gather, [transfer.dropped + transfer.copies for transfer in back], buffers)
+    for transfer, buffer in zip(back, buffers, strict=True):
+        received |= _unpack_results(transfer, buffer)
 
     done: dict[int, Array] = {}
-    for lot in lots:
-        for place, member in enumerate(lot.members):
-            mine = told[lot][:, place * lot.units : (place + 1) * lot.units]
-            done[member] = _settle(lot, mine, mesh)
+    for bucket in buckets:
+        for place, member in enumerate(bucket.members):
+            mine = received[bucket][:, place * bucket.units : (place + 1) * bucket.units]
+            done[member] = _settle(bucket, mine, mesh)
     return [done[member] for member in range(len(shards))]
 
 
-def _pack_shards(convoy: Convoy, units: Mapping[Lot, Sequence[Units]]) -> Parcels:
+def _pack_shards(transfer: Transfer, units: Mapping[Bucket, Sequence[Units]]) -> Buffers:
     """Packs what is here of their units for all owners at this device's place among the copies.
 
     Packing for all owners and dropping the rest afterwards would copy every leaf.
     """
 
-    def pack(owners: np.ndarray) -> Parcels:
-        rows = [
-            side_by_side(
-                [between(units[lot], lot.shares[owner]).reshape(1, -1) for lot in convoy.cargo],
-                convoy.room,
-            )
-            for owner in owners
+    def row(owner: int) -> Buffers:
+        shards = [
+            between(units[bucket], bucket.shares[owner]).reshape(1, -1) for bucket in transfer.specs
         ]
-        return to_wire(jnp.concatenate(rows), convoy.wire)
+        return side_by_side(shards, transfer.capacity)
+
+    def pack(owners: np.ndarray) -> Buffers:
+        return to_wire(jnp.concatenate([row(owner) for owner in owners]), transfer.wire)
 
     return _on_this_device(
-        convoy.copies, [functools.partial(pack, owners) for owners in convoy.owners]
+        transfer.copies, [functools.partial(pack, owners) for owners in transfer.owners]
     )
 
 
 def _work_as_owner(
-    there: Sequence[Convoy], arrived: Sequence[Parcels], back: Sequence[Convoy], solve: Solve
-) -> list[Parcels]:
+    there: Sequence[Transfer], arrived: Sequence[Buffers], back: Sequence[Transfer], solve: Solve
+) -> list[Buffers]:
     """Orthogonalises what this device owns; devices that own alike run the same code."""
     mesh = there[0].mesh
-    lots = [lot for convoy in there for lot in convoy.cargo]
-    everyone = ordered({axis for lot in lots for axis in lot.owners}, mesh)
-    owned = [
-        np.array([len(share) for share in lot.shares])[owner_positions(lot.owners, everyone, mesh)]
-        for lot in lots
-    ]
-    bundles, kinds = np.unique(np.stack(owned, axis=1), axis=0, return_inverse=True)
+    buckets = [bucket for transfer in there for bucket in transfer.specs]
+    everyone = ordered({axis for bucket in buckets for axis in bucket.owners}, mesh)
+    owned = [bucket.counts[owner_positions(bucket.owners, everyone, mesh)] for bucket in buckets]
+    kinds, kind = np.unique(np.stack(owned, axis=1), axis=0, return_inverse=True)
 
-    def work(bundle: np.ndarray) -> list[Parcels]:
-        counts = dict(zip(lots, bundle.tolist(), strict=True))
-        whole: dict[Lot, Units] = {}
-        for convoy, parcels in zip(there, arrived, strict=True):
-            whole |= _unpack_shards(convoy, parcels, counts)
+    def work(owned: np.ndarray) -> list[Buffers]:
+        counts = dict(zip(buckets, owned.tolist(), strict=True))
+        whole: dict[Bucket, Units] = {}
+        for transfer, buffers in zip(there, arrived, strict=True):
+            whole |= _unpack_shards(transfer, buffers, counts)
         solved = _solved(whole, solve)
-        return [_pack_results(convoy, solved) for convoy in back]
+        return [_pack_results(transfer, solved) for transfer in back]
 
-    return _on_this_device(everyone, [functools.partial(work, each) for each in bundles], kinds)
+    return _on_this_device(everyone, [functools.partial(work, each) for each in kinds], kind)
 
 
-def _unpack_shards(convoy: Convoy, parcels: Parcels, counts: Mapping[Lot, int]) -> dict[Lot, Units]:
+def _unpack_shards(
+    transfer: Transfer, buffers: Buffers, counts: Mapping[Bucket, int]
+) -> dict[Bucket, Units]:
     """Joins the shards of this owner's units."""
     whole = {}
     start = 0
-    for lot, spec in convoy.cargo.items():
-        stop = start + counts[lot] * convoy.entries(lot)
-        shards = from_wire(parcels[:, start:stop], convoy.wire, lot.leaf.dtype)
-        shards = shards.reshape(len(parcels), counts[lot], *convoy.shard_shape(lot))
-        whole[lot] = join(shards, ((), *spec), convoy.crossed, convoy.mesh)
+    for bucket, spec in transfer.specs.items():
+        stop = start + counts[bucket] * transfer.entries(bucket)
+        shards = from_wire(buffers[:, start:stop], transfer.wire, bucket.leaf.dtype)
+        shards = shards.reshape(len(buffers), counts[bucket], *transfer.shard_shape(bucket))
+        whole[bucket] = join(shards, ((), *spec), transfer.crossed, transfer.mesh)
         start = stop
     return whole
 
 
-def _pack_results(convoy: Convoy, solved: Mapping[Lot, Units]) -> Parcels:
+def _pack_results(transfer: Transfer, solved: Mapping[Bucket, Units]) -> Buffers:
     """Cuts the results of this owner into the shards that the devices are to hold."""
-    devices = group_size(convoy.crossed, convoy.mesh)
+    devices = group_size(transfer.crossed, transfer.mesh)
     shards = [
-        cut(solved[lot], ((), *spec), convoy.crossed, convoy.mesh).reshape(devices, -1)
-        for lot, spec in convoy.cargo.items()
+        cut(solved[bucket], ((), *spec), transfer.crossed, transfer.mesh).reshape(devices, -1)
+        for bucket, spec in transfer.specs.items()
     ]
-    return to_wire(side_by_side(shards, convoy.room), convoy.wire)
+    return to_wire(side_by_side(shards, transfer.capacity), transfer.wire)
 
 
-def _unpack_results(convoy: Convoy, parcels: Shaped[Array, "..."]) -> dict[Lot, Array]:
+def _unpack_results(transfer: Transfer, buffers: Shaped[Array, "..."]) -> dict[Bucket, Array]:
     """Sorts the shards that all owners have sent.
 
     Returns:
-        For each lot an array (devices along the dropped axes, units, *shard of a unit).
+        For each bucket an array (devices along the dropped axes, units, *shard of a unit).
     """
-    parts, owners = group_size(convoy.dropped, convoy.mesh), convoy.owners.size
-    parcels = parcels.reshape(parts, owners, convoy.room)
-    sources = np.argsort(convoy.owners, axis=None)
+    parts, owners = group_size(transfer.dropped, transfer.mesh), transfer.owners.size
+    buffers = buffers.reshape(parts, owners, transfer.capacity)
+    sources = np.argsort(transfer.owners, axis=None)
     in_order = bool((sources == np.arange(owners)).all())
 
-    told = {}
+    received = {}
     starts = np.zeros(owners, int)
-    for lot in convoy.cargo:
-        stops = starts + convoy.entries(lot) * np.array([len(share) for share in lot.shares])
+    for bucket in transfer.specs:
+        stops = starts + transfer.entries(bucket) * bucket.counts
         if in_order and len(set(zip(starts.tolist(), stops.tolist(), strict=True))) == 1:
-            shards = parcels[:, :, starts[0] : stops[0]]  # one slice, which needs no copy
+            shards = buffers[:, :, starts[0] : stops[0]]  # one slice, which needs no copy
         else:
             pieces = zip(sources.tolist(), starts.tolist(), stops.tolist(), strict=True)
-            shards = jnp.concatenate([parcels[:, i, start:stop] for i, start, stop in pieces], 1)
-        shape = (parts, lot.shares[-1].stop, *convoy.shard_shape(lot))
-        told[lot] = from_wire(shards, convoy.wire, lot.leaf.dtype).reshape(shape)
+            shards = jnp.concatenate([buffers[:, i, start:stop] for i, start, stop in pieces], 1)
+        shape = (parts, bucket.shares[-1].stop, *transfer.shard_shape(bucket))
+        received[bucket] = from_wire(shards, transfer.wire, bucket.leaf.dtype).reshape(shape)
         starts = stops
-    return told
+    return received
 
 
-def _settle(lot: Lot, units: Array, mesh: MeshShape) -> Array:
+def _settle(bucket: Bucket, units: Array, mesh: MeshShape) -> Array:
     """Makes a leaf of its units, along whose first axis lie parts of a batch held in parts."""
-    leaf = lot.leaf
+    leaf = bucket.leaf
     spec = tuple(
         held + wanted for held, wanted in zip(leaf.batch_held, leaf.unit_wanted, strict=True)
     )
@@ -216,36 +218,38 @@ def _settle(lot: Lot, units: Array, mesh: MeshShape) -> Array:
     return join(parts, leaf.batch_dropped, ordered(flat(leaf.batch_dropped), mesh), mesh)
 
 
-def _solved(whole: Mapping[Lot, Units], solve: Solve) -> dict[Lot, Units]:
-    some = [lot for lot, units in whole.items() if len(units)]
-    done = solve_units([whole[lot] for lot in some], [lot.leaf.view for lot in some], solve)
+def _solved(whole: Mapping[Bucket, Units], solve: Solve) -> dict[Bucket, Units]:
+    some = [bucket for bucket, units in whole.items() if len(units)]
+    done = solve_units(
+        [whole[bucket] for bucket in some], [bucket.leaf.view for bucket in some], solve
+    )
     return {**whole, **dict(zip(some, done, strict=True))}
 
 
 def _at_once(
-    collective: Callable[[Array, Axes], Array], axes: Sequence[Axes], parcels: Sequence[Array]
+    collective: Callable[[Array, Axes], Array], axes: Sequence[Axes], buffers: Sequence[Array]
 ) -> list[Array]:
-    """Runs one collective for all parcels that cross the same mesh axes, side by side."""
+    """Runs one collective for all buffers that cross the same mesh axes, side by side."""
     together: dict[tuple[Axes, str], list[int]] = {}
-    for place, parcel in enumerate(parcels):
+    for place, buffer in enumerate(buffers):
         if axes[place]:
-            together.setdefault((axes[place], parcel.dtype.name), []).append(place)
-    moved = list(parcels)
+            together.setdefault((axes[place], buffer.dtype.name), []).append(place)
+    moved = list(buffers)
     for (crossed, _), places in together.items():
-        stops = np.cumsum([parcels[place].shape[-1] for place in places])
-        joined = jnp.concatenate([parcels[place] for place in places], axis=-1)
+        stops = np.cumsum([buffers[place].shape[-1] for place in places])
+        joined = jnp.concatenate([buffers[place] for place in places], axis=-1)
         parts = jnp.split(collective(joined, crossed), stops[:-1], axis=-1)
         for place, part in zip(places, parts, strict=True):
             moved[place] = part
     return moved
 
 
-def _swap(parcels: Parcels, axes: Axes) -> Parcels:
-    return lax.all_to_all(parcels, axes, 0, 0)
+def _swap(buffers: Buffers, axes: Axes) -> Buffers:
+    return lax.all_to_all(buffers, axes, 0, 0)
 
 
-def _gather(parcels: Shaped[Array, "room"], axes: Axes) -> Shaped[Array, "devices room"]:
-    return lax.all_gather(parcels, axes, to="invarying" if tracks_varying(axes) else "varying")
+def _gather(buffers: Shaped[Array, "capacity"], axes: Axes) -> Shaped[Array, "devices capacity"]:
+    return lax.all_gather(buffers, axes, to="invarying" if tracks_varying(axes) else "varying")
 
 
 def _on_this_device(

@@ -6,7 +6,7 @@ from typing import Any
 from jax.sharding import NamedSharding, PartitionSpec
 
 from muon_jax._matrix_axes import MatrixAxes
-from muon_jax._ownership import Lot, MeshShape, ShardedLeaf, owner_positions, plan_ownership
+from muon_jax._ownership import Bucket, MeshShape, ShardedLeaf, owner_positions, plan_ownership
 from muon_jax._shardings import known_sharding, spec_axes
 
 Owners = tuple[int, ...]
@@ -36,9 +36,9 @@ def owners_of(
     mesh = dict(meshes.pop().shape)
     places = [place for place, view in enumerate(views) if view is not None]
     sharded = [_sharded(leaves[place], views[place], shardings[place]) for place in places]
-    for lot in plan_ownership(sharded, mesh, tuple(mesh), cost):
-        for index, member in enumerate(lot.members):
-            owners[places[member]] = _owners(lot, index, mesh)
+    for bucket in plan_ownership(sharded, mesh, tuple(mesh), cost):
+        for index, member in enumerate(bucket.members):
+            owners[places[member]] = _owners(bucket, index, mesh)
     return owners
 
 
@@ -47,9 +47,9 @@ def _sharded(leaf: Any, view: Any, sharding: NamedSharding | None) -> ShardedLea
     return ShardedLeaf(tuple(leaf.shape), str(leaf.dtype), view, spec, spec)
 
 
-def _owners(lot: Lot, index: int, mesh: MeshShape) -> Owners:
-    """Finds the devices whose share of a lot reaches into one of its members."""
-    units = range(index * lot.units, (index + 1) * lot.units)
-    takes = [max(share.start, units.start) < min(share.stop, units.stop) for share in lot.shares]
-    positions = owner_positions(lot.owners, tuple(mesh), mesh).tolist()
+def _owners(bucket: Bucket, index: int, mesh: MeshShape) -> Owners:
+    """Finds the devices whose share of a bucket reaches into one of its members."""
+    units = range(index * bucket.units, (index + 1) * bucket.units)
+    takes = [max(share.start, units.start) < min(share.stop, units.stop) for share in bucket.shares]
+    positions = owner_positions(bucket.owners, tuple(mesh), mesh).tolist()
     return tuple(device for device, owner in enumerate(positions) if takes[owner])

@@ -94,7 +94,7 @@ class ShardedLeaf:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Lot:
+class Bucket:
     """All matrices of equal leaves: what they have in common, and who owns how many.
 
     Args:
@@ -113,6 +113,11 @@ class Lot:
     shares: tuple[range, ...] = ()
 
     @property
+    def counts(self) -> np.ndarray:
+        """How many units each owner takes."""
+        return np.array([len(share) for share in self.shares])
+
+    @property
     def stays(self) -> bool:
         """Every matrix is whole where it is, and no other device can take it."""
         return not self.owners
@@ -120,8 +125,8 @@ class Lot:
 
 def plan_ownership(
     leaves: Sequence[ShardedLeaf], mesh: MeshShape, share: Collection[str], cost: Cost
-) -> list[Lot]:
-    """Gathers equal leaves into lots and gives every unit of them to an owner.
+) -> list[Bucket]:
+    """Gathers equal leaves into buckets and gives every unit of them to an owner.
 
     Args:
         leaves: all leaves of one update, settled.
@@ -131,21 +136,21 @@ def plan_ownership(
         cost: the work of one matrix.
 
     Returns:
-        The lots, in the order in which their first members come.
+        The buckets, in the order in which their first members come.
     """
     members: dict[ShardedLeaf, list[int]] = {}
     for position, leaf in enumerate(leaves):
         members.setdefault(leaf, []).append(position)
-    lots = [_lot(leaf, tuple(where), mesh, share) for leaf, where in members.items()]
+    buckets = [_bucket(leaf, tuple(where), mesh, share) for leaf, where in members.items()]
     taken = assign_units(
-        [len(lot.members) * lot.units for lot in lots],
-        [_unit_cost(lot.leaf, cost) for lot in lots],
-        [lot.owners for lot in lots],
+        [len(bucket.members) * bucket.units for bucket in buckets],
+        [_unit_cost(bucket.leaf, cost) for bucket in buckets],
+        [bucket.owners for bucket in buckets],
         mesh,
     )
     return [
-        dataclasses.replace(lot, shares=_ranges(counts))
-        for lot, counts in zip(lots, taken, strict=True)
+        dataclasses.replace(bucket, shares=_ranges(counts))
+        for bucket, counts in zip(buckets, taken, strict=True)
     ]
 
 
@@ -160,13 +165,13 @@ def assign_units(
     broken by position, never by chance.
 
     Args:
-        units: how many units each lot has.
-        costs: of one unit of each lot.
-        owners: the mesh axes whose coordinates name an owner of each lot.
+        units: how many units each bucket has.
+        costs: of one unit of each bucket.
+        owners: the mesh axes whose coordinates name an owner of each bucket.
         mesh: the size of every mesh axis.
 
     Returns:
-        For each lot, how many units each owner takes.
+        For each bucket, how many units each owner takes.
 
     References:
         Graham, Bounds on multiprocessing timing anomalies, SIAM J. Appl. Math. 17, 1969.
@@ -177,14 +182,16 @@ def assign_units(
         elsewhere = tuple(place for place, axis in enumerate(mesh) if axis not in group)
         queue = [(busy, owner) for owner, busy in enumerate(load.max(elsewhere).ravel().tolist())]
         heapq.heapify(queue)
-        lots = [lot for lot in range(len(units)) if owners[lot] == group]
-        for lot in sorted(lots, key=lambda lot: (-costs[lot], lot)):
-            taken[lot] = [0] * len(queue)
-            for _ in range(units[lot]):
+        buckets = [bucket for bucket in range(len(units)) if owners[bucket] == group]
+        for bucket in sorted(buckets, key=lambda bucket: (-costs[bucket], bucket)):
+            taken[bucket] = [0] * len(queue)
+            for _ in range(units[bucket]):
                 busy, owner = queue[0]
-                heapq.heapreplace(queue, (busy + costs[lot], owner))
-                taken[lot][owner] += 1
-        work = sum((np.multiply(taken[lot], costs[lot]) for lot in lots), np.zeros(len(queue)))
+                heapq.heapreplace(queue, (busy + costs[bucket], owner))
+                taken[bucket][owner] += 1
+        work = sum(
+            (np.multiply(taken[bucket], costs[bucket]) for bucket in buckets), np.zeros(len(queue))
+        )
         load += work.reshape([mesh[axis] if axis in group else 1 for axis in mesh])
     return taken
 
@@ -224,13 +231,13 @@ def ordered(axes: Collection[str], mesh: MeshShape) -> Axes:
     return tuple(axis for axis in mesh if axis in axes)
 
 
-def _lot(
+def _bucket(
     leaf: ShardedLeaf, members: tuple[int, ...], mesh: MeshShape, share: Collection[str]
-) -> Lot:
+) -> Bucket:
     fixed = flat(leaf.batch_held)
     matrix = flat(leaf.unit_held) | flat(leaf.unit_wanted)
     batch = math.prod(leaf.shape[axis] for axis in leaf.batch_axes)
-    return Lot(
+    return Bucket(
         leaf=leaf,
         members=members,
         units=batch // group_size(fixed, mesh),

@@ -75,10 +75,10 @@ def between(parts: Sequence[Array], wanted: range) -> Array:
     return jnp.concatenate(found) if found else parts[0][:0]
 
 
-def side_by_side(flat: Sequence[Array], room: int) -> Array:
-    """Lays arrays of shape (devices, entries) side by side and fills up with zeros to `room`."""
+def side_by_side(flat: Sequence[Array], capacity: int) -> Array:
+    """Lays arrays of shape (devices, entries) side by side, and zeros up to `capacity`."""
     joined = jnp.concatenate(flat, axis=1)
-    return jnp.pad(joined, ((0, 0), (0, room - joined.shape[1])))
+    return jnp.pad(joined, ((0, 0), (0, capacity - joined.shape[1])))
 
 
 def solve_units(

@@ -121,7 +121,7 @@ def test_no_expert_is_gathered(measured):
     """Along the expert axis only the other matrices move: one sharded, one replicated."""
     both, query, router = 2 * 4 * 64 * 128 * 4, 2 * 64 * 64 * 4, 64 * 32 * 4
     expected = wire_bytes(both / 4, 2, 1) + wire_bytes(query, 2, 4) + wire_bytes(router, 1, 8)
-    # Two queries and one router for eight owners: parcels are as large as the fullest.
+    # Two queries and one router for eight owners: buffers are as large as the fullest.
     padding = wire_bytes(4 * query, 2, 4) + wire_bytes(8 * router, 1, 8)
     assert found(measured, "place expert×tensor Auto")["bytes"] <= expected + padding
 

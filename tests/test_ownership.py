@@ -32,14 +32,14 @@ def leaf(*shape, held=None, wanted=None):
     return ShardedLeaf(shape, "float32", LAST_TWO, held, wanted or held)
 
 
-def loads(lots, mesh):
+def loads(buckets, mesh):
     """The work of every device of the mesh, counted one device at a time."""
     work = np.zeros(tuple(mesh.values()))
-    for lot in lots:
-        shares = np.reshape([len(share) for share in lot.shares], [mesh[a] for a in lot.owners])
+    for bucket in buckets:
+        shares = np.reshape(bucket.counts, [mesh[a] for a in bucket.owners])
         for place in np.ndindex(work.shape):
-            owner = tuple(c for c, axis in zip(place, mesh, strict=True) if axis in lot.owners)
-            work[place] += shares[owner] * cost(*lot.leaf.shape[-2:])
+            owner = tuple(c for c, axis in zip(place, mesh, strict=True) if axis in bucket.owners)
+            work[place] += shares[owner] * cost(*bucket.leaf.shape[-2:])
     return work
 
 
@@ -52,8 +52,8 @@ one_lot = st.tuples(
 
 
 @given(st.lists(one_lot, min_size=1, max_size=8))
-def test_every_unit_has_one_owner(lots):
-    units, costs, owners = zip(*lots, strict=True)
+def test_every_unit_has_one_owner(buckets):
+    units, costs, owners = zip(*buckets, strict=True)
     taken = assign_units(units, costs, owners, MESH)
     for count, group, counts in zip(units, owners, taken, strict=True):
         assert len(counts) == math.prod(MESH[axis] for axis in group)
@@ -62,13 +62,13 @@ def test_every_unit_has_one_owner(lots):
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 50)), min_size=1, max_size=8))
-def test_no_owner_works_longer_than_its_part_and_one_unit(lots):
-    units, costs = zip(*lots, strict=True)
+def test_no_owner_works_longer_than_its_part_and_one_unit(buckets):
+    units, costs = zip(*buckets, strict=True)
     taken = assign_units(units, costs, [AXES] * len(units), MESH)
     busiest = max(np.transpose(taken) @ costs)
     owners = math.prod(MESH.values())
-    largest = max((c for u, c in lots if u), default=0)
-    assert owners * busiest <= sum(u * c for u, c in lots) + largest * (owners - 1)
+    largest = max((c for u, c in buckets if u), default=0)
+    assert owners * busiest <= sum(u * c for u, c in buckets) + largest * (owners - 1)
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=6))
@@ -97,16 +97,16 @@ def test_work_that_cannot_move_is_counted_first():
 
 def test_equal_leaves_are_one_lot_of_contiguous_ranges():
     mesh = {"fsdp": 4}
-    lots = plan_ownership(
+    buckets = plan_ownership(
         [leaf(8, 16), leaf(16, 8), leaf(8, 16), leaf(3, 8, 16)], mesh, ("fsdp",), cost
     )
-    assert [lot.members for lot in lots] == [(0, 2), (1,), (3,)]
-    assert [lot.units for lot in lots] == [1, 1, 3]
-    for lot in lots:
-        assert lot.shares[0].start == 0
-        assert all(a.stop == b.start for a, b in itertools.pairwise(lot.shares))
-        assert lot.shares[-1].stop == len(lot.members) * lot.units
-    assert loads(lots, mesh).max() == 2 * cost(8, 16)
+    assert [bucket.members for bucket in buckets] == [(0, 2), (1,), (3,)]
+    assert [bucket.units for bucket in buckets] == [1, 1, 3]
+    for bucket in buckets:
+        assert bucket.shares[0].start == 0
+        assert all(a.stop == b.start for a, b in itertools.pairwise(bucket.shares))
+        assert bucket.shares[-1].stop == len(bucket.members) * bucket.units
+    assert loads(buckets, mesh).max() == 2 * cost(8, 16)
 
 
 def test_a_shard_has_its_part_of_every_axis():
@@ -122,30 +122,32 @@ def test_a_quintic_step_is_three_products(shape):
 
 def test_a_large_matrix_has_its_owner_to_itself():
     mesh = {"fsdp": 2}
-    lots = plan_ownership([leaf(64, 64), leaf(8, 8), leaf(8, 16)], mesh, ("fsdp",), cost)
-    assert loads(lots, mesh).max() == cost(64, 64)
+    buckets = plan_ownership([leaf(64, 64), leaf(8, 8), leaf(8, 16)], mesh, ("fsdp",), cost)
+    assert loads(buckets, mesh).max() == cost(64, 64)
 
 
 def test_axes_that_shard_a_matrix_before_or_after_own_it():
     turned = leaf(8, 16, held=(("fsdp",), ()), wanted=((), ("tensor",)))
-    (lot,) = plan_ownership([turned], MESH, (), cost)
-    assert lot.owners == ("fsdp", "tensor")
+    (bucket,) = plan_ownership([turned], MESH, (), cost)
+    assert bucket.owners == ("fsdp", "tensor")
 
 
 def test_a_sharded_batch_stays_where_it_is():
     held = (("data",), (), ("tensor",))
-    lots = plan_ownership([leaf(6, 8, 16, held=held), leaf(8, 16)], MESH, ("data", "tensor"), cost)
-    stack, single = lots
+    buckets = plan_ownership(
+        [leaf(6, 8, 16, held=held), leaf(8, 16)], MESH, ("data", "tensor"), cost
+    )
+    stack, single = buckets
     assert stack.owners == ("tensor",), "never data, and fsdp takes no part"
     assert stack.units == 3
     assert single.owners == ("data", "tensor")
 
 
 def test_what_shards_a_matrix_names_its_owners_even_if_not_shared():
-    (lot,) = plan_ownership([leaf(8, 16, held=(("fsdp",), ()))], MESH, (), cost)
-    assert lot.owners == ("fsdp",)
-    (lot,) = plan_ownership([leaf(8, 16)], MESH, (), cost)
-    assert lot.owners == ()
+    (bucket,) = plan_ownership([leaf(8, 16, held=(("fsdp",), ()))], MESH, (), cost)
+    assert bucket.owners == ("fsdp",)
+    (bucket,) = plan_ownership([leaf(8, 16)], MESH, (), cost)
+    assert bucket.owners == ()
 
 
 @given(st.permutations(AXES), st.sets(st.sampled_from(AXES)))
@@ -185,8 +187,8 @@ def test_views_say_what_a_unit_is():
     assert heads.unit_shape == (1, 12, 4, 8)
     apart = ShardedLeaf((12, 4, 8), "float32", MatrixAxes(0, 2), ((),) * 3, ((),) * 3)
     assert apart.batch_axes == (1,)
-    (lot,) = plan_ownership([apart], MESH, AXES, cost)
-    assert lot.units == 4
+    (bucket,) = plan_ownership([apart], MESH, AXES, cost)
+    assert bucket.units == 4
     (split,) = plan_ownership(
         [ShardedLeaf((12, 24), "float32", MatrixAxes(0, 1, split=2), ((),) * 2, ((),) * 2)],
         MESH,

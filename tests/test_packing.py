@@ -83,9 +83,9 @@ def test_a_range_of_parts_is_the_range_of_all(sizes, start, length):
     np.testing.assert_array_equal(taken, whole[wanted.start : wanted.stop])
 
 
-def test_parcels_are_filled_with_zeros():
-    parcel = side_by_side([jnp.ones((2, 1)), jnp.ones((2, 0)), 2 * jnp.ones((2, 2))], 5)
-    np.testing.assert_array_equal(parcel, [[1, 2, 2, 0, 0]] * 2)
+def test_buffers_are_filled_with_zeros():
+    buffer = side_by_side([jnp.ones((2, 1)), jnp.ones((2, 0)), 2 * jnp.ones((2, 2))], 5)
+    np.testing.assert_array_equal(buffer, [[1, 2, 2, 0, 0]] * 2)
 
 
 @pytest.mark.parametrize("wire", ["float32", "bfloat16", "float16"])
