@@ -63,11 +63,10 @@ test-wheel: $(READY)
 	cp -R tests pyproject.toml CHANGELOG.md build/wheel
 	cd build/wheel && env/bin/pytest $(CORE:%=tests/test_%.py) -k "not docstrings_run[attention]"
 
-# Which changes of the lowest floors no test notices; `make mutation ONLY="muon_jax._segments*"` for
-# one module. Takes hours for all.
+# Which changes of the floors up to _tree no test notices; hours for all, and what is judged is not
+# judged again. `make mutation ONLY="_segments _names"` takes these modules.
 mutation: $(READY)
-	$(BIN)/mutmut run $(ONLY)
-	$(BIN)/mutmut results
+	$(BIN)/python tests/mutation.py run $(ONLY)
 
 # Known vulnerabilities of what is installed. Needs https://pypi.org/pypi/…/json, where they are.
 audit: $(READY)

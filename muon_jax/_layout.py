@@ -236,11 +236,21 @@ def _broadcast_specs(call: str, specs: Any, tree: Any) -> list[PartitionSpec | N
     try:
         return jax.tree.leaves(jax.tree.broadcast(specs, tree, is_leaf=is_spec), is_leaf=is_spec)
     except ValueError as error:
+        given = [path for path, _ in jax.tree.leaves_with_path(specs, is_leaf=is_spec)]
+        paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
+        strange = [path for path in given if not any(_reaches(path, leaf) for leaf in paths)]
+        lacking = [path for path in paths if not any(_reaches(each, path) for each in given)]
         raise refused(
             call,
-            f"Distribution(specs=...) is no prefix of the parameters: {str(error).splitlines()[0]}",
+            "Distribution(specs=...) is no prefix of the parameters: it has "
+            f"{listed(map(path_name, strange))}, which they have not, and nothing for "
+            f"{listed(map(path_name, lacking))}",
             "Give one spec for all, or a tree with the structure of the parameters",
         ) from error
+
+
+def _reaches(prefix: tuple[Any, ...], path: tuple[Any, ...]) -> bool:
+    return path[: len(prefix)] == prefix
 
 
 def _mesh_of_specs(

@@ -175,6 +175,34 @@ def training_adds_only_the_exchange() -> dict[str, Any]:
     return {"ours": traffic(ours), "adamw": traffic(adamw)}
 
 
+@case("NamedShardings", "set_mesh")
+def mesh_of_specs(which: str) -> dict[str, Any]:
+    """The mesh of traced leaves, where a `Distribution` does not name it."""
+    mesh = make_mesh({"fsdp": 8})
+    host = random_leaves({"up": (32, 64)})
+    tree = on(mesh, host, {"up": P("fsdp")})
+    specs = NamedSharding(mesh, P("fsdp")) if which == "NamedShardings" else P("fsdp")
+    step = jax.jit(lambda tree: orthogonalize(tree, Distribution(specs=specs)))
+    if which == "NamedShardings":
+        compiled = step.lower(tree).compile()
+    else:
+        with jax.set_mesh(mesh):
+            compiled = step.lower(tree).compile()
+    results = compiled(tree)
+    return {**traffic(compiled), "error": error(results, host), "kept": lies_alike(results, tree)}
+
+
+@case("Auto", "Explicit")
+def gradients_that_lie_otherwise(kind: str) -> dict[str, Any]:
+    """Whole gradients of sharded parameters, whose specs are given."""
+    mesh = make_mesh({"fsdp": 8}, kind)
+    host = random_leaves({"up": (32, 64)})
+    params = on(mesh, host, {"up": P("fsdp")})
+    gradients = on(mesh, host, {"up": P()})
+    results = orthogonalize(gradients, Distribution(mesh, P("fsdp")), params)
+    return {"error": error(results, host), "kept": lies_alike(results, params)}
+
+
 # Inside shard_map.
 
 
@@ -272,6 +300,11 @@ def refused_varying_otherwise() -> None:
 
 
 @case()
+def refused_unknown_axis_inside() -> None:
+    inside("fsdp", Distribution(specs=P("model")))
+
+
+@case()
 def refused_vmap_over_explicit_axis() -> None:
     placed_vmap(make_mesh({"model": 2, "fsdp": 4}, "Explicit"))
 
@@ -282,7 +315,7 @@ WRONG_SPECS = {
     "unknown axis": P("model"),
     "named twice": P("data", "data"),
     "open": P(P.UNCONSTRAINED),
-    "no prefix": {"other": P("data")},
+    "no prefix": {"mlp": {"other": P("data")}},
     "lies otherwise": P("data"),
 }
 
@@ -303,6 +336,13 @@ def refused_two_meshes() -> None:
     orthogonalize(
         on(mesh, {"a": np.ones((8, 8))}, {"a": P()}) | on(other, {"b": np.ones((8, 8))}, {"b": P()})
     )
+
+
+@case()
+def refused_meshes_of_specs() -> None:
+    mesh, other = make_mesh({"data": 8}), make_mesh({"data": 4, "model": 2})
+    wish = Distribution(mesh, NamedSharding(other, P("data")))
+    jax.jit(lambda tree: orthogonalize(tree, wish))({"a": jnp.ones((8, 8))})
 
 
 @case()

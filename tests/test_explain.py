@@ -231,6 +231,19 @@ def test_experts_are_owned_by_all_whichever_way_they_are_sharded(spec, owners):
     assert explain(experts).leaves[0].owners == tuple(owners)
 
 
+@pytest.mark.parametrize(
+    ("spec", "owners"),
+    [
+        (P("data"), (0, 1, 3, 4)),  # two layers on either half, each half owned by two of its three
+        (P(), (0, 1, 2, 3)),
+    ],
+)
+def test_layers_are_owned_where_they_lie(spec, owners):
+    mesh = AbstractMesh((2, 3), ("data", "fsdp"))
+    layers = {"layers": {"up": {"kernel": placed((4, 8, 8), spec, mesh)}}}
+    assert explain(layers).leaves[0].owners == owners
+
+
 def test_off_a_mesh_nobody_is_an_owner():
     table = explain({"up": {"kernel": jax.ShapeDtypeStruct((64, 256), "float32")}})
     assert table.leaves[0].owners == ()

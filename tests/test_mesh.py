@@ -15,8 +15,8 @@ from processes import measured_by
 from muon_jax._distribution import Distribution, check_distribute
 from muon_jax._layout import resolve_layout
 from muon_jax._matrix_axes import MatrixAxes
-from muon_jax._state_sharding import zero1_shardings
 from tests.mesh_bounds import COLLECTIVES, SHARDS_AND_REPLICAS, TEMPORARY_SHARE, wire_bytes
+from tests.mesh_refusals import REFUSED
 
 pytestmark = pytest.mark.xdist_group("mesh")
 
@@ -263,53 +263,28 @@ def test_every_orthogonalizer_runs_inside_shard_map(measured, which):
     assert found(measured, "manual_with", which)["error"] < EXACT
 
 
-REFUSED = {
-    "refused_without_specs_inside True": (
-        "layer_0/down, layer_0/out, layer_0/qkv, layer_0/up inside shard_map may be shards",
-        "Pass distribute=Distribution(specs=...)",
-    ),
-    "refused_without_specs_inside False": (
-        "layer_0/down, layer_0/out, layer_0/qkv, layer_0/up inside shard_map may be shards",
-        "Pass distribute=Distribution(specs=...)",
-    ),
-    "refused_varying_otherwise": (
-        "'layer_0/down' varies over 'fsdp' inside shard_map, and its spec P() shards it over no",
-        "average a gradient",
-    ),
-    "refused_vmap_over_explicit_axis": ("explicitly along 'model'", "Make that mesh axis Auto"),
-    "refused_specs does not divide": (
-        "P(None, 'data') does not fit 'mlp/up' of shape (64, 100): axis 1 does not divide evenly "
-        "over data=8",
-        "Pad the leaf to a multiple",
-    ),
-    "refused_specs too long": ("it has only 2 axes", "Give one entry per axis"),
-    "refused_specs unknown axis": ("the mesh has no axis 'model'", "Its axes are data"),
-    "refused_specs named twice": ("it names 'data' twice", "Name every mesh axis once"),
-    "refused_specs open": ("it leaves an axis open", "Name mesh axes or None"),
-    "refused_specs no prefix": ("no prefix of the parameters", "Give one spec for all"),
-    "refused_specs lies otherwise": (
-        "'mlp/up' lies as P(), and its spec says P('data',)",
-        "leave specs out to have it found",
-    ),
-    "refused_two_meshes": ("a, b lie on 2 different meshes", "Put all parameters on one mesh"),
-    "refused_axes": ("names 'model', which the mesh does not have", "Its axes are 'data'"),
-    "refused_no_mesh": ("speaks of no meshes", "Distribution(mesh, specs)"),
-}
+@pytest.mark.parametrize("which", ["NamedShardings", "set_mesh"])
+def test_a_mesh_may_be_named_by_the_specs_or_around_the_step(measured, which):
+    result = found(measured, "mesh_of_specs", which)
+    assert result["kinds"] == {"all-to-all": 2}
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_whole_gradients_give_updates_that_lie_as_the_parameters(measured, kind):
+    result = found(measured, "gradients_that_lie_otherwise", kind)
+    assert result["error"] < EXACT
+    assert result["kept"]
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_wrong_input_is_refused_with_the_remedy(measured, case):
-    result = measured[case]
-    assert result["raised"] == "ValueError", result
-    assert result["message"].startswith("muon_jax.scale_by_muon: ")
-    for words in REFUSED[case]:
-        assert words in result["message"]
-
-
-def test_zero1_needs_an_axis_of_the_mesh():
-    mesh = jax.make_mesh((1,), ("data",))
-    with pytest.raises(ValueError, match=r"axis='model'.: name axes of the mesh: 'data'"):
-        zero1_shardings({"kernel": jnp.ones((2, 2))}, mesh, "model")
+    complaint, remedy = REFUSED[case]
+    assert measured[case] == {
+        "raised": "ValueError",
+        "message": f"muon_jax.scale_by_muon: {complaint}. {remedy}.",
+    }
 
 
 @pytest.mark.parametrize(
