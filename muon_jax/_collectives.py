@@ -247,11 +247,11 @@ def assert_lean(
 
     problems = []
     if added > count:
-        problems.append(f"{added} collectives, not {count}")
+        problems.append(f"{_counted(added)}, not {count}")
     if received_bytes is not None and added_bytes > received_bytes:
         problems.append(f"{added_bytes:.0f} bytes to each device, not {received_bytes:.0f}")
     if added_nested > 0 and not nested:
-        problems.append(f"{added_nested} collectives in loops or branches, not 0")
+        problems.append(f"{_counted(added_nested)} in loops or branches, not 0")
     if problems:
         beyond = "" if baseline is None else " beyond the baseline"
         raise refused(
@@ -260,3 +260,7 @@ def assert_lean(
             f"All of its communication:\n{found}",
             AssertionError,
         )
+
+
+def _counted(collectives: int) -> str:
+    return f"{collectives} collective{'s' * (collectives != 1)}"

@@ -151,9 +151,20 @@ def test_sums_go_by_kind():
         "all-gather": (2, 288),
         "all-reduce": (1, 192),
     }
-    assert str(found).splitlines()[0] == (
-        "2 all-gather, 0 in loops or branches: 0.00 MiB to each device"
+
+
+def test_what_was_found_is_printed_by_kind():
+    found = collectives(
+        Program(
+            f"%g = f32[512,1024]{{1,0}} all-gather(%p), {LISTED}",
+            f"%r = f32[8,4]{{1,0}} all-reduce(%p), {LISTED}, to_apply=%add",
+        )
     )
+    assert str(found).splitlines() == [
+        "1 all-gather, 0 in loops or branches: 1.50 MiB to each device",
+        "1 all-reduce, 0 in loops or branches: 0.00 MiB to each device",
+    ]
+    assert str(collectives(Program())) == "no collectives"
 
 
 STEP = Program(*[f"%g{i} = f32[8,4]{{1,0}} all-gather(%p), {LISTED}" for i in range(3)])
@@ -163,12 +174,17 @@ SCANNED = Program(
     'backend_config={"known_trip_count":{"n":"2"}}',
     others=LOOP,
 )
+BRANCHED = Program(
+    "%c = (f32[8,4]{1,0}) conditional(%i, %t, %t), branch_computations={%body.2, %condition.2}",
+    others=LOOP,
+)
 
 
 def test_a_lean_step_passes():
     assert_lean(STEP, count=3)
     assert_lean(STEP, count=2, received_bytes=192, baseline=GRADIENTS)
     assert_lean(SCANNED, count=2, nested=True)
+    assert_lean(SCANNED, count=0, baseline=SCANNED)
     assert_lean(jax.jit(jnp.sin).lower(1.0).compile(), count=0)
 
 
@@ -182,6 +198,7 @@ def test_a_lean_step_passes():
             "has 2 collectives, not 1 and 192 bytes to each device, not 191 beyond the baseline",
         ),
         (SCANNED, {"count": 2}, "has 2 collectives in loops or branches, not 0"),
+        (BRANCHED, {"count": 1}, "has 1 collective in loops or branches, not 0"),
     ],
 )
 def test_a_step_that_is_not_lean_is_shown(program, arguments, words):

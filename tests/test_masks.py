@@ -1,5 +1,7 @@
 """Chains by hand: under a mask the rules see less, and then they are right or they refuse."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -69,7 +71,11 @@ def test_a_hidden_bias_matters_to_no_scale_that_ignores_sides():
 
 @pytest.mark.parametrize("scale", ["keller", "spectral", lambda rows, cols: rows])
 def test_a_scale_that_looks_at_sides_wants_the_bias(scale):
-    with pytest.raises(ValueError, match=r"which side of dense/kernel is the inputs.*axes=muon"):
+    complaint = (
+        f"muon_jax.scale_by_muon: scale={scale!r} depends on which side of dense/kernel is the "
+        "inputs, and the biases that tell are masked. To show them, "
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(complaint)}.*axes=muon_jax.matrix_axes"):
         by_hand(scale=scale).init(DENSE)
     by_hand(scale=scale, axes=muon_jax.matrix_axes(DENSE)).init(DENSE)
     square = tree_of_arrays(dense={"kernel": (4, 4), "bias": (4,)})

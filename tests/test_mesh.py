@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from processes import measured_by
 
-from muon_jax._distribution import Distribution, check_distribute
+from muon_jax._distribution import Distribution
 from muon_jax._layout import resolve_layout
 from muon_jax._matrix_axes import MatrixAxes
 from tests.mesh_bounds import COLLECTIVES, SHARDS_AND_REPLICAS, TEMPORARY_SHARE, wire_bytes
@@ -285,35 +285,6 @@ def test_wrong_input_is_refused_with_the_remedy(measured, case):
         "raised": "ValueError",
         "message": f"muon_jax.scale_by_muon: {complaint}. {remedy}.",
     }
-
-
-@pytest.mark.parametrize(
-    ("arguments", "kind", "words"),
-    [
-        ({"mesh": 8}, TypeError, "Distribution(mesh=8): give a jax.sharding.Mesh"),
-        ({"specs": "fsdp"}, TypeError, "Distribution(specs='fsdp'): give a tree of PartitionSpec"),
-        ({"axes": (1,)}, TypeError, "Distribution(axes=(1,)): give the names of mesh axes"),
-        ({"wire_dtype": "float16"}, ValueError, "Distribution(wire_dtype='float16'): give jnp.bf"),
-        ({"wire_dtype": jnp.float32}, ValueError, "give jnp.bfloat16 or None"),
-    ],
-)
-def test_a_distribution_is_checked_where_it_is_made(arguments, kind, words):
-    with pytest.raises(kind) as raised:
-        Distribution(**arguments)
-    assert words in str(raised.value)
-
-
-def test_a_mesh_without_specs_says_nothing():
-    mesh = jax.make_mesh((1,), ("data",))
-    with pytest.raises(ValueError, match=r"Distribution\(mesh=.*give specs with it"):
-        Distribution(mesh)
-    assert Distribution(mesh, P(), axes="data").axes == ("data",)
-
-
-@pytest.mark.parametrize("distribute", ["Auto", None, P()])
-def test_distribute_is_a_word_or_a_distribution(distribute):
-    with pytest.raises(ValueError, match="give 'auto', 'off' or a Distribution"):
-        check_distribute("scale_by_muon", distribute)
 
 
 @pytest.mark.parametrize("distribute", ["auto", "off", Distribution()])

@@ -1,5 +1,7 @@
 """Measures of spectra: their laws, and NumPy's singular values."""
 
+import re
+
 import chex
 import hypothesis.extra.numpy as arrays
 import jax
@@ -167,19 +169,41 @@ def test_a_ratio_to_zero_weights_is_infinite():
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda: stable_rank(jnp.ones(3)), ValueError, r"stable_rank: an array of shape \(3,\)"),
         (
-            lambda: singular_value_entropy(jnp.ones((2, 2), jnp.int32)),
-            TypeError,
-            "^muon_jax.diagnostics.singular_value_entropy: the matrices are int32. Give real ones.",
+            lambda: stable_rank(jnp.ones(3)),
+            ValueError,
+            "stable_rank: an array of shape (3,) holds no matrix. Give at least two axes.",
+        ),
+        (
+            lambda: update_to_weight_rms(jnp.ones((2, 2)), jnp.ones(3)),
+            ValueError,
+            "update_to_weight_rms: an array of shape (3,) holds no matrix. Give at least two axes.",
         ),
         (
             lambda: update_to_weight_rms(jnp.ones((2, 2)), jnp.ones((2, 3))),
             ValueError,
-            r"the updates have shape \(2, 2\) and the weights \(2, 3\)",
+            "update_to_weight_rms: the updates have shape (2, 2) and the weights (2, 3). "
+            "Give the update of these weights.",
         ),
     ],
 )
 def test_what_is_no_matrix_is_refused(call, kind, message):
-    with pytest.raises(kind, match=message):
+    with pytest.raises(kind, match=f"^{re.escape(f'muon_jax.diagnostics.{message}')}$"):
         call()
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("singular_value_entropy", singular_value_entropy),
+        ("stable_rank", stable_rank),
+        ("orthogonality_residual", orthogonality_residual),
+        ("orthogonality_residual", up_to_scale),
+        ("update_to_weight_rms", lambda whole: update_to_weight_rms(whole, jnp.ones((2, 2)))),
+        ("update_to_weight_rms", lambda whole: update_to_weight_rms(jnp.ones((2, 2)), whole)),
+    ],
+)
+def test_whole_numbers_are_refused(name, call):
+    words = f"muon_jax.diagnostics.{name}: the matrices are int32. Give real ones."
+    with pytest.raises(TypeError, match=f"^{re.escape(words)}$"):
+        call(jnp.ones((2, 2), jnp.int32))

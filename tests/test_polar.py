@@ -1,0 +1,42 @@
+"""The yardsticks: what so many steps of the coupled iteration do, and what counts as zero."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matrices import gaussian, singular_values, with_spectrum
+
+from muon_jax import inverse_sqrt, polar_by_svd
+
+VALUES = np.array([3.0, 1.0, 0.3, 0.03])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("shape", [(4, 4), (4, 7), (7, 4)])
+def test_each_step_is_newtons_on_every_singular_value(steps, shape):
+    bounded = VALUES / np.linalg.norm(VALUES, 8)
+    root, inverse = bounded**2, 1.0
+    for _ in range(steps):
+        factor = (3 - inverse * root) / 2
+        root, inverse = root * factor, inverse * factor
+    found = inverse_sqrt(steps)(jnp.asarray(with_spectrum(VALUES, *shape)[None], jnp.float32))
+    np.testing.assert_allclose(singular_values(found[0]), inverse * bounded, rtol=1e-5)
+
+
+def test_steps_are_fifteen_by_default():
+    assert inverse_sqrt() == inverse_sqrt(15) != inverse_sqrt(16)
+
+
+@pytest.mark.parametrize("shape", [(3, 400), (400, 3)])
+def test_what_rounding_of_the_long_side_leaves_counts_as_zero(shape):
+    """A direction is noise below eps times the longer side."""
+    eps = float(np.finfo(np.float32).eps)
+    values = np.array([1.0, 800 * eps, 200 * eps])
+    matrix = jnp.asarray(with_spectrum(values, *shape)[None], jnp.float32)
+    np.testing.assert_allclose(singular_values(polar_by_svd()(matrix)[0]), [1, 1, 0], atol=1e-3)
+
+
+def test_a_batch_is_its_matrices_one_by_one():
+    batch = jnp.asarray(gaussian(3, 4, 6) * [[[1e-3]], [[1.0]], [[1e3]]], jnp.float32)
+    for orthogonalizer in (inverse_sqrt(), polar_by_svd()):
+        one_by_one = jnp.concatenate([orthogonalizer(each[None]) for each in batch])
+        np.testing.assert_allclose(orthogonalizer(batch), one_by_one, atol=1e-5)
