@@ -77,6 +77,10 @@ class Judge:
         print(question, file=self.process.stdin, flush=True)
         return self._read()
 
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.communicate()
+
     def _read(self) -> Any:
         for line in self.process.stdout:
             if line.startswith(("{", "[")):  # and not what pytest says of itself
@@ -109,12 +113,12 @@ def run(modules: Sequence[str], open_verdict: int | None, patience: float) -> No
     """Judges the changes of some modules, or of all, on which there is the given verdict."""
     os.chdir(ROOT)
     generate()
-    judges = threading.local()
+    judges: dict[int, Judge] = {}
 
     def judge() -> Judge:
-        if not hasattr(judges, "own"):
-            judges.own = Judge(config().pytest_add_cli_args_test_selection)
-        return judges.own
+        """Returns the judge of this thread."""
+        selection = config().pytest_add_cli_args_test_selection
+        return judges.setdefault(threading.get_ident(), Judge(selection))
 
     with ThreadPoolExecutor(JUDGES) as pool:
         reach = measured_reach(pool, judge)
@@ -135,6 +139,8 @@ def run(modules: Sequence[str], open_verdict: int | None, patience: float) -> No
         ]
         for each in waiting:
             each.result()
+    for each in judges.values():
+        each.close()
 
 
 def generate() -> None:
