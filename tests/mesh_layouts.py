@@ -55,9 +55,9 @@ def whole_step(layout: str, kind: str, form: str) -> dict[str, Any]:
     }
 
 
-@case("replicated", "fsdp", "hsdp")
-def narrow_wire(layout: str) -> dict[str, Any]:
-    leaves, host = gpt(layout, "Auto", 8, 64, "scanned")
+@case(("replicated", "Auto"), ("fsdp", "Auto"), ("hsdp", "Auto"), ("fsdp", "Explicit"))
+def narrow_wire(layout: str, kind: str) -> dict[str, Any]:
+    leaves, host = gpt(layout, kind, 8, 64, "scanned")
     compiled = [
         jax.jit(lambda tree, wire=wire: orthogonalize(tree, Distribution(wire_dtype=wire)))
         .lower(leaves)

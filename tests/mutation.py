@@ -41,7 +41,7 @@ SURVIVED, KILLED, NO_TESTS, SUSPICIOUS, TIMEOUT = 0, 1, 33, 35, 36
 """As mutmut writes verdicts; suspicious is what survived, with slower tests still to run."""
 LEFT = (SURVIVED, NO_TESTS, SUSPICIOUS)
 PATIENCE = 15.0
-"""CPU seconds of tests, the quickest first, that `run` gives to a change."""
+"""CPU seconds of tests that `run` gives to a change."""
 SLOW_START = 30.0
 """CPU seconds beyond what its tests take without it before a change is said never to end."""
 
@@ -96,13 +96,22 @@ class Reach:
 
     tests: dict[str, list[str]]
     seconds: dict[str, float]
+    noticed: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """How many changes of each module each test has noticed so far."""
 
     def of(self, mutant: str) -> list[str]:
-        """Returns the tests that call what is changed, quickest first."""
-        changed = mutant.partition("__mutmut_")[0]
-        return sorted(self.tests.get(changed, ()), key=self.seconds.__getitem__)
+        """Returns the tests that call what is changed.
 
-    def quickest(self, tests: Sequence[str], seconds: float) -> list[str]:
+        First come those that have noticed other changes of its module, then the quickest.
+        """
+        changed = mutant.partition("__mutmut_")[0]
+        noticed = self.noticed[module_of(mutant)]
+        return sorted(
+            self.tests.get(changed, ()),
+            key=lambda test: (test not in noticed, self.seconds[test]),
+        )
+
+    def first(self, tests: Sequence[str], seconds: float) -> list[str]:
         """Returns the first tests, one at least, that take no more than so long together."""
         totals = accumulate(self.seconds[test] for test in tests)
         within = sum(total <= seconds for total in totals)
@@ -192,14 +201,20 @@ def judged(
     tests = reach.of(mutant)
     if not tests:
         return NO_TESTS, None, 0.0
-    first = reach.quickest(tests, patience)
+    first = reach.first(tests, patience)
     limit = 2 * sum(reach.seconds[test] for test in first) + SLOW_START
     try:
         found = judge.ask(mutant, first, limit)
     except JudgeDiedError:
         return TIMEOUT, "never ends, or crashes", limit
-    left = SURVIVED if len(first) == len(tests) else SUSPICIOUS
-    return (KILLED if found["failed"] else left), found["failed"], found["seconds"]
+    if found["failed"]:
+        reach.noticed[module_of(mutant)][found["failed"]] += 1
+        return KILLED, found["failed"], found["seconds"]
+    return SURVIVED if len(first) == len(tests) else SUSPICIOUS, None, found["seconds"]
+
+
+def module_of(mutant: str) -> str:
+    return mutant.split(".")[1]
 
 
 def mutants_of(modules: Sequence[str] = ()) -> list[SourceFileMutationData]:

@@ -79,9 +79,12 @@ def test_explicit_axes_cost_what_auto_axes_cost(measured, layout):
     assert auto["kinds"] == explicit["kinds"]
 
 
-@pytest.mark.parametrize("layout", ["replicated", "fsdp", "hsdp"])
-def test_bfloat16_halves_what_travels(measured, layout):
-    narrow = found(measured, "narrow_wire", layout)
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    [("replicated", "Auto"), ("fsdp", "Auto"), ("hsdp", "Auto"), ("fsdp", "Explicit")],
+)
+def test_bfloat16_halves_what_travels(measured, layout, kind):
+    narrow = found(measured, "narrow_wire", layout, kind)
     full, half = narrow["bytes"]
     assert half == full / 2
     assert EXACT < narrow["error"] < 2**-6
