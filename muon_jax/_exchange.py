@@ -145,8 +145,8 @@ def _work_as_owner(
     owned = [bucket.counts[owner_positions(bucket.owners, everyone, mesh)] for bucket in buckets]
     kinds, kind = np.unique(np.stack(owned, axis=1), axis=0, return_inverse=True)
 
-    def work(owned: np.ndarray) -> list[Buffers]:
-        counts = dict(zip(buckets, owned.tolist(), strict=True))
+    def work(units: np.ndarray) -> list[Buffers]:
+        counts = dict(zip(buckets, units.tolist(), strict=True))
         whole: dict[Bucket, Units] = {}
         for transfer, buffers in zip(there, arrived, strict=True):
             whole |= _unpack_shards(transfer, buffers, counts)

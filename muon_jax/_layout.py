@@ -236,21 +236,26 @@ def _broadcast_specs(call: str, specs: Any, tree: Any) -> list[PartitionSpec | N
     try:
         return jax.tree.leaves(jax.tree.broadcast(specs, tree, is_leaf=is_spec), is_leaf=is_spec)
     except ValueError as error:
-        given = [path for path, _ in jax.tree.leaves_with_path(specs, is_leaf=is_spec)]
-        paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
-        strange = [path for path in given if not any(_reaches(path, leaf) for leaf in paths)]
-        lacking = [path for path in paths if not any(_reaches(each, path) for each in given)]
         raise refused(
             call,
-            "Distribution(specs=...) is no prefix of the parameters: it has "
-            f"{listed(map(path_name, strange))}, which they have not, and nothing for "
-            f"{listed(map(path_name, lacking))}",
+            f"Distribution(specs=...) is no prefix of the parameters: {_mismatch(specs, tree)}",
             "Give one spec for all, or a tree with the structure of the parameters",
         ) from error
 
 
-def _reaches(prefix: tuple[Any, ...], path: tuple[Any, ...]) -> bool:
-    return path[: len(prefix)] == prefix
+def _mismatch(specs: Any, tree: Any) -> str:
+    """Says by paths why specs are no prefix of a tree."""
+    given = [path for path, _ in jax.tree.leaves_with_path(specs, is_leaf=is_spec)]
+    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
+
+    def reaches(prefix: tuple[Any, ...], path: tuple[Any, ...]) -> bool:
+        return path[: len(prefix)] == prefix
+
+    strange = [path for path in given if not any(reaches(path, each) for each in paths)]
+    lacking = [path for path in paths if not any(reaches(each, path) for each in given)]
+    has = [f"{listed(map(path_name, strange))}, which they have not"] if strange else []
+    has += [f"nothing for {listed(map(path_name, lacking))}"] if lacking else []
+    return f"it has {', and '.join(has)}" if has else "its nodes are of other types"
 
 
 def _mesh_of_specs(

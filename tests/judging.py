@@ -105,8 +105,7 @@ def own_caches() -> list[Any]:
         each
         for each in gc.get_objects()
         if type(each) is functools._lru_cache_wrapper
-        and (module := each.__module__ or "").partition(".")[0] in {"muon_jax", "tests", *here}
-        and module != __name__
+        and (each.__module__ or "").partition(".")[0] in {"muon_jax", "tests", *here}
     ]
     gc.collect()
     gc.freeze()

@@ -47,6 +47,14 @@ REFUSED = {
         "not, and nothing for mlp/up",
         "Give one spec for all, or a tree with the structure of the parameters",
     ),
+    "refused_specs nothing": (
+        "Distribution(specs=...) is no prefix of the parameters: it has nothing for mlp/up",
+        "Give one spec for all, or a tree with the structure of the parameters",
+    ),
+    "refused_specs other types": (
+        "Distribution(specs=...) is no prefix of the parameters: its nodes are of other types",
+        "Give one spec for all, or a tree with the structure of the parameters",
+    ),
     "refused_specs lies otherwise": (
         "'mlp/up' lies as P(), and its spec says P('data',)",
         "Give the spec that it has, or leave specs out to have it found",

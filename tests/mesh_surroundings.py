@@ -1,5 +1,7 @@
 """Cases: what a user may put around a step, what shard_map needs, and what is refused."""
 
+import collections
+import contextlib
 import functools
 import re
 from typing import Any
@@ -183,11 +185,8 @@ def mesh_of_specs(which: str) -> dict[str, Any]:
     tree = on(mesh, host, {"up": P("fsdp")})
     specs = NamedSharding(mesh, P("fsdp")) if which == "NamedShardings" else P("fsdp")
     step = jax.jit(lambda tree: orthogonalize(tree, Distribution(specs=specs)))
-    if which == "NamedShardings":
+    with jax.set_mesh(mesh) if which == "set_mesh" else contextlib.nullcontext():
         compiled = step.lower(tree).compile()
-    else:
-        with jax.set_mesh(mesh):
-            compiled = step.lower(tree).compile()
     results = compiled(tree)
     return {**traffic(compiled), "error": error(results, host), "kept": lies_alike(results, tree)}
 
@@ -316,6 +315,8 @@ WRONG_SPECS = {
     "named twice": P("data", "data"),
     "open": P(P.UNCONSTRAINED),
     "no prefix": {"mlp": {"other": P("data")}},
+    "nothing": {"mlp": {}},
+    "other types": {"mlp": collections.OrderedDict(up=P("data"))},
     "lies otherwise": P("data"),
 }
 

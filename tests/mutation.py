@@ -96,8 +96,8 @@ class Reach:
 
     tests: dict[str, list[str]]
     seconds: dict[str, float]
-    noticed: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    """How many changes of each module each test has noticed so far."""
+    noticed: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """By module, the tests that have noticed a change of it so far."""
 
     def of(self, mutant: str) -> list[str]:
         """Returns the tests that call what is changed.
@@ -208,7 +208,7 @@ def judged(
     except JudgeDiedError:
         return TIMEOUT, "never ends, or crashes", limit
     if found["failed"]:
-        reach.noticed[module_of(mutant)][found["failed"]] += 1
+        reach.noticed[module_of(mutant)].add(found["failed"])
         return KILLED, found["failed"], found["seconds"]
     return SURVIVED if len(first) == len(tests) else SUSPICIOUS, None, found["seconds"]
 
@@ -248,5 +248,7 @@ if __name__ == "__main__":
         run(modules, None, PATIENCE)
     elif command == "again":
         run(modules, SUSPICIOUS, math.inf)
+    elif command != "report":
+        sys.exit(f"{command}: give run, again or report")
     os.chdir(ROOT)
     print(report())

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 
-def array(*shape, dtype=jnp.float32):
-    """Stands for an array: nothing but its shape and dtype."""
-    return jax.ShapeDtypeStruct(shape, dtype)
+def array(*shape, dtype=jnp.float32, sharding=None):
+    """Stands for an array: nothing but its shape and dtype, and how it lies."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
 def tree_of(shapes):

@@ -54,5 +54,5 @@ def test_distribute_is_a_word_or_a_distribution(distribute):
 
 
 @pytest.mark.parametrize("distribute", ["auto", "off", Distribution()])
-def test_these_are_fine(distribute):
+def test_words_and_distributions_pass(distribute):
     check_distribute("scale_by_muon", distribute)

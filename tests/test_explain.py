@@ -12,7 +12,7 @@ import rich.console
 from architectures import ARCHITECTURES
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
-from routes import tree_of
+from routes import array, tree_of
 
 from muon_jax._explain import explain
 from muon_jax._matrix_axes import MatrixAxes
@@ -203,7 +203,7 @@ def test_every_leaf_of_an_architecture_is_told(name):
 
 
 def placed(shape, spec, mesh):
-    return jax.ShapeDtypeStruct(shape, "float32", sharding=jax.NamedSharding(mesh, spec))
+    return array(*shape, sharding=jax.NamedSharding(mesh, spec))
 
 
 def test_every_matrix_on_a_mesh_has_an_owner():

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matrices import gaussian, singular_values, with_spectrum
+from matrices import singular_values, with_spectrum
 
 from muon_jax import inverse_sqrt, polar_by_svd
 
@@ -33,10 +33,3 @@ def test_what_rounding_of_the_long_side_leaves_counts_as_zero(shape):
     values = np.array([1.0, 800 * eps, 200 * eps])
     matrix = jnp.asarray(with_spectrum(values, *shape)[None], jnp.float32)
     np.testing.assert_allclose(singular_values(polar_by_svd()(matrix)[0]), [1, 1, 0], atol=1e-3)
-
-
-def test_a_batch_is_its_matrices_one_by_one():
-    batch = jnp.asarray(gaussian(3, 4, 6) * [[[1e-3]], [[1.0]], [[1e3]]], jnp.float32)
-    for orthogonalizer in (inverse_sqrt(), polar_by_svd()):
-        one_by_one = jnp.concatenate([orthogonalizer(each[None]) for each in batch])
-        np.testing.assert_allclose(orthogonalizer(batch), one_by_one, atol=1e-5)

@@ -62,7 +62,8 @@ def test_rotations_commute(name, shape):
 
 @each_orthogonalizer
 def test_a_batch_is_a_loop(name):
-    batch = jnp.asarray(gaussian(3, 8, 20), jnp.float32)
+    sizes = np.array([1e-3, 1, 1e3])[:, None, None]
+    batch = jnp.asarray(sizes * gaussian(3, 8, 20), jnp.float32)
     together = compiled(name)(batch)
     for matrix, result in zip(batch, together, strict=True):
         np.testing.assert_allclose(result, apply(name, matrix), atol=tolerance(name))

@@ -2,11 +2,11 @@
 
 import re
 
-import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from routes import array
 
 from muon_jax import zero1_shardings
 
@@ -14,7 +14,7 @@ MESH = AbstractMesh((2, 3), ("data", "fsdp"))
 
 
 def leaf(shape, spec):
-    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(MESH, spec))
+    return array(*shape, sharding=NamedSharding(MESH, spec))
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,7 @@ def test_the_first_axis_that_divides_is_sharded_too(shape, held, axis, expected)
 
 
 def test_what_lies_on_no_mesh_counts_as_repeated():
-    nowhere = jax.ShapeDtypeStruct((4, 6), jnp.float32)
-    assert zero1_shardings(nowhere, MESH, "data").spec == P("data", None)
+    assert zero1_shardings(array(4, 6), MESH, "data").spec == P("data", None)
     assert zero1_shardings(jnp.ones((4, 6)), MESH, "data").spec == P("data", None)
 
 
