@@ -33,7 +33,8 @@ def leaf_by_leaf(leaves: Leaves) -> list[Any]:
 
 
 def in_place(leaves: Leaves, chunk_bytes: int) -> list[Any]:
-    return [y[0] for y in orthogonalize_all([leaf[None] for leaf in leaves], polar, chunk_bytes)]
+    stacks = [leaf[None] for leaf in leaves]
+    return [y[0] for y in orthogonalize_all(stacks, polar, chunk_bytes, call="batching")]
 
 
 def stacked(leaves: Leaves, run: Callable[[Any], Any]) -> list[Any]:

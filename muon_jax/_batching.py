@@ -25,7 +25,11 @@ _ACCELERATOR_CHUNK_BYTES = 2**28
 
 
 def orthogonalize_all(
-    matrices: Sequence[Matrices], orthogonalizer: Orthogonalizer, chunk_bytes: int | None = None
+    matrices: Sequence[Matrices],
+    orthogonalizer: Orthogonalizer,
+    chunk_bytes: int | None = None,
+    *,
+    call: str,
 ) -> list[Matrices]:
     """Orthogonalises batches of matrices of any shapes.
 
@@ -36,6 +40,7 @@ def orthogonalize_all(
       chunk_bytes: bound on the size of the stack, in float32, that one call of the orthogonalizer
         sees, which bounds its working memory to a few times this; at least one matrix is always
         taken. None takes one matrix at a time on CPUs and 256 MiB elsewhere.
+      call: the public call, for messages.
 
     Returns:
       The results in the order, shapes and dtypes of `matrices`.
@@ -49,7 +54,7 @@ def orthogonalize_all(
         stack = _stacked([_wide(matrices[index]) for index in members])
         if stack.size:
             chunk = _chunk_size(len(stack), 4 * short * long, chunk_bytes)
-            stack = _in_chunks(stack, orthogonalizer, chunk)
+            stack = _in_chunks(stack, orthogonalizer, chunk, call)
         batches = [matrices[index] for index in members]
         for index, part in zip(members, _unstacked(stack, batches), strict=True):
             results[index] = part.mT if _is_tall(matrices[index]) else part
@@ -57,27 +62,27 @@ def orthogonalize_all(
 
 
 # Compiled by itself, so that an update called outside of jit does not compile its loops each time.
-@functools.partial(jax.jit, static_argnames=("orthogonalizer", "chunk"))
-def _in_chunks(stack: Matrices, orthogonalizer: Orthogonalizer, chunk: int) -> Matrices:
+@functools.partial(jax.jit, static_argnames=("orthogonalizer", "chunk", "call"))
+def _in_chunks(stack: Matrices, orthogonalizer: Orthogonalizer, chunk: int, call: str) -> Matrices:
     """Replaces the stack by its result chunk by chunk, in one buffer."""
     whole, rest = divmod(len(stack), chunk)
     if whole <= 1 and not rest:
-        return _result(orthogonalizer, stack)
+        return _result(orthogonalizer, stack, call)
 
     def replace(index: int | Array, stack: Matrices, size: int) -> Matrices:
         part = lax.dynamic_slice_in_dim(stack, index, size)
-        return lax.dynamic_update_slice_in_dim(stack, _result(orthogonalizer, part), index, 0)
+        return lax.dynamic_update_slice_in_dim(stack, _result(orthogonalizer, part, call), index, 0)
 
     stack = lax.fori_loop(0, whole, lambda i, stack: replace(i * chunk, stack, chunk), stack)
     return replace(whole * chunk, stack, rest) if rest else stack
 
 
-def _result(orthogonalizer: Orthogonalizer, part: Matrices) -> Matrices:
+def _result(orthogonalizer: Orthogonalizer, part: Matrices, call: str) -> Matrices:
     """Refuses another shape, of which a buffer would take what fits and keep what was there."""
     result = orthogonalizer(part)
     if result.shape != part.shape:
         remedy = f"it makes {result.shape} of {part.shape}: return the shape that came"
-        raise _checks.invalid("scale_by_muon", "orthogonalizer", orthogonalizer, remedy)
+        raise _checks.invalid(call, "orthogonalizer", orthogonalizer, remedy)
     return result.astype(part.dtype)
 
 

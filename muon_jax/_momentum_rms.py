@@ -12,8 +12,6 @@ from muon_jax._moving_average import averaged, stored
 from muon_jax._normalization import to_order_of_one
 from muon_jax._state_sharding import zeros_beside
 
-_CALL = "scale_by_momentum_rms"
-
 
 class MomentumRmsState(NamedTuple):
     """What `scale_by_momentum_rms` carries from step to step.
@@ -58,12 +56,21 @@ def scale_by_momentum_rms(
       >>> [round(float(x), 3) for x in updates]
       [1.0, -1.0]
     """
+    return momentum_rms_transformation(
+        "scale_by_momentum_rms", momentum=momentum, max_norm=max_norm, eps=eps
+    )
+
+
+def momentum_rms_transformation(
+    call: str, *, momentum: float, max_norm: float | None, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """Makes `scale_by_momentum_rms` for a public call, which its errors name."""
     for name, value in (("momentum", momentum), ("max_norm", max_norm), ("eps", eps)):
-        _checks.check_no_schedule(_CALL, name, value)
-    _checks.check_fraction(_CALL, "momentum", momentum)
-    _checks.check_non_negative(_CALL, "eps", eps)
+        _checks.check_no_schedule(call, name, value)
+    _checks.check_fraction(call, "momentum", momentum)
+    _checks.check_non_negative(call, "eps", eps)
     if max_norm is not None:
-        _checks.check_non_negative(_CALL, "max_norm", max_norm)
+        _checks.check_non_negative(call, "max_norm", max_norm)
 
     def init(params: optax.Params) -> MomentumRmsState:
         return MomentumRmsState(jax.tree.map(zeros_beside, params))
@@ -91,7 +98,7 @@ def _unit_rms(leaf: Float[Array, "..."], eps: float, max_norm: float | None) -> 
     # The squares of a large gradient overflow and those of a small one vanish.
     power = to_order_of_one(jnp.max(jnp.abs(leaf)))
     unit = leaf * power
-    size = jnp.sqrt(jnp.mean(jnp.square(unit))) + eps * power
+    size = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(unit)))) + eps * power
     scaled = unit / jnp.where(size == 0, 1, size)
     if max_norm is not None:
         norm = jnp.linalg.norm(scaled)

@@ -18,8 +18,6 @@ from muon_jax._state_sharding import on_mesh_of, zeros_beside
 from muon_jax._tree import Axes, resolve_views, tree_solver
 from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale
 
-_CALL = "scale_by_muon"
-
 
 class MuonState(NamedTuple):
     """What Muon carries from step to step: data alone, no configuration.
@@ -103,17 +101,43 @@ def scale_by_muon(
       <https://kellerjordan.github.io/posts/muon/>`_, 2024;
       Liu et al., `Muon is Scalable for LLM Training <https://arxiv.org/abs/2502.16982>`_, 2025
     """
-    _checks.check_fraction(_CALL, "momentum", momentum)
-    _checks.check_bool(_CALL, "nesterov", nesterov)
-    momentum_dtype = _checks.check_float_dtype(_CALL, "momentum_dtype", momentum_dtype)
-    solve = tree_solver(_CALL, orthogonalizer, scale, chunk_bytes, distribute)
+    return muon_transformation(
+        "scale_by_muon",
+        momentum=momentum,
+        nesterov=nesterov,
+        orthogonalizer=orthogonalizer,
+        scale=scale,
+        axes=axes,
+        momentum_dtype=momentum_dtype,
+        chunk_bytes=chunk_bytes,
+        distribute=distribute,
+    )
+
+
+def muon_transformation(
+    call: str,
+    *,
+    momentum: ScalarOrSchedule,
+    nesterov: bool,
+    orthogonalizer: Orthogonalizer | None,
+    scale: str | ShapeScale,
+    axes: Axes = None,
+    momentum_dtype: Any = None,
+    chunk_bytes: int | None = None,
+    distribute: Distribute = "auto",
+) -> optax.GradientTransformation:
+    """Makes `scale_by_muon` for a public call, which its errors name."""
+    _checks.check_fraction(call, "momentum", momentum)
+    _checks.check_bool(call, "nesterov", nesterov)
+    momentum_dtype = _checks.check_float_dtype(call, "momentum_dtype", momentum_dtype)
+    solve = tree_solver(call, orthogonalizer, scale, chunk_bytes, distribute)
 
     def init(params: optax.Params) -> MuonState:
-        _check_arrays(params)
-        views = resolve_views(_CALL, params, axes)
+        _check_arrays(call, params)
+        views = resolve_views(call, params, axes)
         if axes is None:
-            _check_all_routed(params, views)
-            check_sides(params, views, scale, call=_CALL)
+            _check_all_routed(call, params, views)
+            check_sides(params, views, scale, call=call)
         zeros = jax.tree.map(
             lambda leaf: zeros_beside(leaf, momentum_dtype), _masked(params, views)
         )
@@ -123,8 +147,8 @@ def scale_by_muon(
         updates: optax.Updates, state: MuonState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, MuonState]:
         gradients, treedef = jax.tree.flatten(updates)
-        views = resolve_views(_CALL, updates, axes)
-        check_same_leaves(state.momentum, _masked(updates, views), call=_CALL)
+        views = resolve_views(call, updates, axes)
+        check_same_leaves(state.momentum, _masked(updates, views), call=call)
         decay = momentum(state.count) if callable(momentum) else momentum
         directions, averages = list[Array](), list[Any]()
         for gradient, average, view in zip(
@@ -164,11 +188,11 @@ def _accumulate(
     return direction.astype(either), stored(moved, average.dtype)
 
 
-def _check_arrays(params: optax.Params) -> None:
+def _check_arrays(call: str, params: optax.Params) -> None:
     paths = jax.tree_util.tree_leaves_with_path(params)
     masked = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
     if not masked:
-        raise _checks.refused(_CALL, "the parameters hold no array", "Pass the tree to be trained")
+        raise _checks.refused(call, "the parameters hold no array", "Pass the tree to be trained")
     others = [
         f"{_checks.path_name(path)} ({jnp.result_type(leaf)})"
         for path, leaf in paths
@@ -176,14 +200,14 @@ def _check_arrays(params: optax.Params) -> None:
     ]
     if others:
         raise _checks.refused(
-            _CALL,
+            call,
             f"only real floating-point parameters have an update, not {_checks.listed(others)}",
             "Keep them out of the trained tree, or mask them",
             TypeError,
         )
 
 
-def _check_all_routed(params: optax.Params, views: list[Any]) -> None:
+def _check_all_routed(call: str, params: optax.Params, views: list[Any]) -> None:
     paths = jax.tree_util.tree_leaves_with_path(params)
     others = [
         f"{_checks.path_name(path)} {jnp.shape(leaf)}"
@@ -192,7 +216,7 @@ def _check_all_routed(params: optax.Params, views: list[Any]) -> None:
     ]
     if others:
         raise _checks.refused(
-            _CALL,
+            call,
             f"no matrices by the default rules: {_checks.listed(others)}",
             "Use muon_jax.muon, or optax.multi_transform with muon_jax.label_params, to send them"
             " to another optimizer; or say by axes= how they are matrices",

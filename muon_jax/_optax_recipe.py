@@ -11,7 +11,7 @@ import optax
 from muon_jax import _checks
 from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import MatrixAxes
-from muon_jax._muon import MuonState, scale_by_muon
+from muon_jax._muon import MuonState, muon_transformation
 from muon_jax._newton_schulz import newton_schulz
 from muon_jax._per_tree import built_per_tree
 from muon_jax._routing import route
@@ -128,8 +128,8 @@ def _scale_by_optax_muon(
     left: the gradient weighs :math:`1 + \beta` times as much as in `scale_by_muon` at the first
     step, and as much after many. Without Nesterov nothing is left.
     """
-    plain = scale_by_muon(
-        momentum=beta, nesterov=False, orthogonalizer=orthogonalizer, scale=scale, axes=axes
+    plain = muon_transformation(
+        _CALL, momentum=beta, nesterov=False, orthogonalizer=orthogonalizer, scale=scale, axes=axes
     )
     if not nesterov:
         return plain

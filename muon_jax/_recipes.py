@@ -12,9 +12,9 @@ from jaxtyping import Array
 
 from muon_jax import _checks, _skip_nonfinite
 from muon_jax._distribution import Distribute
-from muon_jax._momentum_rms import scale_by_momentum_rms
+from muon_jax._momentum_rms import momentum_rms_transformation
 from muon_jax._multipliers import check_multipliers, multipliers_of
-from muon_jax._muon import scale_by_muon
+from muon_jax._muon import muon_transformation
 from muon_jax._per_tree import built_per_tree
 from muon_jax._qk_clip import clip_qk
 from muon_jax._qk_targets import QKTarget
@@ -140,7 +140,8 @@ def muon(
     rules = check_rules(rules, ambiguous, "muon")
 
     scaled_with = functools.partial(
-        scale_by_muon,
+        muon_transformation,
+        "muon",
         momentum=momentum,
         nesterov=nesterov,
         orthogonalizer=orthogonalizer,
@@ -276,7 +277,7 @@ def momentum_rms(
     _checks.check_non_negative("momentum_rms", "learning_rate", learning_rate)
     _checks.check_non_negative("momentum_rms", "weight_decay", weight_decay)
     tx = optax.chain(
-        scale_by_momentum_rms(momentum=momentum, max_norm=max_norm),
+        momentum_rms_transformation("momentum_rms", momentum=momentum, max_norm=max_norm),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )

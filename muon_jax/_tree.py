@@ -101,7 +101,9 @@ def tree_solver(
     cost = functools.cache(getattr(polar, "flops", quintic_flops))
 
     def solve(matrices: Sequence[Matrices]) -> list[Matrices]:
-        return [rescale(each) for each in orthogonalize_all(matrices, polar, chunk_bytes)]
+        return [
+            rescale(each) for each in orthogonalize_all(matrices, polar, chunk_bytes, call=call)
+        ]
 
     def solve_tree(tree: Any, views: Sequence[MatrixAxes | None], like: Any) -> Any:
         leaves, treedef = jax.tree.flatten(tree)

@@ -1,14 +1,20 @@
 """Matrices of one shape share one computation, whatever the chunk."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from matrices import gaussian
 
-from muon_jax._batching import orthogonalize_all
+from muon_jax import _batching
 
-SQUARE = r"scale_by_muon\(orthogonalizer=.*: it makes \(1, 4, 4\) of \(1, 4, 8\): return the shape"
+orthogonalize_all = functools.partial(_batching.orthogonalize_all, call="muon")
+SQUARE = (
+    r"^muon_jax\.muon\(orthogonalizer=<function .*\): it makes \(1, 4, 4\) of \(1, 4, 8\): "
+    r"return the shape that came\."
+)
 SHAPES = [(1, 4, 8), (3, 8, 4), (2, 4, 8), (1, 5, 5), (0, 4, 8), (2, 0, 4)]
 
 

@@ -228,33 +228,69 @@ class TestCost:
 
 
 X = np.zeros((2, 5, 4, 8))
+FORM = (
+    "Give (batch…, queries, heads, head_dim) and (batch…, keys, groups, head_dim), none empty, "
+    "where groups divides heads"
+)
+WINDOW = "give how many positions are seen to the left and to the right, whole numbers from 0"
+
+
+def ill_fitting(query_shape, key_shape):
+    """A case of queries and keys that do not fit together."""
+    return (
+        {"query": np.zeros(query_shape), "key": np.zeros(key_shape)},
+        f": query {query_shape} and key {key_shape} do not fit together. {FORM}",
+    )
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (
-            {"key": X[:, :, :3]},
-            r"max_attention_logits: query \(2, 5, 4, 8\) and key \(2, 5, 3, 8\) do not fit .*"
-            r"groups divides heads",
-        ),
-        ({"key": X[:1]}, "do not fit together"),
-        ({"key": X[:, :0]}, "none empty"),
+        ill_fitting((2, 5, 4, 8), (2, 5, 3, 8)),
+        ill_fitting((2, 5, 4, 8), (1, 5, 4, 8)),
+        ill_fitting((2, 5, 4, 8), (2, 5, 4, 6)),
+        ill_fitting((2, 5, 4, 8), (5, 4, 8)),
+        ill_fitting((4, 8), (4, 8)),
+        ill_fitting((2, 0, 4, 8), (2, 5, 4, 8)),
+        ill_fitting((2, 5, 4, 8), (2, 0, 4, 8)),
+        ill_fitting((2, 5, 4, 8), (2, 5, 0, 8)),
         (
             {"mask": np.ones((2, 5, 5))},
-            r"mask \(2, 5, 5\) does not broadcast to the logits \(2, 4, 5, 5\)",
+            ": mask (2, 5, 5) does not broadcast to the logits (2, 4, 5, 5). "
+            "Give a mask over (batch…, heads, queries, keys)",
         ),
         (
-            {"key": X[:, :3], "segment_ids": np.ones((2, 5))},
-            r"segment_ids \(2, 5\) do not number",
+            {"mask": np.ones((3, 2, 4, 5, 5))},
+            ": mask (3, 2, 4, 5, 5) does not broadcast to the logits (2, 4, 5, 5). "
+            "Give a mask over (batch…, heads, queries, keys)",
         ),
-        ({"local_window_size": (1, -1)}, r"local_window_size=\(1, -1\)\): give how many positions"),
-        ({"local_window_size": 1.5}, r"local_window_size=1\.5\): .* whole numbers"),
-        ({"scale": -1.0}, r"scale=-1\.0\): give a number above 0"),
-        ({"soft_cap": 0}, r"soft_cap=0\): give a number above 0"),
-        ({"block_size": 0}, r"block_size=0\): give a whole number"),
+        *(
+            (
+                {"key": key, "segment_ids": np.ones(shape)},
+                f": segment_ids {shape} do not number the positions of query (2, 5, 4, 8) and "
+                f"key {key.shape} alike. Give (batch…, queries) for queries and keys of one "
+                "length, or a mask",
+            )
+            for key, shape in [(X[:, :3], (2, 5)), (X, (2, 4)), (X, (3, 5))]
+        ),
+        *(
+            ({"local_window_size": sides}, f"(local_window_size={sides!r}): {WINDOW}")
+            for sides in [(1, -1), -1, 1.5, (1, 2, 3), ((1, 2),), "left"]
+        ),
+        *(
+            ({name: value}, f"({name}={value!r}): give a number above 0, or None")
+            for name, value in [("scale", -1.0), ("scale", 0.0), ("soft_cap", 0)]
+        ),
+        ({"block_size": 0}, "(block_size=0): give a whole number of at least 1"),
     ],
 )
 def test_wrong_input(wrong, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="max_attention_logits") as caught:
         attention.max_attention_logits(**({"query": X, "key": X} | wrong))
+    assert str(caught.value) == f"muon_jax.attention.max_attention_logits{message}."
+
+
+def test_the_smallest_that_fits_is_taken():
+    one = np.ones((1, 1, 1))
+    assert attention.max_attention_logits(one, one, local_window_size=0) == 1
+    assert attention.max_attention_logits(one, one, local_window_size=(0, 0), block_size=1) == 1

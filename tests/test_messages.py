@@ -275,6 +275,36 @@ def test_bad_values(call, message):
     assert str(caught.value) == message
 
 
+OF_MUON = {
+    "momentum": 1.5,
+    "nesterov": 1,
+    "orthogonalizer": "svd",
+    "scale": "rms",
+    "momentum_dtype": "float8_e4m3fn",
+    "chunk_bytes": 0,
+    "distribute": "on",
+}
+OF_MOMENTUM_RMS = {"momentum": abs, "max_norm": -1.0}
+BAD_ARGUMENTS = {
+    "scale_by_muon": OF_MUON,
+    "muon": OF_MUON,
+    "scale_by_momentum_rms": OF_MOMENTUM_RMS,
+    "momentum_rms": OF_MOMENTUM_RMS,
+}
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [(call, argument) for call, arguments in BAD_ARGUMENTS.items() for argument in arguments],
+)
+def test_an_argument_is_refused_in_the_name_of_the_call_that_has_it(call, argument):
+    value = BAD_ARGUMENTS[call][argument]
+    rate = () if call.startswith("scale_by_") else (1e-3,)
+    with pytest.raises((TypeError, ValueError)) as caught:
+        getattr(muon_jax, call)(*rate, **{argument: value})
+    assert str(caught.value).startswith(f"muon_jax.{call}({argument}={value!r}): ")
+
+
 def test_axes_of_another_tree_are_refused_with_what_jax_says_of_them():
     said = (
         "axes is no prefix of the parameters: .*structure.*\\. Give a MatrixAxes or None for every"
@@ -299,16 +329,17 @@ def test_an_unknown_schedule_lists_the_known_ones(call):
 
 
 @pytest.mark.parametrize(
-    ("make", "dtype"),
+    ("call", "tx", "dtype"),
     [
-        (muon_jax.scale_by_muon, jnp.int32),
-        (muon_jax.scale_by_muon, jnp.complex64),
-        (lambda: muon_jax.muon(1.0), jnp.int32),
+        ("scale_by_muon", muon_jax.scale_by_muon(), jnp.int32),
+        ("scale_by_muon", muon_jax.scale_by_muon(), jnp.complex64),
+        ("muon", muon_jax.muon(1.0), jnp.int32),
     ],
 )
-def test_only_real_floating_point_leaves_are_trained(make, dtype):
-    with pytest.raises(TypeError, match=r"steps.*(int32|complex64)"):
-        make().init({"steps": {"kernel": jnp.ones((2, 2), dtype)}})
+def test_only_real_floating_point_leaves_are_trained(call, tx, dtype):
+    refusal = rf"^muon_jax\.{call}: .*steps/kernel.*{dtype.__name__}"
+    with pytest.raises(TypeError, match=refusal):
+        tx.init({"steps": {"kernel": jnp.ones((2, 2), dtype)}})
 
 
 def test_a_schedule_of_momentum_and_a_traced_value_are_not_checked_early():

@@ -54,3 +54,10 @@ def test_the_recipe_subtracts_and_decays():
     tx = muon_jax.momentum_rms(0.1, weight_decay=0.5, momentum=0.0)
     updates, _ = tx.update({"scale": jnp.array([2.0, 2.0])}, tx.init(params), params)
     np.testing.assert_allclose(updates["scale"], [-0.1 * 1.5, -0.1 * 0.5], rtol=1e-6)
+
+
+def test_complex_leaves_have_unit_rms_too():
+    gradient = jnp.array([1, 1j, -1, 2j])
+    tx = muon_jax.scale_by_momentum_rms(eps=0.0)
+    update, _ = tx.update(gradient, tx.init(gradient))
+    np.testing.assert_allclose(update, gradient / np.sqrt(7 / 4), rtol=1e-6)
