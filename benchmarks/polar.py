@@ -43,6 +43,15 @@ DION = (
     (2.8769, -3.1427, 1.2046),
     (2.8366, -3.0525, 1.2012),
 )
+HEAD = (
+    "# The polar map: error, FLOPs, time",
+    "![Error on a Gaussian matrix against FLOPs, for three shapes; lower left is better.]"
+    "(../images/polar.png)",
+    "The error is the distance to the exact polar factor over its norm, on the singular "
+    "directions above 10⁻³ of the largest. Inputs are Gaussian, with singular values "
+    "log-uniform over a range of 10² and of 10⁴, and of rank 16. Methods whose FLOPs XLA does not "
+    "count, such as `dion`, are not in the figure.",
+)
 
 
 @dataclass(frozen=True)
@@ -199,7 +208,7 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
             if theirs and row["method"] != BASELINE:
                 continue  # their presets lie on one point; the squares show how close
             axes.annotate(
-                "optax, all presets" if theirs else row["method"],
+                "optax, Jordan's and others" if theirs else row["method"],
                 (row["flops"], row["Gaussian"]),
                 xytext=(5, 3),
                 textcoords="offset points",
@@ -243,8 +252,8 @@ def main(options: Options) -> None:
     text = [head, *(f"## {name}\n\n{markdown(rows)}" for name, rows in results.items())]
     print("\n\n".join(text))
     if options.write:
-        title = "# The polar map: error, FLOPs, time\n\n![Pareto plot](../images/polar.png)"
-        (ROOT / "docs" / "reference" / "polar.md").write_text("\n\n".join([title, *text]) + "\n")
+        page = "\n\n".join([*HEAD, *text]) + "\n"
+        (ROOT / "docs" / "reference" / "polar.md").write_text(page)
         draw(results, ROOT / "docs" / "images" / "polar.png")
 
 

@@ -38,10 +38,11 @@ def explain(
     fallback_weight_decay: ScalarOrSchedule | None = None,
     fallback_weight_decay_mask: Mask | None = None,
 ) -> Explanation:
-    """Says what `muon`, given the same arguments, would do with every parameter.
+    """Says what `muon` would do with every parameter, before it does.
 
-    Only shapes are looked at, so the parameters may be what `jax.eval_shape` returns for a model
-    far larger than this machine.
+    The arguments are those of `muon` that the table depends on, with the same defaults. What Muon
+    does not take is counted as AdamW's. Only shapes are looked at, so the parameters may be what
+    `jax.eval_shape` returns for a model far larger than this machine.
 
     Args:
       params: any pytree of arrays or of `jax.ShapeDtypeStruct`.

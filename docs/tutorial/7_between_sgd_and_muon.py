@@ -208,7 +208,7 @@ for noise, losses in zip(NOISE, best.T, strict=True):
     print(f"noise {noise:g}: best is {LABELS[NORMS[losses.argmin()]]}")
 
 # %% [markdown]
-# Without noise, the flatter the better: SGD ends two orders of magnitude higher. With a little noise the best lies in between; where noise is thrice the gradient, SGD is best. Noise is what a batch size decides: a large batch is a reason for a large $p$.
+# Without noise a flat spectrum is best, $p = 32$ a little before Muon, and SGD ends two orders of magnitude higher. With a little noise the best lies in between; where noise is thrice the gradient, SGD is best. Noise is what a batch size decides: a large batch is a reason for a large $p$.
 
 # %%
 quiet, some, loud = best.T
