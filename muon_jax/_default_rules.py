@@ -3,6 +3,7 @@
 The first rule that applies wins, and the last one gives up: it shows the readings.
 """
 
+from muon_jax import _exclusions as exclusion
 from muon_jax import _readings as reading
 from muon_jax._names import (
     ATTENTION_INPUT,
@@ -28,7 +29,7 @@ def table(names: str) -> str:
     return f"*/{{{names}}}{{,/weight,/w,/embedding,/embeddings}}"
 
 
-GAIN = "*bias,bias_*,*scale,gamma,beta,offset,b,b?,b_?,*slope,*magnitude*"
+GAIN = "*bias,bias_*,*scale,gamma,beta,offset,b,b?,b_?,*slope,*magnitude*,*scale_shift_table"
 STATE_SPACE = "a_log,log_a,log_dt,log_step,log_lambda*,dt_bias"
 POSITION = (
     "pos,pe,wpe,w_pos,{pos,*_pos,*posit*,*rel,*relative*}*{emb,embed,embeds,embedding,embeddings,"
@@ -55,33 +56,44 @@ RECURRENT = (
 LOGITS = "its outputs are logits, one column a class"
 
 NOT_FOR_MUON = (
-    Rule("*", reading.no_matrix, "has at most one axis longer than one", "vector"),
+    Rule("*", exclusion.no_matrix, "has at most one axis longer than one", "vector"),
     Rule(
         f"*/{{{GAIN}}},*/{NORM}{{,/{NORM_VECTOR}}}",
-        reading.gain,
+        exclusion.gain,
         "acts on every channel alone",
+        "bias or gain",
+    ),
+    Rule(
+        f"*/{WEIGHT}",
+        exclusion.elementwise,
+        "its bias has its whole shape",
         "bias or gain",
     ),
     Rule(f"*/{{{STATE_SPACE}}}", FALLBACK, "rates of a state space, each its own", "state space"),
     Rule(
         f"{table(POSITION)},*/*_pos",
-        FALLBACK,
+        exclusion.position,
         "looked up, or added to activations",
         "position table",
     ),
     Rule(
         f"{table(EMBEDDING)},*/{{embedding,embeddings}}",
-        reading.lookup,
+        exclusion.lookup,
         "rows are looked up, each trained when it occurs; so too if tied to the head",
         "embedding",
     ),
     Rule(
-        table(TOKENS), reading.learned_tokens, "a state of its own, no map of one", "learned tokens"
+        table(TOKENS),
+        exclusion.learned_tokens,
+        "a state of its own, no map of one",
+        "learned tokens",
     ),
     Rule(layer(HEAD), FALLBACK, LOGITS, "head"),
     Rule(f"*/{{head,heads,classifier,*logit*}}/{{{LAST}}}/{WEIGHT}", FALLBACK, LOGITS, "head"),
-    Rule(layer(LAST), reading.tied_shape, "has the shape of the embedding: logits", "head"),
-    Rule(layer("*"), reading.only_dense, "the one dense layer among convolutions: logits", "head"),
+    Rule(layer(LAST), exclusion.tied_shape, "has the shape of the embedding: logits", "head"),
+    Rule(
+        layer("*"), exclusion.only_dense, "the one dense layer among convolutions: logits", "head"
+    ),
     Rule(
         f"{layer('*router*,moe_gate,moegate*')},*/*router*/*",
         FALLBACK,
@@ -90,7 +102,7 @@ NOT_FOR_MUON = (
     ),
     Rule(
         layer(GATE),
-        reading.gate_of_experts,
+        exclusion.gate_of_experts,
         "experts stand beside it: its outputs are their logits",
         "router",
     ),
@@ -106,7 +118,7 @@ NOT_FOR_MUON = (
         "every filter sees one channel",
         "depthwise convolution",
     ),
-    Rule("*", reading.broadcast, "broadcast along its first axis: no map", "broadcast table"),
+    Rule("*", exclusion.broadcast, "broadcast along its first axis: no map", "broadcast table"),
 )
 """No matrices, or matrices that should not be orthogonalised."""
 

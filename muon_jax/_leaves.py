@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -13,6 +14,8 @@ import optax
 from muon_jax._checks import path_name, refused
 from muon_jax._matrix_axes import Shape
 from muon_jax._names import (
+    ATTENTION_INPUT,
+    ATTENTION_OUTPUT,
     EMBEDDING,
     STACK_AXIS,
     WEIGHT,
@@ -26,13 +29,16 @@ from muon_jax._stacks import stack_axes
 
 _BOXES = tuple(map(jax.tree_util.GetAttrKey, ("value", "array")))  # of Flax, of Haliax
 
+_WITH_HEADS = f"*/{{{ATTENTION_INPUT},{ATTENTION_OUTPUT}}}"
+"""Layers whose weights have more axes than two, and are no filters."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
     """The shapes of a whole tree by their words, for leaves that ask about their neighbours."""
 
     shapes: Mapping[Words, Shape]
-    hidden: Collection[Words] = frozenset()
+    hidden: Set[Words] = frozenset()
     """The words of what a mask hides."""
 
     @functools.cached_property
@@ -48,10 +54,13 @@ class Tree:
     def tables(self) -> frozenset[Shape]:
         """The shapes of all embeddings, positions apart."""
         pattern = f"*/{{{EMBEDDING}}}{{,/w,/weight}}"
+        known = self.shapes.keys() | self.hidden
         return frozenset(
             shape
             for words, shape in self.shapes.items()
-            if matches(pattern, "/".join(words)) and not any("pos" in word for word in words[-2:])
+            if matches(pattern, "/".join(words))
+            and not any("pos" in word for word in words[-2:])
+            and known.isdisjoint(biases_of(place_of(words)))
         )
 
     @functools.cached_property
@@ -60,7 +69,10 @@ class Tree:
         kernels = {
             words: shape for words, shape in self.shapes.items() if matches(WEIGHT, words[-1])
         }
-        has_filters = any(len(shape) == 4 for shape in kernels.values())
+        has_filters = any(
+            len(shape) == 4 and not matches(_WITH_HEADS, "/".join(place_of(words)))
+            for words, shape in kernels.items()
+        )
         return tuple(words for words, shape in kernels.items() if has_filters and len(shape) == 2)
 
 
@@ -167,14 +179,14 @@ def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
       TypeError: a leaf is no array of real or complex numbers.
     """
     entries, structure = jax.tree_util.tree_flatten_with_path(params)
-    if not entries and not hidden_by_masks(params):
+    hidden = hidden_by_masks(params)
+    if not entries and not hidden:
         raise refused(call, "the tree of parameters has no arrays", "Give the model's parameters")
-    for key_path, value in entries:
-        _check_array(path_of(key_path), value, call)
-    paths = [path_of(key_path) for key_path, _ in entries]
+    paths = [path for path, _ in named_leaves(params)]
+    for path, (_, value) in zip(paths, entries, strict=True):
+        _check_array(path, value, call)
     shapes = [tuple(value.shape) for _, value in entries]
     words = [words_of(path) for path in paths]
-    hidden = hidden_by_masks(params)
     named = _stacks_by_name(params, [key_path for key_path, _ in entries], shapes)
     stacks = stack_axes(
         list(zip(words, shapes, strict=True)),
@@ -193,10 +205,7 @@ def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
 
 def hidden_by_masks(params: Any) -> set[Words]:
     """The words of all that `optax.masked` or `optax.multi_transform` hides of a tree."""
-    nodes = jax.tree_util.tree_leaves_with_path(
-        params, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
-    )
-    return {words_of(path_of(path)) for path, node in nodes if isinstance(node, optax.MaskedNode)}
+    return {words_of(path) for path, node in _named_nodes(params) if _is_hidden(node)}
 
 
 def hides_bias(words: Words, hidden: Collection[Words]) -> bool:
@@ -205,10 +214,31 @@ def hides_bias(words: Words, hidden: Collection[Words]) -> bool:
     return place != words and any(bias in hidden for bias in biases_of(place))
 
 
-def path_of(key_path: Any) -> str:
-    """Writes a path without the box that some libraries keep around an array."""
-    is_boxed = key_path and key_path[-1] in _BOXES
-    return path_name(key_path[:-1] if is_boxed else key_path)
+def named_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
+    """Lists the leaves in order, each by its path without the box that may stand around it."""
+    return [(path, node) for path, node in _named_nodes(tree, is_leaf) if not _is_hidden(node)]
+
+
+def _named_nodes(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
+    """Lists the leaves and what masks hide, by path.
+
+    Some libraries keep a box around an array, whose only child is called as `_BOXES` says. Where
+    anything stands beside it, such a child is a field of that name and no box.
+    """
+    nodes = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda node: _is_hidden(node) or bool(is_leaf and is_leaf(node))
+    )
+    below = Counter(path[:depth] for path, _ in nodes for depth in range(len(path)))
+
+    def unboxed(path: tuple[Any, ...]) -> tuple[Any, ...]:
+        is_boxed = path and path[-1] in _BOXES and below[path[:-1]] == 1
+        return path[:-1] if is_boxed else path
+
+    return [(path_name(unboxed(path)), node) for path, node in nodes]
+
+
+def _is_hidden(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
 
 
 def _check_array(path: str, value: Any, call: str) -> None:

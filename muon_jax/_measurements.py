@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
-from muon_jax._leaves import path_of
+from muon_jax._leaves import named_leaves
 from muon_jax._shardings import explicit_axes
 from muon_jax._spectra import (
     entropy_of,
@@ -67,14 +67,14 @@ def by_matrix(function: Callable[..., Any], *trees: Any, axes: Axes = None) -> d
         raise _checks.refused(call, "there is no tree to look at", "Give at least one")
     first, *others = trees
     views = resolve_views(call, first, axes)
-    entries, structure = jax.tree_util.tree_flatten_with_path(first)
+    structure = jax.tree.structure(first)
     columns = [structure.flatten_up_to(tree) for tree in others]
     found = {}
-    for (path, leaf), *rest, view in zip(entries, *columns, views, strict=True):
+    for (path, leaf), *rest, view in zip(named_leaves(first), *columns, views, strict=True):
         if view is not None:
             parts = zip(*(view.to_matrices(_whole(each)) for each in (leaf, *rest)), strict=True)
             results = [function(*part) for part in parts]
-            found[path_of(path)] = jax.tree.map(lambda *each: jnp.concatenate(each), *results)
+            found[path] = jax.tree.map(lambda *each: jnp.concatenate(each), *results)
     return found
 
 

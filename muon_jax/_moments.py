@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
-from muon_jax._leaves import path_of
+from muon_jax._leaves import named_leaves
 from muon_jax._muon import MuonState
 
 _STATES = (MuonState, optax.contrib.MuonState, optax.ScaleByAdamState)
@@ -118,7 +118,7 @@ def _moments_of(part: Any) -> Moments:
 
 
 def _by_path(tree: Any) -> dict[str, Array]:
-    return {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return dict(named_leaves(tree))
 
 
 def _filled(part: Any, moments: Moments, steps: int) -> Any:
@@ -126,9 +126,8 @@ def _filled(part: Any, moments: Moments, steps: int) -> Any:
     count = _like(max(own, default=steps), part.count)
 
     def fill(tree: Any, field: str) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: _like(getattr(moments[path_of(path)], field), leaf), tree
-        )
+        filled = [_like(getattr(moments[path], field), leaf) for path, leaf in named_leaves(tree)]
+        return jax.tree.unflatten(jax.tree.structure(tree), filled)
 
     if isinstance(part, optax.ScaleByAdamState):
         return part._replace(count=count, mu=fill(part.mu, "first"), nu=fill(part.nu, "second"))

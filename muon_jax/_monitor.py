@@ -90,9 +90,14 @@ def monitor(
                 "Pass params, of which steps are measured",
             )
         updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
+
+        def look() -> tuple[Array, dict[str, Measurement]]:
+            found = measure(updates, params, axes=axes)
+            return state.count, optax.tree.cast_like(found, state.measurements)
+
         measured_at, measurements = jax.lax.cond(
             state.count % every == 0,
-            lambda: (state.count, measure(updates, params, axes=axes)),
+            look,
             lambda: (state.measured_at, state.measurements),
         )
         count = jnp.asarray(optax.safe_increment(state.count))

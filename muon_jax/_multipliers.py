@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from muon_jax._checks import check_non_negative, check_number, invalid, listed, refused
-from muon_jax._leaves import hidden_by_masks, path_of
+from muon_jax._leaves import hidden_by_masks, named_leaves
 from muon_jax._names import words_of
 from muon_jax._rules import check_pattern, fits
 
@@ -54,18 +54,16 @@ def multipliers_of(params: Any, multipliers: Mapping[str, float], *, call: str) 
                 return float(factor)  # a NumPy scalar would widen updates of half precision
         return 1.0
 
-    factors = jax.tree_util.tree_map_with_path(
-        lambda path, _: factor_of("/".join(words_of(path_of(path)))), params
-    )
+    factors = [factor_of("/".join(words_of(path))) for path, _ in named_leaves(params)]
     for words in hidden_by_masks(params):
         factor_of("/".join(words))
     if unused:
         raise _decides_nothing(next(iter(unused)), params, call)
-    return factors
+    return jax.tree.unflatten(jax.tree.structure(params), factors)
 
 
 def _decides_nothing(pattern: str, params: Any, call: str) -> Exception:
-    paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    paths = [path for path, _ in named_leaves(params)]
     taken = [path for path in paths if fits(pattern, "/".join(words_of(path)))]
     if taken:
         return refused(

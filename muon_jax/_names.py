@@ -35,13 +35,13 @@ DENSE = (
 """Layers whose weight is a matrix in every library, so that a third axis repeats it."""
 
 _SUFFIX = "{,_w,_proj,_projection,_einsum,_dense,_lin,_linear,_kernel,_weight}"
-ATTENTION_INPUT = f"{{,w,w_,to_,c_}}{{q,k,v,query,key,value}}{_SUFFIX}"
+ATTENTION_INPUT = f"{{,w,w_,to_,c_,linear_}}{{q,k,v,query,key,value}}{_SUFFIX}"
 FUSED_KEY_VALUE = f"{{,w,w_,to_,c_}}kv{_SUFFIX},key_value{_SUFFIX}"
 FUSED_QUERY_KEY_VALUE = (
     f"{{,w,w_,to_,c_,attn_}}qkv{_SUFFIX},c_attn,*att*/in_proj,*att*/in_proj_weight"
 )
 ATTENTION_OUTPUT = (
-    f"{{,w,w_,to_,c_,attn_,attention_}}{{o,out,output}}{_SUFFIX},"
+    f"{{,w,w_,to_,c_,attn_,attention_,linear_}}{{o,out,output}}{_SUFFIX},"
     "proj,c_proj,attn_proj,attn_vec_einsum"
 )
 LATENT_UP = "{q,k,v,kv}_{b,up}{,_proj},w{q,k,v,kv}_b"

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from muon_jax import _checks
-from muon_jax._leaves import path_of
+from muon_jax._leaves import named_leaves
 from muon_jax._qk_plan import Scaling, plan
 from muon_jax._qk_targets import QKPart, QKTarget, Shape
 from muon_jax._state_sharding import on_mesh_of
@@ -104,12 +104,14 @@ def clip_qk(
         maxima = _named_maxima(max_logits, work.maxima)
         gamma = {layer: _head_factors(logits, threshold) for layer, logits in maxima.items()}
 
-        def clip(path: Any, update: Array, param: Array) -> Array:
-            scalings = work.scalings.get(path_of(path))
+        def clip(path: str, update: Array, param: Array) -> Array:
+            scalings = work.scalings.get(path)
             return update if scalings is None else _clipped(update, param, scalings, gamma)
 
-        clipped = jax.tree_util.tree_map_with_path(clip, updates, params)
-        return clipped, _counted(state, maxima, gamma)
+        paths = jax.tree.unflatten(
+            jax.tree.structure(params), [path for path, _ in named_leaves(params)]
+        )
+        return jax.tree.map(clip, paths, updates, params), _counted(state, maxima, gamma)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -181,10 +183,7 @@ def _named_maxima(max_logits: Any, expected: Mapping[str, Shape]) -> dict[str, A
             "Pass max_logits=muon_jax.attention.collect_max_logits(intermediates), or "
             "max_attention_logits(query, key) by layer",
         )
-    maxima = {
-        path_of(path): jnp.asarray(leaf, jnp.float32)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(max_logits)
-    }
+    maxima = {path: jnp.asarray(leaf, jnp.float32) for path, leaf in named_leaves(max_logits)}
     if unknown := [repr(layer) for layer in maxima if layer not in expected]:
         raise _checks.refused(
             _UPDATE,

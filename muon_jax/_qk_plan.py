@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from muon_jax import _checks
-from muon_jax._leaves import path_of
-from muon_jax._names import matches, words_of
+from muon_jax._leaves import named_leaves
+from muon_jax._names import words_of
 from muon_jax._qk_targets import QKPart, QKTarget, Shape
+from muon_jax._rules import fits
 
 _CALL = "clip_qk"
 _WHERE_HEADS_LIE = "Say by QKPart where the heads lie: head_axis, fused, stretch"
@@ -41,9 +41,7 @@ class Plan:
 
 def plan(targets: Mapping[str, QKTarget] | None, params: Any) -> Plan:
     """Finds the targets in the parameters; infers those of Flax attention for None."""
-    shapes = {
-        path_of(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
+    shapes = {path: np.shape(leaf) for path, leaf in named_leaves(params)}
     nodes = {node for name in shapes for node in _ancestry(name)}
     found = _inferred(shapes, nodes) if targets is None else _matched(targets, shapes, nodes)
     maxima: dict[str, Shape] = {}
@@ -97,7 +95,7 @@ def _matched(
         layers = [
             node
             for node in sorted(nodes)
-            if matches(pattern, "/".join(words_of(node))) and _join(node, path) in nodes
+            if fits(pattern, "/".join(words_of(node))) and _join(node, path) in nodes
         ]
         if not layers:
             raise _checks.refused(

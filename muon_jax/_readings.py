@@ -5,7 +5,6 @@ against the reading, several views that they leave it open.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 from muon_jax._leaves import Leaf
@@ -16,76 +15,20 @@ from muon_jax._rules import FALLBACK, Outcome
 EXPERTS = "*expert*,*moe*"
 ATTENTION = "*attn*,*attention*"
 RECURRENT = "dense_h,w_h,hh,h2h,weight_hh*,recurrent_kernel"
-_KEYS = "{,w_,to_}{key,keys}"
 DOWN = "*down*,wo,w2,w_out,w_o,output,out*,linear,fc2,c_proj"
-
-# No matrices
-
-
-def no_matrix(leaf: Leaf) -> Outcome:
-    """At most one axis is longer than one."""
-    return FALLBACK if math.prod(leaf.core) in (0, max(leaf.core, default=1)) else None
-
-
-def gain(leaf: Leaf) -> Outcome:
-    """A bias or gain, unlike the second factor of a LoRA, which may be called `b` as well."""
-    is_factor = leaf.words[-1] == "b" and any("lora" in word for word in leaf.words)
-    return None if is_factor else FALLBACK
-
-
-def broadcast(leaf: Leaf) -> Outcome:
-    """An array that is no weight and starts with an axis of one is broadcast to activations."""
-    is_weight = matches("*kernel,*weight,*weights,w,w?,w_*", leaf.words[-1])
-    return FALLBACK if leaf.core[0] == 1 and not is_weight else None
-
-
-def lookup(leaf: Leaf) -> Outcome:
-    """A table, unlike a patch embedding, which is a map of pixels."""
-    return FALLBACK if len(leaf.core) < 4 and "patch" not in leaf.layer else None
-
-
-def learned_tokens(leaf: Leaf) -> Outcome:
-    """A state, unlike the weight of a layer that makes queries or a latent of features."""
-    if not matches("weight,w", leaf.words[-1]):
-        return FALLBACK
-    return None if leaf.bias or leaf.bias_is_hidden or leaf.beside(_KEYS) else FALLBACK
-
-
-def tied_shape(leaf: Leaf) -> Outcome:
-    """A matrix outside all layers that has the shape of an embedding, reversed or not."""
-    in_layer = leaf.stack or any(word[-1].isdigit() for word in leaf.place[:-1])
-    is_table = not leaf.tree.tables.isdisjoint({leaf.core, leaf.core[::-1]})
-    return FALLBACK if is_table and not in_layer and leaf.core != leaf.core[::-1] else None
-
-
-def only_dense(leaf: Leaf) -> Outcome:
-    """The one plain matrix among convolutions, at the top of the tree."""
-    at_top = leaf.place[:-1] in ((), ("params",))
-    return FALLBACK if at_top and leaf.tree.dense_among_convolutions == (leaf.words,) else None
-
-
-def gate_of_experts(leaf: Leaf) -> Outcome:
-    """Experts stand beside it, by name or as stacks of as many matrices as it has outputs."""
-    if len(leaf.core) != 2 or leaf.beside(ATTENTION_INPUT):
-        return None
-    outputs = leaf.core[_oriented(leaf).cols[0]]
-    named = any(matches(EXPERTS, name) for name in leaf.neighbours)
-    stacks = [shape for shape in leaf.neighbours.values() if shape and len(shape) == 3]
-    return FALLBACK if named or any(shape[0] == outputs for shape in stacks) else None
-
 
 # Plain matrices
 
 
 def matrix(leaf: Leaf) -> MatrixAxes | None:
     """Inputs and outputs have an axis each."""
-    return _oriented(leaf) if len(leaf.core) == 2 else None
+    return oriented(leaf) if len(leaf.core) == 2 else None
 
 
 def low_rank_factor(leaf: Leaf) -> Outcome:
     """(inputs…, rank) and (rank, outputs…): the rank that both share tells how many are stacked."""
     if len(leaf.core) == 2:
-        return _oriented(leaf)
+        return oriented(leaf)
     name, letter = leaf.layer[:-1], leaf.layer[-1:]
     other = leaf.beside(name + {"a": "b", "b": "a"}.get(letter, ""))
     if not other or leaf.outputs_first:
@@ -108,9 +51,13 @@ def by_bias(leaf: Leaf) -> Outcome:
     """The axes that the bias has are the outputs, the others the inputs."""
     bias, ndim = leaf.bias or (), len(leaf.core)
     inputs = ndim - len(bias)
-    if ndim < 3 or not bias or not inputs or leaf.core[inputs:] != bias:
+    if ndim < 3 or not bias or not inputs:
         return None
-    return MatrixAxes(rows=range(inputs), cols=range(inputs, ndim))
+    if leaf.core[inputs:] == bias:
+        return MatrixAxes(rows=range(inputs), cols=range(inputs, ndim))
+    if leaf.core[: len(bias)] == bias:
+        return MatrixAxes(rows=range(len(bias), ndim), cols=range(len(bias)))
+    return None
 
 
 def several(leaf: Leaf) -> tuple[MatrixAxes, ...]:
@@ -123,7 +70,7 @@ def several(leaf: Leaf) -> tuple[MatrixAxes, ...]:
     )
 
 
-def _oriented(leaf: Leaf, lead: int = 0) -> MatrixAxes:
+def oriented(leaf: Leaf, lead: int = 0) -> MatrixAxes:
     """The two axes after `lead`: the bias, or else the name, says which one is the output."""
     batch, (first, second) = leaf.core[:lead], leaf.core[lead : lead + 2]
     outputs_first = leaf.outputs_first
@@ -190,7 +137,7 @@ def _pointwise(leaf: Leaf, read: Callable[[Leaf], Outcome]) -> Outcome:
 
 def _fused_columns(leaf: Leaf) -> Outcome:
     """The output layer shows how wide the queries are; without it, only three squares are sure."""
-    view = _oriented(leaf)
+    view = oriented(leaf)
     known = leaf.bias or leaf.outputs_first
     for rows, cols in [(view.rows, view.cols), (view.cols, view.rows)][: 1 if known else 2]:
         inputs, outputs = leaf.core[rows[0]], leaf.core[cols[0]]
@@ -211,16 +158,28 @@ def _fused_heads(leaf: Leaf, parts: int) -> Outcome:
     if ndim not in (3, 4):
         return None
     pairs = [axis for axis in range(ndim) if core[axis] == parts]
-    views = [_with_heads(leaf, [axis for axis in range(ndim) if axis != pair]) for pair in pairs]
+    views = []
+    for pair in pairs:
+        *outer, last = [axis for axis in range(ndim) if axis != pair]
+        turned = _bias_leads(leaf) if leaf.bias else leaf.outputs_first and pair == 0
+        views.append(MatrixAxes(last, outer) if turned else _with_heads(leaf, [*outer, last]))
     if len(views) == 1:
         return views[0]
-    heads, size = core[-2:]
     whole = MatrixAxes(rows=range(ndim - 2), cols=(ndim - 2, ndim - 1))
+    if _bias_leads(leaf):
+        whole = MatrixAxes(rows=range(2, ndim), cols=(0, 1))
+    heads, size = (core[axis] for axis in whole.cols)
     if not views and heads % parts == 0:
         views.append(_split(whole, parts))
     if not views and size % parts == 0:
         views.append(_split(whole, Split((size // parts,) * parts, interleaved=True)))
     return whole, *views
+
+
+def _bias_leads(leaf: Leaf) -> bool:
+    """Tells whether the bias has the first axes of the weight, and not the last ones."""
+    bias = leaf.bias or ()
+    return leaf.core[: len(bias)] == bias != leaf.core[len(leaf.core) - len(bias) :]
 
 
 def _with_heads(leaf: Leaf, axes: Shape | list[int]) -> MatrixAxes:
@@ -257,7 +216,7 @@ def gate_and_up(leaf: Leaf) -> Outcome:
     """Two halves of the outputs; experts may come first."""
     if len(leaf.core) not in (2, 3):
         return None
-    view = _oriented(leaf, lead=len(leaf.core) - 2)
+    view = oriented(leaf, lead=len(leaf.core) - 2)
     down = leaf.beside(DOWN, ndim=len(leaf.core))
     inputs, outputs = leaf.core[view.rows[0]], leaf.core[view.cols[0]]
     if down and {inputs, outputs / 2} != {*down[-2:]} == {outputs, inputs / 2}:
@@ -271,7 +230,7 @@ def gated_input(leaf: Leaf) -> Outcome:
     if len(leaf.core) != 2 or not output:
         return None
     inner = output[1] if leaf.outputs_first else output[0]
-    return _halves(leaf) if leaf.core[_oriented(leaf).cols[0]] == 2 * inner else None
+    return _halves(leaf) if leaf.core[oriented(leaf).cols[0]] == 2 * inner else None
 
 
 def _halves(leaf: Leaf) -> Outcome:
@@ -307,7 +266,7 @@ def expert_stack(leaf: Leaf) -> Outcome:
             if matches(ATTENTION, word):
                 break
             if matches(EXPERTS, word):
-                return _oriented(leaf, lead=1)
+                return oriented(leaf, lead=1)
     return None
 
 
@@ -357,13 +316,19 @@ def _space(leaf: Leaf) -> Shape:
 
 
 def _space_is_last(leaf: Leaf) -> bool:
-    """The bias, the shape, or else the name says whether outputs or space come first."""
-    first, last = leaf.core[0], leaf.core[-1]
-    if first != last and leaf.bias in ((first,), (last,)):
-        return leaf.bias == (first,)
-    if _is_space(leaf.core[2:]) != _is_space(leaf.core[:-2]):
-        return _is_space(leaf.core[2:])
-    return leaf.outputs_first
+    """The bias says whether outputs or space come first, or else the name.
+
+    The shape overrules a name by which the sides of a filter were unequal and longer than there are
+    channels, where they are equal the other way round.
+    """
+    core, named = leaf.core, leaf.outputs_first
+    if core[0] != core[-1] and leaf.bias in ((core[0],), (core[-1],)):
+        return leaf.bias == (core[0],)
+    outputs_lead, outputs_end = (core[2:], core[:2]), (core[:-2], core[-2:])
+    space, channels = outputs_lead if named else outputs_end
+    other_space, _ = outputs_end if named else outputs_lead
+    odd = not _is_space(space) and max(space) > max(channels)
+    return not named if odd and len(set(other_space)) == 1 else named
 
 
 def _is_space(sizes: Shape) -> bool:

@@ -12,7 +12,7 @@ import optax
 
 from muon_jax._checks import check_choice, listed, refused
 from muon_jax._default_rules import DEFAULT_RULES
-from muon_jax._leaves import Leaf, hidden_by_masks, leaves_of, path_of
+from muon_jax._leaves import Leaf, hidden_by_masks, leaves_of, named_leaves
 from muon_jax._matrix_axes import MatrixAxes, Shape
 from muon_jax._rules import FALLBACK, MUON, Outcome, Rule
 
@@ -165,11 +165,9 @@ def see_all(call: str) -> str:
 
 def _shapes(tree: Any) -> dict[str, str]:
     """Writes the shape of every array and the place of every state without arrays, by path."""
-    leaves = jax.tree_util.tree_leaves_with_path(
-        tree, is_leaf=lambda node: isinstance(node, optax.EmptyState)
-    )
+    leaves = named_leaves(tree, is_leaf=lambda node: isinstance(node, optax.EmptyState))
     return {
-        _NESTING.sub("", path_of(path)).lstrip("/"): "no array"
+        _NESTING.sub("", path).lstrip("/"): "no array"
         if isinstance(leaf, optax.EmptyState)
         else f"shape {np.shape(leaf)}"
         for path, leaf in leaves

@@ -1,6 +1,7 @@
 """A rule: which paths, to which view or label, and why."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -8,6 +9,8 @@ from muon_jax._checks import invalid
 from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._names import matches
+
+_NO_WORD = re.compile(r"(?<![^/])~/")  # Haiku's, which paths are compared without
 
 MUON = "muon"
 FALLBACK = "adamw"
@@ -82,5 +85,5 @@ def check_pattern(call: str, argument: str, pattern: object) -> None:
 
 
 def fits(pattern: str, name: str) -> bool:
-    """Tells whether a pattern, as `Rule` describes them, fits a path in lower case."""
-    return matches(pattern.replace(".", "/"), name)
+    """Tells whether a pattern, as `Rule` describes them, fits the words of a path."""
+    return matches(_NO_WORD.sub("", pattern.replace(".", "/")), name)

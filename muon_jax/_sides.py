@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from muon_jax._checks import listed, refused
-from muon_jax._leaves import hidden_by_masks, hides_bias, path_of
+from muon_jax._leaves import hidden_by_masks, hides_bias, named_leaves
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._names import words_of
 from muon_jax._routing import see_all
@@ -44,11 +43,9 @@ def check_sides(
         return any(factor(rows, cols) != factor(cols, rows) for _, rows, cols in matrices)
 
     unsure = [
-        path_of(path)
-        for (path, leaf), view in zip(
-            jax.tree_util.tree_leaves_with_path(params), views, strict=True
-        )
-        if depends(path_of(path), np.shape(leaf), view)
+        path
+        for (path, leaf), view in zip(named_leaves(params), views, strict=True)
+        if depends(path, np.shape(leaf), view)
     ]
     if unsure:
         raise refused(

@@ -15,6 +15,8 @@ from muon_jax._names import (
     ATTENTION_INPUT,
     ATTENTION_OUTPUT,
     DENSE,
+    FUSED_KEY_VALUE,
+    FUSED_QUERY_KEY_VALUE,
     LATENT_UP,
     NORM,
     NORM_VECTOR,
@@ -117,10 +119,13 @@ def _rank_by_name(words: Words, shape: Shape) -> int | None:
     is_filter = len(shape) > 3 and (shape[0] == shape[1] or shape[-2] == shape[-1])
     if len(shape) < 3 or is_filter or not (place == words or matches(WEIGHT, last)):
         return None
-    if matches(DENSE, layer):
-        return 3 if shape[-2] == 2 else 2  # (inputs, 2, outputs): gate and up fused
-    is_output = matches(ATTENTION_OUTPUT, layer) and any("att" in word for word in words)
-    return 3 if is_output or matches(f"{ATTENTION_INPUT},{LATENT_UP}", layer) else None
+    attends = any("att" in word for word in words)
+    is_output = matches(ATTENTION_OUTPUT, layer) and attends
+    if is_output or matches(f"{ATTENTION_INPUT},{LATENT_UP}", layer):
+        return 3
+    if attends or not matches(DENSE, layer):  # heads have an axis of their own in some attention
+        return None
+    return 3 if shape[-2] == 2 else 2  # (inputs, 2, outputs): gate and up fused
 
 
 def _least_rank(words: Words) -> int:
@@ -137,10 +142,17 @@ def _by_bias(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:
         lead, *rest = _bias(words, shapes) or (0,)
         outputs = tuple(size for size in rest if size != 1)
         first, last = shape[1 : 1 + len(outputs)], shape[len(shape) - len(outputs) :]
-        explained = (lead, *rest) == shape[len(shape) - 1 - len(rest) :]
+        explained = (lead, *rest) == shape[len(shape) - 1 - len(rest) :] or _holds(words, lead)
         fits = outputs and lead == shape[0] and outputs in (first, last)
         if len(shape) > 2 and fits and not explained:
             yield words, (lead,)
+
+
+def _holds(words: Words, parts: int) -> bool:
+    """Tells whether a layer of this name holds so many parts: query, key and value, or two."""
+    place = place_of(words)
+    fused = {2: FUSED_KEY_VALUE, 3: FUSED_QUERY_KEY_VALUE}.get(parts)
+    return bool(place) and fused is not None and matches(fused, place[-1])
 
 
 def _bias(words: Words, shapes: Mapping[Words, Shape]) -> Shape:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from muon_jax._checks import invalid, path_name
@@ -18,6 +18,7 @@ from muon_jax._shardings import (
     manual_axes,
     partition_spec,
     spec_axes,
+    types_of,
 )
 
 Tree = TypeVar("Tree")
@@ -28,19 +29,31 @@ def zeros_beside(leaf: Array, dtype: Any = None) -> Array:
 
     Zeros depend on nothing, so a traced `init` would leave all of them on one device: they become
     the other side of a choice that is never made, behind a barrier so that no compiler can know.
-    Inside a shard_map they have the shape of a shard, and there is nothing to choose.
+    Inside a shard_map they have the shape of a shard, and there is nothing to choose. Beside a leaf
+    that a traced `init` closes over, they are put where it is known to lie.
     """
     zeros = jnp.zeros_like(leaf, dtype=dtype)
-    if not isinstance(leaf, Tracer) or manual_axes():
+    if manual_axes():
         return zeros
+    if not isinstance(leaf, Tracer):
+        known = known_sharding(leaf) if isinstance(zeros, Tracer) else None
+        return zeros if known is None else _constrained(zeros, known)
     never = lax.optimization_barrier(jnp.zeros((), bool))
     return lax.select(never, leaf.astype(zeros.dtype), zeros)
+
+
+def _constrained(array: Array, sharding: NamedSharding) -> Array:
+    """Says how an array that is being traced is to lie."""
+    explicit = types_of(sharding.mesh) == {AxisType.Explicit}
+    place = jax.reshard if explicit else lax.with_sharding_constraint
+    return place(lax.optimization_barrier(array), sharding)
 
 
 def on_mesh_of(params: Any, state: Tree) -> Tree:
     """Copies what a fresh state holds on one device, such as counters, to the mesh of the params.
 
     A step returns them on the whole mesh, and a second step with other shardings compiles again.
+    While `init` is traced nothing tells counters from momenta but their rank.
     """
     found = [known_sharding(leaf) for leaf in jax.tree.leaves(params)]
     meshes = {each.mesh for each in found if each and isinstance(each.mesh, Mesh)}
@@ -50,7 +63,9 @@ def on_mesh_of(params: Any, state: Tree) -> Tree:
     return jax.tree.map(
         lambda leaf: (
             jax.device_put(leaf, everywhere)
-            if isinstance(leaf, jax.Array) and known_sharding(leaf) is None
+            if isinstance(leaf, jax.Array)
+            and known_sharding(leaf) is None
+            and not (isinstance(leaf, Tracer) and leaf.ndim)
             else leaf
         ),
         state,

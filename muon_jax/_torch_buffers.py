@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
-from muon_jax._leaves import path_of
+from muon_jax._leaves import named_leaves
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._muon import MuonState
 from muon_jax._tree import Axes, resolve_views
@@ -42,17 +42,16 @@ def matrices_of(call: str, state: Any, axes: Axes) -> dict[str, Matrix]:
     found = {}
     for part in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, MuonState)):
         if isinstance(part, MuonState):
-            leaves = jax.tree_util.tree_leaves_with_path(part.momentum)
             views = resolve_views(call, part.momentum, axes)
-            for (path, leaf), view in zip(leaves, views, strict=True):
+            for (path, leaf), view in zip(named_leaves(part.momentum), views, strict=True):
                 if view is None:
                     raise _checks.refused(
                         call,
-                        f"axes has no view of '{path_of(path)}', which Muon trains",
+                        f"axes has no view of '{path}', which Muon trains",
                         "Give the views that it trains by, such as muon_jax.matrix_axes(params)",
                     )
                 # PyTorch keeps a fused weight in one piece, as JAX does.
-                found[path_of(path)] = Matrix(leaf, MatrixAxes(view.rows, view.cols))
+                found[path] = Matrix(leaf, MatrixAxes(view.rows, view.cols))
     return found
 
 

@@ -48,6 +48,73 @@ EDGES = {
         "attn/q_einsum/lora/a": ((4, 4), "0|1"),
         "attn/q_einsum/lora/b": ((4, 4, 6), "0|1,2"),
     },
+    "layers with the names of tables, and a bias": {
+        "embed/weight": ((8, 17), "1|0"),
+        "embed/bias": ((8,), "-"),
+        "embed_obs/w": ((17, 8), "0|1"),
+        "embed_obs/b": ((8,), "-"),
+        "position_encoder/w": ((3, 8), "0|1"),
+        "position_encoder/b": ((8,), "-"),
+        "decoder/weight": ((17, 8), "1|0"),  # not tied: no table has its shape
+        "tokens/embedding": ((99, 8), "-"),
+        "tokens/bias": ((99,), "-"),
+    },
+    "filters of unequal sides": {
+        "speech/Conv_0/kernel": ((41, 11, 1, 32), "-"),  # of one channel
+        "speech/Conv_1/kernel": ((21, 11, 32, 32), "0,1,2|3"),
+        "haiku/conv2_d/w": ((3, 5, 64, 64), "0,1,2|3"),
+        "torch/conv/weight": ((32, 32, 21, 11), "1,2,3|0"),
+        "slim/conv/weights": ((3, 3, 64, 128), "0,1,2|3"),
+        "slim/conv_1x1/weights": ((1, 1, 64, 128), "0,1,2|3"),
+    },
+    "filters of an unknown name with outputs first, by their bias": {
+        "layers/0/weight": ((8, 3, 5), "1,2|0"),
+        "layers/0/bias": ((8, 1), "-"),
+    },
+    "fused heads with outputs first": {
+        "by_name/attn/Wqkv/weight": ((3, 4, 16, 64), "3|1,2"),
+        "by_bias/attn/c_attn/weight": ((3, 4, 16, 64), "3|1,2"),
+        "by_bias/attn/c_attn/bias": ((3, 4, 16), "-"),
+        "inputs_first/attn/c_attn/weight": ((64, 3, 4, 16), "0|2,3"),
+        "inputs_first/attn/c_attn/bias": ((3, 4, 16), "-"),
+        "pairs/attn/kv_proj/weight": ((2, 4, 16, 64), "3|1,2"),
+        "thirds/attn/qkv/weight": ((12, 16, 64), "?"),  # perhaps three times four heads
+        "thirds/attn/qkv/bias": ((12, 16), "-"),
+    },
+    "scanned fused heads with outputs first": {
+        "norm/scale": ((6, 64), "-"),
+        "c_attn/weight": ((6, 3, 4, 16, 64), "4|2,3"),
+        "c_attn/bias": ((6, 3, 4, 16), "-"),
+    },
+    "heads in layers with the names of plain matrices": {
+        "attn/w_q": ((64, 4, 16), "0|1,2"),
+        "attn/w_out": ((4, 16, 64), "0,1|2"),
+        "attention/linear_q/kernel": ((64, 4, 16), "0|1,2"),
+        "attention/linear_out/kernel": ((4, 16, 64), "0,1|2"),
+        "self_attention/dense/kernel": ((4, 16, 64), "?"),  # four layers, or four heads
+    },
+    "a scanned encoder of patches without a head": {
+        "patch_proj/kernel": ((768, 64), "0|1"),
+        "patch_proj/bias": ((64,), "-"),
+        "blocks/norm/scale": ((6, 64), "-"),
+        "blocks/attn/query/kernel": ((6, 64, 4, 16), "1|2,3"),
+    },
+    "tables that shift and scale": {
+        "scale_shift_table": ((2, 64), "-"),
+        "blocks/0/scale_shift_table": ((6, 64), "-"),
+    },
+    "two matrices called A and B, and B and C": {
+        "q/A": ((64, 8), "0|1"),
+        "q/B": ((8, 64), "0|1"),
+        "ssm/B": ((16, 64), "0|1"),
+        "ssm/C": ((64, 16), "0|1"),
+        "heads/w": ((64, 2, 4), "0|1,2"),
+        "heads/b": ((2, 4), "-"),
+    },
+    "a norm over two axes": {
+        "block/0/weight": ((8, 16), "-"),
+        "block/0/bias": ((8, 16), "-"),
+    },
     "no name, bias or shape that tells": {
         "mix/kernel": ((5, 8, 6), "?"),
         "mix/bias": ((8,), "-"),

@@ -50,7 +50,9 @@ def traced_init(kind: str) -> dict[str, Any]:
     with jax.set_mesh(params["norm"].sharding.mesh):
         muon = jax.jit(transform().init)(matrices)
         momentum_rms = jax.jit(muon_jax.scale_by_momentum_rms().init)(params)
+        closed_over = jax.jit(lambda: transform().init(matrices))()
     return {
+        "scale_by_muon of what it closes over": lies_alike(closed_over.momentum, matrices),
         "scale_by_muon": lies_alike(muon.momentum, matrices),
         "scale_by_momentum_rms": lies_alike(momentum_rms.momentum, params),
     }

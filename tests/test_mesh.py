@@ -163,7 +163,10 @@ def test_a_second_step_compiles_nothing(measured, kind):
     assert found(measured, "second_step", kind) == {"muon": 0, "momentum_rms": 0}
 
 
-@pytest.mark.parametrize("transformation", ["scale_by_muon", "scale_by_momentum_rms"])
+@pytest.mark.parametrize(
+    "transformation",
+    ["scale_by_muon", "scale_by_momentum_rms", "scale_by_muon of what it closes over"],
+)
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_a_traced_init_puts_momentum_where_the_parameters_lie(measured, kind, transformation):
     assert found(measured, "traced_init", kind)[transformation]

@@ -276,3 +276,17 @@ def test_extra_arguments_reach_what_is_wrapped():
 def test_what_cannot_be_measured_is_refused(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtypes", [(jnp.float64, jnp.float32), (jnp.float32, jnp.float64)])
+def test_steps_and_weights_of_other_widths_are_measured_as_the_weights_would_be(dtypes):
+    of_params, of_gradients = dtypes
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: leaf.astype(of_params), MODEL)
+        tx = monitor(optax.sgd(0.1), every=1)
+        before = tx.init(params)
+        step = jax.tree.map(lambda leaf: leaf.astype(of_gradients), gradients(params))
+        _, after = tx.update(step, before, params)
+        chex.assert_trees_all_equal_dtypes(before.measurements, after.measurements)
+        exact = measure(jax.tree.map(lambda leaf: -0.1 * leaf, gradients(params)), params)
+        chex.assert_trees_all_close(after.measurements, exact, rtol=1e-4)

@@ -113,6 +113,17 @@ def test_every_layout_gives_the_same_weights(name):
     )
 
 
+@pytest.mark.parametrize("pattern", ["decoder/~/attn", "decoder.*.attn", "*/attn"])
+def test_layers_are_named_as_rules_name_parameters(pattern):
+    weights = {"query": normal(0, 1, 8, 2, 4)[0], "key": normal(1, 1, 8, 2, 4)[0]}
+    params = {"decoder/~/attn": weights}
+    tx = clip_qk(1.0, {pattern: QKTarget(query="query", key="key")})
+    zero = jax.tree.map(np.zeros_like, params)
+    clipped = step(tx, zero, params, {"decoder/~/attn": np.array([4.0, 0.5])})
+    halved = clipped["decoder/~/attn"]["query"] / weights["query"]
+    np.testing.assert_allclose(halved, np.broadcast_to([[[0.5], [1.0]]], (8, 2, 4)), rtol=1e-6)
+
+
 def test_scanned_layers_are_separate_layers():
     weights = {"query": {"kernel": normal(0, *SCANNED), "bias": normal(1, LAYERS, HEADS, 8)}}
     weights["key"] = jax.tree.map(lambda w: w + 1, weights["query"])

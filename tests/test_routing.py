@@ -15,6 +15,7 @@ from routes import array, tree_of
 
 import muon_jax
 from muon_jax._matrix_axes import MatrixAxes
+from muon_jax._multipliers import multipliers_of
 from muon_jax._routing import check_same_leaves, label_params, matrix_axes, route
 from muon_jax._rules import Rule
 
@@ -60,6 +61,33 @@ def test_labels_drive_multi_transform_over_nnx():
     bias, kernel = jax.tree.leaves(updates)
     assert jnp.array_equal(kernel, -jnp.ones((2, 3)))
     assert not bias.any()
+
+
+Attention = collections.namedtuple("Attention", ["query", "key", "value", "out"])
+Heads = collections.namedtuple("Heads", ["policy", "value"])
+
+
+def test_a_field_called_value_is_no_box_where_others_stand_beside_it():
+    heads = jnp.ones((8, 2, 4))
+    attention = Attention(heads, heads, heads, jnp.ones((2, 4, 8)))
+    params = {"attn": attention, "core": Heads(jnp.ones((8, 4)), jnp.ones((8, 6)))}
+    masked = {**params, "core": Heads(optax.MaskedNode(), params["core"].value)}
+    for tree in (params, masked):
+        routes = {found.path: found.axes for found in jax.tree.leaves(route(tree))}
+        assert routes["attn/value"] == routes["attn/query"] == MatrixAxes(0, (1, 2))
+        assert routes["core/value"] == MatrixAxes(0, 1)
+    assert multipliers_of(params, {"*/value": 0.1}, call="muon")["attn"].value == 0.1
+    boxed = jax.tree.leaves(route(nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param)))
+    assert [found.path for found in boxed] == ["bias", "kernel"]
+
+
+def test_patterns_are_compared_without_the_tilde_of_haiku():
+    path, view = "transformer/~/mixer/core", MatrixAxes(rows=-2, cols=-1)
+    assert the_route(path, 5, 8, 6, rules=[Rule(path, view)]).axes == view
+    assert the_route("~/core", 5, 8, 6, rules=[Rule("~/core", view)]).axes == view
+    assert multipliers_of({"a/~/b": {"w": 1.0}}, {"a/~/b/w": 0.1}, call="muon") == {
+        "a/~/b": {"w": 0.1}
+    }
 
 
 def test_your_rules_come_first():
