@@ -208,7 +208,7 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
             if theirs and row["method"] != BASELINE:
                 continue  # their presets lie on one point; the squares show how close
             axes.annotate(
-                "optax, Jordan's and others" if theirs else row["method"],
+                "optax, all but dion" if theirs else row["method"],
                 (row["flops"], row["Gaussian"]),
                 xytext=(5, 3),
                 textcoords="offset points",

@@ -9,6 +9,7 @@ import numpy as np
 import one_framework
 import pytest
 import schatten
+import tilt
 from common.optimizers import OptimizerConfig
 from matrices import gaussian, singular_values
 
@@ -113,3 +114,33 @@ def test_only_adamw_keeps_a_second_moment():
     assert sizes["momentum-rms"] == pytest.approx(1, abs=0.05)
     assert sizes["norms"] == pytest.approx(1, abs=0.05)
     assert sizes["adamw"] == pytest.approx(2 - matrix / every, abs=0.05)
+
+
+def test_tilts_are_measured_once_and_stand_in_the_table(texts, tmp_path):
+    saved = tmp_path / "saved.jsonl"
+    tiny = {name: value for name, value in TINY.items() if name != "evaluations"}
+    plan = tilt.Plan(tilts=((1.0, 1.0), (0.5, 1.5)), data=str(texts), results=saved, **tiny)
+    tilt.run(plan)
+    written = saved.read_text()
+    table = tilt.report(plan)
+    assert table.splitlines()[-1].startswith("| 0.5 | 1.5 | ")
+    assert len(set(columns(table))) == 1
+    assert saved.read_text() == written
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (6, 14)])
+def test_a_tilt_keeps_singular_vectors_and_sets_singular_values_by_rank(shape):
+    matrix = gaussian(*shape)
+    left, _, right = np.linalg.svd(matrix, full_matrices=False)
+    tilted = tilt.Tilted(0.6, 1.4)(1e-3 * matrix[None].astype(np.float32))[0]
+    np.testing.assert_allclose(
+        left.T @ tilted @ right.T, np.diag(np.linspace(0.6, 1.4, 6)), atol=1e-4
+    )
+
+
+def test_a_tilt_of_zero_is_zero_and_of_low_rank_finite():
+    matrices = jnp.stack([jnp.zeros((6, 8)), jnp.ones((6, 8))])
+    zero, low_rank = tilt.Tilted(0.6, 1.4)(matrices)
+    assert not zero.any()
+    rounding = 1.4 * np.finfo(np.float32).eps / tilt._SMALLEST  # of what has no direction
+    np.testing.assert_allclose(np.linalg.norm(low_rank, 2), 0.6, atol=rounding)

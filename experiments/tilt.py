@@ -1,0 +1,131 @@
+"""Is an orthogonal update the best one: singular values that rise or fall from the largest on.
+
+The singular vectors are those of the momentum; the singular values are set by rank, on a line from
+the largest direction to the smallest. One and one is Muon.
+
+python experiments/tilt.py run     # a quarter of an hour; what is saved is not run again
+python experiments/tilt.py report  # the table
+"""
+
+import functools
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+from ablation import RATE, mean_and_error
+from command_line import RESULTS, main
+from common.optimizers import OptimizerConfig, learning_rate_schedule
+from curves import by_step
+from language import LanguagePlan, LanguageTrial
+from language import run as train
+from sweeps import final_loss
+from trials import Measured, Trials
+
+import muon_jax
+
+_SMALLEST = 1e-4  # of singular values over the largest that float32 tells from zero in XXᵀ
+_multiply = functools.partial(jnp.matmul, precision="highest")
+
+
+@dataclass(frozen=True)
+class Tilted:
+    """An orthogonalizer whose results have singular values from `first` to `last`, by rank."""
+
+    first: float
+    """In the direction where the momentum is largest."""
+    last: float
+
+    def __call__(self, matrices: jax.Array) -> jax.Array:
+        size = jnp.max(jnp.abs(matrices), axis=(-2, -1), keepdims=True)
+        matrices = matrices / jnp.where(size == 0, 1, size)
+        squares, vectors = jnp.linalg.eigh(_multiply(matrices, matrices.mT))  # from the smallest
+        least = jnp.square(_SMALLEST) * jnp.where(size[..., 0] == 0, 1, squares[..., -1:])
+        wanted = jnp.linspace(self.last, self.first, squares.shape[-1])[None]
+        factors = wanted / jnp.sqrt(jnp.maximum(squares, least))
+        return _multiply(_multiply(vectors * factors[..., None, :], vectors.mT), matrices)
+
+
+@dataclass(frozen=True)
+class TiltTrial(LanguageTrial):
+    """A run of Muon with `Tilted` updates."""
+
+    first: float = 1.0
+    last: float = 1.0
+
+    def make_optimizer(
+        self, config: OptimizerConfig, steps: int
+    ) -> optax.GradientTransformationExtraArgs:
+        return muon_jax.muon(
+            learning_rate_schedule(config, steps),
+            weight_decay=config.decay,
+            orthogonalizer=Tilted(self.first, self.last),
+            fallback_weight_decay_mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(LanguagePlan):
+    """All tilts at one rate, on the same seeds; the first is the reference."""
+
+    tilts: tuple[tuple[float, float], ...] = (
+        (1.0, 1.0),
+        (1.15, 0.85),
+        (0.85, 1.15),
+        (0.6, 1.4),
+        (0.3, 1.7),
+    )
+    steps: int = 400
+    width: int = 128
+    layers: int = 4
+    results: Path = RESULTS / "tilt.jsonl"
+
+    @property
+    def trials(self) -> Trials[TiltTrial]:
+        return Trials(TiltTrial, measure, self.results, self.workers)
+
+    def runs(self, tilt: tuple[float, float]) -> list[TiltTrial]:
+        first, last = tilt
+        return [
+            TiltTrial("muon", RATE, self.steps, seed, first=first, last=last, **self.shared)
+            for seed in self.seeds
+        ]
+
+
+def measure(trial: TiltTrial) -> Measured:
+    """Returns the held-out loss by step, in nats per byte."""
+    return {
+        "held_out_loss": by_step(
+            train(trial, make_optimizer=trial.make_optimizer).run.held_out_loss
+        )
+    }
+
+
+def run(plan: Plan) -> None:
+    plan.trials.measure(trial for tilt in plan.tilts for trial in plan.runs(tilt))
+
+
+def report(plan: Plan) -> str:
+    """Tabulates the losses at the end, and how far they are above the reference's, by seed."""
+    reference = losses(plan, plan.tilts[0])
+    rows = [
+        "| largest direction | smallest | held-out loss, mean | above the first row | by seed |",
+        "|---|---|---|---|---|",
+    ]
+    for first, last in plan.tilts:
+        found = losses(plan, (first, last))
+        above = [ours - theirs for ours, theirs in zip(found, reference, strict=True)]
+        by_seed = ", ".join(f"{each:+.4f}" for each in above)
+        compared = f" {mean_and_error(above)} | {by_seed} |" if any(above) else "  |  |"
+        rows.append(f"| {first:g} | {last:g} | {statistics.mean(found):.4f} |{compared}")
+    return "\n".join(rows)
+
+
+def losses(plan: Plan, tilt: tuple[float, float]) -> list[float]:
+    return list(map(final_loss, plan.trials.measure(plan.runs(tilt)).values()))
+
+
+if __name__ == "__main__":
+    main(Plan, __doc__, run=run, report=report)
