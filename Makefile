@@ -70,6 +70,7 @@ mutation: $(READY)
 
 # Known vulnerabilities of what is installed. Needs https://pypi.org/pypi/…/json, where they are.
 audit: $(READY)
+	mkdir -p build
 	$(UV) pip freeze --python .venv --exclude-editable > build/installed.txt
 	$(UV) tool run pip-audit --strict --no-deps --disable-pip --requirement build/installed.txt
 
