@@ -95,17 +95,19 @@ def table(plan: Plan) -> str:
         f"| {reference} | {statistics.mean(baseline):.4f} |  |  |",
     ]
     for arm in others:
-        found = losses(plan, arm)
-        above = [ours - theirs for ours, theirs in zip(found, baseline[: len(found)], strict=True)]
-        by_seed = ", ".join(f"{each:+.4f}" for each in above)
-        rows.append(
-            f"| {arm} | {statistics.mean(found):.4f} | {mean_and_error(above)} | {by_seed} |"
-        )
+        rows.append(f"| {arm} | {compared(losses(plan, arm), baseline)} |")
     return "\n".join(rows)
 
 
 def losses(plan: Plan, arm: str) -> list[float]:
     return list(map(final_loss, plan.trials.measure(plan.runs(arm)).values()))
+
+
+def compared(found: list[float], baseline: list[float]) -> str:
+    """Writes the mean, and how far it is above that of the same seeds, in all and by seed."""
+    above = [ours - theirs for ours, theirs in zip(found, baseline[: len(found)], strict=True)]
+    by_seed = ", ".join(f"{each:+.4f}" for each in above)
+    return f"{statistics.mean(found):.4f} | {mean_and_error(above)} | {by_seed}"
 
 
 def mean_and_error(values: list[float]) -> str:

@@ -109,6 +109,6 @@ def settings(trial: LanguageTrial, out: Path) -> Config:
     )
 
 
-def held_out_loss(trial: LanguageTrial) -> dict[str, dict[str, float]]:
-    """Returns the held-out loss by step, in nats per byte."""
-    return {"held_out_loss": by_step(run(trial).run.held_out_loss)}
+def held_out_loss(trial: LanguageTrial, **training: Any) -> dict[str, dict[str, float]]:
+    """Returns the held-out loss by step, in nats per byte, of a `run`."""
+    return {"held_out_loss": by_step(run(trial, **training).run.held_out_loss)}

@@ -15,12 +15,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
-from ablation import RATE, mean_and_error
+from ablation import RATE, compared
 from command_line import RESULTS, main
 from common.optimizers import OptimizerConfig, learning_rate_schedule
-from curves import by_step
-from language import LanguagePlan, LanguageTrial
-from language import run as train
+from language import LanguagePlan, LanguageTrial, held_out_loss
 from sweeps import final_loss
 from trials import Measured, Trials
 
@@ -96,11 +94,7 @@ class Plan(LanguagePlan):
 
 def measure(trial: TiltTrial) -> Measured:
     """Returns the held-out loss by step, in nats per byte."""
-    return {
-        "held_out_loss": by_step(
-            train(trial, make_optimizer=trial.make_optimizer).run.held_out_loss
-        )
-    }
+    return held_out_loss(trial, make_optimizer=trial.make_optimizer)
 
 
 def run(plan: Plan) -> None:
@@ -109,17 +103,16 @@ def run(plan: Plan) -> None:
 
 def report(plan: Plan) -> str:
     """Tabulates the losses at the end, and how far they are above the reference's, by seed."""
-    reference = losses(plan, plan.tilts[0])
+    (first, last), *others = plan.tilts
+    baseline = losses(plan, (first, last))
     rows = [
         "| largest direction | smallest | held-out loss, mean | above the first row | by seed |",
         "|---|---|---|---|---|",
+        f"| {first:g} | {last:g} | {statistics.mean(baseline):.4f} |  |  |",
     ]
-    for first, last in plan.tilts:
-        found = losses(plan, (first, last))
-        above = [ours - theirs for ours, theirs in zip(found, reference, strict=True)]
-        by_seed = ", ".join(f"{each:+.4f}" for each in above)
-        compared = f" {mean_and_error(above)} | {by_seed} |" if any(above) else "  |  |"
-        rows.append(f"| {first:g} | {last:g} | {statistics.mean(found):.4f} |{compared}")
+    for first, last in others:
+        cells = compared(losses(plan, (first, last)), baseline)
+        rows.append(f"| {first:g} | {last:g} | {cells} |")
     return "\n".join(rows)
 
 

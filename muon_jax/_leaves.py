@@ -219,6 +219,13 @@ def named_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> lis
     return [(path, node) for path, node in _named_nodes(tree, is_leaf) if not _is_hidden(node)]
 
 
+def map_named(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Maps a function of a path, as `named_leaves` writes it, and of the leaves of trees alike."""
+    structure = jax.tree.structure(tree)
+    paths = structure.unflatten(path for path, _ in named_leaves(tree))
+    return jax.tree.map(function, paths, tree, *others)
+
+
 def _named_nodes(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
     """Lists the leaves and what masks hide, by path.
 

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
-from muon_jax._leaves import named_leaves
+from muon_jax._leaves import map_named, named_leaves
 from muon_jax._muon import MuonState
 
 _STATES = (MuonState, optax.contrib.MuonState, optax.ScaleByAdamState)
@@ -126,8 +126,7 @@ def _filled(part: Any, moments: Moments, steps: int) -> Any:
     count = _like(max(own, default=steps), part.count)
 
     def fill(tree: Any, field: str) -> Any:
-        filled = [_like(getattr(moments[path], field), leaf) for path, leaf in named_leaves(tree)]
-        return jax.tree.unflatten(jax.tree.structure(tree), filled)
+        return map_named(lambda path, leaf: _like(getattr(moments[path], field), leaf), tree)
 
     if isinstance(part, optax.ScaleByAdamState):
         return part._replace(count=count, mu=fill(part.mu, "first"), nu=fill(part.nu, "second"))

@@ -4,10 +4,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from muon_jax._checks import check_non_negative, check_number, invalid, listed, refused
-from muon_jax._leaves import hidden_by_masks, named_leaves
+from muon_jax._leaves import hidden_by_masks, map_named, named_leaves
 from muon_jax._names import words_of
 from muon_jax._rules import check_pattern, fits
 
@@ -54,12 +52,12 @@ def multipliers_of(params: Any, multipliers: Mapping[str, float], *, call: str) 
                 return float(factor)  # a NumPy scalar would widen updates of half precision
         return 1.0
 
-    factors = [factor_of("/".join(words_of(path))) for path, _ in named_leaves(params)]
+    factors = map_named(lambda path, _: factor_of("/".join(words_of(path))), params)
     for words in hidden_by_masks(params):
         factor_of("/".join(words))
     if unused:
         raise _decides_nothing(next(iter(unused)), params, call)
-    return jax.tree.unflatten(jax.tree.structure(params), factors)
+    return factors
 
 
 def _decides_nothing(pattern: str, params: Any, call: str) -> Exception:

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from muon_jax import _checks
-from muon_jax._leaves import named_leaves
+from muon_jax._leaves import map_named, named_leaves
 from muon_jax._qk_plan import Scaling, plan
 from muon_jax._qk_targets import QKPart, QKTarget, Shape
 from muon_jax._state_sharding import on_mesh_of
@@ -108,10 +108,7 @@ def clip_qk(
             scalings = work.scalings.get(path)
             return update if scalings is None else _clipped(update, param, scalings, gamma)
 
-        paths = jax.tree.unflatten(
-            jax.tree.structure(params), [path for path, _ in named_leaves(params)]
-        )
-        return jax.tree.map(clip, paths, updates, params), _counted(state, maxima, gamma)
+        return map_named(clip, updates, params), _counted(state, maxima, gamma)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

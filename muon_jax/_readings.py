@@ -55,7 +55,7 @@ def by_bias(leaf: Leaf) -> Outcome:
         return None
     if leaf.core[inputs:] == bias:
         return MatrixAxes(rows=range(inputs), cols=range(inputs, ndim))
-    if leaf.core[: len(bias)] == bias:
+    if _bias_leads(leaf):
         return MatrixAxes(rows=range(len(bias), ndim), cols=range(len(bias)))
     return None
 

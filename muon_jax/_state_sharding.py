@@ -46,7 +46,7 @@ def _constrained(array: Array, sharding: NamedSharding) -> Array:
     """Says how an array that is being traced is to lie."""
     explicit = types_of(sharding.mesh) == {AxisType.Explicit}
     place = jax.reshard if explicit else lax.with_sharding_constraint
-    return place(lax.optimization_barrier(array), sharding)
+    return place(array, sharding)
 
 
 def on_mesh_of(params: Any, state: Tree) -> Tree:
