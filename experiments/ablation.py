@@ -1,6 +1,6 @@
 """What each choice of Muon's is worth: one is changed at a time, on the same seeds.
 
-python experiments/ablation.py run     # over an hour; what is saved is not run again
+python experiments/ablation.py run     # some hours; what is saved is not run again
 python experiments/ablation.py report  # the table
 """
 
@@ -24,6 +24,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "`bfloat16`": {"orthogonalizer": "bfloat16"},
     "`fallback_nesterov=False`": {"fallback_nesterov": False},
     "Muon's rate × 0.9": {"learning_rate": 0.9 * RATE, "fallback_learning_rate": RATE},
+    "attention's rate × 1.4": {"attention_rate": 1.4},
+    "`fast`, attention's × 1.4": {"orthogonalizer": "fast", "attention_rate": 1.4},
+    "`jordan`, attention's × 1.4": {"orthogonalizer": "jordan", "attention_rate": 1.4},
     "`optax.contrib.muon`": {"optimizer": "optax-muon"},
 }
 """By name: what differs from a run of `muon` with an accurate map, else as the example has it.

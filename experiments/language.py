@@ -33,6 +33,7 @@ class LanguageTrial:
     """Of the held-out loss over a run."""
     fallback_learning_rate: float | None = None
     fallback_nesterov: bool = True
+    attention_rate: float = 1.0
     data: str | None = None
     """A file or a folder of text; None for the source of Python's standard library."""
 
@@ -55,6 +56,7 @@ class LanguageTrial:
             scale=self.scale,
             fallback_learning_rate=self.fallback_learning_rate,
             fallback_nesterov=self.fallback_nesterov,
+            attention_rate=self.attention_rate,
         )
 
     @property

@@ -292,6 +292,15 @@ def test_the_rest_of_the_model_moves_at_a_rate_of_its_own(first_update, optimize
         np.testing.assert_allclose(update, factor * alike[path], rtol=1e-5, err_msg=path)
 
 
+def test_attention_moves_at_a_rate_of_its_own(first_update):
+    alike, _ = first_update("muon")
+    apart, _ = first_update("muon", attention_rate=1.5)
+    for path, update in apart.items():
+        factor = 1.5 if "/attention/" in path else 1
+        np.testing.assert_allclose(update, factor * alike[path], rtol=1e-5, err_msg=path)
+    assert any("/attention/" in path for path in apart)
+
+
 @pytest.mark.parametrize(
     ("scale", "rms"),
     [

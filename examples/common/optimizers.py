@@ -68,6 +68,8 @@ class OptimizerConfig:
     that of the matrices."""
     fallback_nesterov: bool = True
     """Whether the first moment of that AdamW looks one step ahead."""
+    attention_rate: float = 1.0
+    """Factor on the learning rate of attention's matrices, of muon and muon-clip."""
     clip_threshold: float = 100.0
     """Largest attention logit of a head that muon-clip leaves alone."""
 
@@ -146,6 +148,7 @@ def _muon_clip(
 
 
 def _muon_arguments(config: OptimizerConfig, fallback: optax.Schedule) -> dict[str, Any]:
+    unlike = config.attention_rate != 1
     return {
         "weight_decay": config.decay,
         "orthogonalizer": named_orthogonalizer(config.orthogonalizer),
@@ -153,6 +156,7 @@ def _muon_arguments(config: OptimizerConfig, fallback: optax.Schedule) -> dict[s
         "fallback_learning_rate": fallback,
         "fallback_nesterov": config.fallback_nesterov,
         "fallback_weight_decay_mask": _matrices,
+        "learning_rate_multipliers": {"*/attention/*": config.attention_rate} if unlike else {},
     }
 
 
