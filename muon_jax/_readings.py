@@ -158,22 +158,29 @@ def _fused_heads(leaf: Leaf, parts: int) -> Outcome:
     if ndim not in (3, 4):
         return None
     pairs = [axis for axis in range(ndim) if core[axis] == parts]
-    views = []
+    readings = []
     for pair in pairs:
         *outer, last = [axis for axis in range(ndim) if axis != pair]
+        either = _with_heads(leaf, [*outer, last]), MatrixAxes(last, outer)
         turned = _bias_leads(leaf) if leaf.bias else leaf.outputs_first and pair == 0
-        views.append(MatrixAxes(last, outer) if turned else _with_heads(leaf, [*outer, last]))
+        readings.append(either[::-1] if turned else either)
+    views = [likely for likely, _ in readings]
     if len(views) == 1:
-        return views[0]
+        return readings[0] if _may_be_turned(leaf, views[0]) else views[0]
     whole = MatrixAxes(rows=range(ndim - 2), cols=(ndim - 2, ndim - 1))
-    if _bias_leads(leaf):
-        whole = MatrixAxes(rows=range(2, ndim), cols=(0, 1))
     heads, size = (core[axis] for axis in whole.cols)
     if not views and heads % parts == 0:
         views.append(_split(whole, parts))
     if not views and size % parts == 0:
         views.append(_split(whole, Split((size // parts,) * parts, interleaved=True)))
     return whole, *views
+
+
+def _may_be_turned(leaf: Leaf, view: MatrixAxes) -> bool:
+    """Tells whether a hidden bias might speak against heads that no output layer confirms."""
+    output = leaf.beside(ATTENTION_OUTPUT)
+    width = output[0 if leaf.outputs_first else -1] if output else None
+    return leaf.bias_is_hidden and len(view.cols) > 1 and leaf.core[view.rows[0]] != width
 
 
 def _bias_leads(leaf: Leaf) -> bool:

@@ -66,10 +66,18 @@ EDGES = {
         "torch/conv/weight": ((32, 32, 21, 11), "1,2,3|0"),
         "slim/conv/weights": ((3, 3, 64, 128), "0,1,2|3"),
         "slim/conv_1x1/weights": ((1, 1, 64, 128), "0,1,2|3"),
+        "slim/conv_out/weights": ((3, 3, 128, 64), "0,1,2|3"),
+        "as_wide_as_deep/conv/kernel": ((3, 5, 5, 5), "0,1,2|3"),
     },
-    "filters of an unknown name with outputs first, by their bias": {
+    "filters with outputs first, by their shape": {
+        "torch/conv/kernel": ((16, 32, 3, 3), "1,2,3|0"),
+        "torch/video/conv/kernel": ((32, 32, 3, 3, 3), "1,2,3,4|0"),
+    },
+    "filters with outputs first, or not, by their bias": {
         "layers/0/weight": ((8, 3, 5), "1,2|0"),
         "layers/0/bias": ((8, 1), "-"),
+        "as_long_as_wide/conv/kernel": ((8, 3, 8), "0,1|2"),
+        "as_long_as_wide/conv/bias": ((8,), "-"),
     },
     "fused heads with outputs first": {
         "by_name/attn/Wqkv/weight": ((3, 4, 16, 64), "3|1,2"),
@@ -77,6 +85,10 @@ EDGES = {
         "by_bias/attn/c_attn/bias": ((3, 4, 16), "-"),
         "inputs_first/attn/c_attn/weight": ((64, 3, 4, 16), "0|2,3"),
         "inputs_first/attn/c_attn/bias": ((3, 4, 16), "-"),
+        "against_name/attn/c_attn/kernel": ((3, 4, 16, 64), "3|1,2"),
+        "against_name/attn/c_attn/bias": ((3, 4, 16), "-"),
+        "parts_first/attn/c_attn/weight": ((3, 64, 4, 16), "1|2,3"),
+        "parts_first/attn/c_attn/bias": ((3, 4, 16), "-"),
         "pairs/attn/kv_proj/weight": ((2, 4, 16, 64), "3|1,2"),
         "thirds/attn/qkv/weight": ((12, 16, 64), "?"),  # perhaps three times four heads
         "thirds/attn/qkv/bias": ((12, 16), "-"),
@@ -105,9 +117,12 @@ EDGES = {
     },
     "two matrices called A and B, and B and C": {
         "q/A": ((64, 8), "0|1"),
-        "q/B": ((8, 64), "0|1"),
+        "q/B": ((8, 32), "0|1"),
         "ssm/B": ((16, 64), "0|1"),
-        "ssm/C": ((64, 16), "0|1"),
+        "ssm/C": ((64, 10), "0|1"),
+        "apart/A": ((5, 6), "0|1"),
+        "apart/B": ((7, 8), "-"),  # a gain, since it follows on nothing
+        "apart/C": ((9, 10), "0|1"),
         "heads/w": ((64, 2, 4), "0|1,2"),
         "heads/b": ((2, 4), "-"),
     },
@@ -154,6 +169,9 @@ EDGES = {
         "cell/gate_update/kernel": ((8, 4), "0|1"),
         "low_rank/gate_up_proj/kernel": ((8, 64), "0|1/2"),
         "low_rank/gate_down/kernel": ((8, 4), "0|1"),
+        "square/gate_up/kernel": ((8, 8), "0|1/2"),
+        "square/down/kernel": ((4, 8), "0|1"),
+        "odd/gate_up/kernel": ((8, 9), "0|1"),
     },
     "a shared expert beside the others": {
         "moe/gate_up/kernel": ((8, 32), "0|1/2"),
@@ -185,34 +203,29 @@ EDGES = {
 }
 
 READINGS = {
-    # what it is: (its path, its shape, all that it can be)
+    # what it is: (its layer, the array in question first, all that it can be)
     "three squares, perhaps head by head": (
-        "attn/query_key_value/kernel",
-        (8, 24),
+        {"attn/query_key_value/kernel": (8, 24)},
         [MatrixAxes(-2, -1, split=3), MatrixAxes(-2, -1)],
     ),
     "perhaps three of one width": (
-        "attn/qkv/kernel",
-        (8, 15),
+        {"attn/qkv/kernel": (8, 15)},
         [MatrixAxes(-2, -1), MatrixAxes(-2, -1, split=3)],
     ),
-    "not three of one width": ("attn/qkv/kernel", (8, 16), [MatrixAxes(-2, -1)]),
+    "not three of one width": ({"attn/qkv/kernel": (8, 16)}, [MatrixAxes(-2, -1)]),
     "perhaps three times two heads": (
-        "attn/qkv/kernel",
-        (8, 6, 4),
+        {"attn/qkv/kernel": (8, 6, 4)},
         [MatrixAxes(-3, (-2, -1)), MatrixAxes(-3, (-2, -1), split=3)],
     ),
     "perhaps three of four in either head": (
-        "attn/qkv/kernel",
-        (8, 2, 12),
+        {"attn/qkv/kernel": (8, 2, 12)},
         [
             MatrixAxes(-3, (-2, -1)),
             MatrixAxes(-3, (-2, -1), split=Split((4, 4, 4), interleaved=True)),
         ],
     ),
     "three along one axis or the other": (
-        "attn/qkv/kernel",
-        (8, 3, 3),
+        {"attn/qkv/kernel": (8, 3, 3)},
         [MatrixAxes(-3, (-2, -1)), MatrixAxes(-3, -1), MatrixAxes(-3, -2)],
     ),
 }

@@ -25,6 +25,11 @@ STACK = tree_of_arrays(conv={"kernel": (6, 3, 3, 2, 4)}, norm={"scale": (6, 4)})
 ATTENTION = tree_of_arrays(query={"kernel": (3, 8, 8), "bias": (3, 8)})
 OUTPUT = tree_of_arrays(attn_out={"kernel": (3, 8, 8), "bias": (3, 8)})
 
+FUSED = tree_of_arrays(qkv={"kernel": (3, 2, 4, 8), "bias": (3, 2, 4)}, norm={"scale": (8,)})
+CONFIRMED = tree_of_arrays(
+    qkv={"kernel": (8, 3, 2, 4), "bias": (3, 2, 4)}, out={"kernel": (2, 4, 8), "bias": (8,)}
+)
+
 
 def by_hand(**options):
     """Muon for the matrices, and nothing else."""
@@ -45,8 +50,9 @@ def first_step(tx, params):
         (STACK, "conv/kernel"),
         (ATTENTION, "query/kernel"),
         (OUTPUT, "attn_out/kernel"),
+        (FUSED, "qkv/kernel"),
     ],
-    ids=["convolution", "stack", "attention input", "attention output"],
+    ids=["convolution", "stack", "attention input", "attention output", "fused attention"],
 )
 def test_what_a_hidden_shape_decides_is_asked_for_and_then_right(params, path):
     with pytest.raises(ValueError, match=f"{path} .*masked.*axes=muon_jax.matrix_axes"):
@@ -59,6 +65,11 @@ def test_what_a_hidden_shape_decides_is_asked_for_and_then_right(params, path):
         muon_jax.orthogonalize_tree(params[layer][name], views[layer][name], **options),
         atol=1e-5,
     )
+
+
+def test_an_output_layer_confirms_heads_whose_bias_is_hidden():
+    told = by_hand(axes=muon_jax.matrix_axes(CONFIRMED))
+    chex.assert_trees_all_close(first_step(by_hand(), CONFIRMED), first_step(told, CONFIRMED))
 
 
 def test_a_hidden_bias_matters_to_no_scale_that_ignores_sides():
