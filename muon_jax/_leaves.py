@@ -203,9 +203,24 @@ def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
     return leaves, structure
 
 
+def is_function(value: Any) -> bool:
+    """Tells a function from a model that can be called, and from labels or masks of its class."""
+    return callable(value) and jax.tree_util.all_leaves([value])
+
+
+def resolved(choice: Any, tree: Any) -> Any:
+    """Returns what a function chooses for a tree; anything else is the choice itself."""
+    return choice(tree) if is_function(choice) else choice
+
+
+def hidden_paths(params: Any) -> list[str]:
+    """Lists the paths of all that `optax.masked` or `optax.multi_transform` hides of a tree."""
+    return [path for path, node in _named_nodes(params) if _is_hidden(node)]
+
+
 def hidden_by_masks(params: Any) -> set[Words]:
-    """The words of all that `optax.masked` or `optax.multi_transform` hides of a tree."""
-    return {words_of(path) for path, node in _named_nodes(params) if _is_hidden(node)}
+    """The words of all hidden paths."""
+    return set(map(words_of, hidden_paths(params)))
 
 
 def hides_bias(words: Words, hidden: Collection[Words]) -> bool:

@@ -58,8 +58,8 @@ def clip_qk(
       With accumulated gradients, pass the largest of all micro-batches.
 
     Raises:
-      ValueError: no parameter fits a target; or `max_logits` is missing, lacks a target, names a
-        layer that is none, or has a wrong shape.
+      ValueError: no parameter fits a target, or a mask hides one that does; or `max_logits` is
+        missing, lacks a target, names a layer that is none, or has a wrong shape.
 
     Examples:
       >>> params = {"attn": {"query": {"kernel": jnp.ones((8, 2, 4))},

@@ -1,13 +1,14 @@
 """Which parameters of a tree QK-Clip scales: the targets read against names and shapes."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from muon_jax import _checks
-from muon_jax._leaves import named_leaves
+from muon_jax._leaves import hidden_paths, named_leaves
 from muon_jax._names import words_of
 from muon_jax._qk_targets import QKPart, QKTarget, Shape
 from muon_jax._rules import fits
@@ -15,8 +16,17 @@ from muon_jax._rules import fits
 _CALL = "clip_qk"
 _WHERE_HEADS_LIE = "Say by QKPart where the heads lie: head_axis, fused, stretch"
 
-_NORMS = frozenset({"query_ln", "key_ln", "query_norm", "key_norm", "q_norm", "k_norm"})
-"""Modules behind which the scale of a query or key kernel has no effect on the logits."""
+_NORMS = frozenset(
+    itertools.chain.from_iterable(
+        (of + norm, norm + of)
+        for of in ("query", "key", "q", "k", "qk")
+        for norm in ("norm", "ln", "layernorm", "rmsnorm")
+    )
+)
+"""Modules behind which the scale of a query or key kernel has no effect on the logits.
+
+Names are in small letters, without underscores.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,11 +52,15 @@ class Plan:
 def plan(targets: Mapping[str, QKTarget] | None, params: Any) -> Plan:
     """Finds the targets in the parameters; infers those of Flax attention for None."""
     shapes = {path: np.shape(leaf) for path, leaf in named_leaves(params)}
-    nodes = {node for name in shapes for node in _ancestry(name)}
-    found = _inferred(shapes, nodes) if targets is None else _matched(targets, shapes, nodes)
+    nodes, hidden = _nodes(shapes), hidden_paths(params)
+    if targets is None:
+        found = _inferred(shapes, nodes, normed=_normed(nodes | _nodes(hidden)))
+    else:
+        found = _matched(targets, shapes, nodes)
     maxima: dict[str, Shape] = {}
     scalings: dict[str, list[Scaling]] = {}
     for layer, target in found.items():
+        _check_nothing_hidden(layer, target, hidden)
         maxima[layer], scaled = _read(layer, target, shapes)
         for name, scaling in scaled:
             scalings.setdefault(name, []).append(scaling)
@@ -55,19 +69,19 @@ def plan(targets: Mapping[str, QKTarget] | None, params: Any) -> Plan:
     return Plan(maxima, scalings)
 
 
-def _inferred(shapes: Mapping[str, Shape], nodes: set[str]) -> dict[str, QKTarget]:
+def _inferred(
+    shapes: Mapping[str, Shape], nodes: set[str], normed: set[str]
+) -> dict[str, QKTarget]:
     """Recognises (inputs, heads, head_dim) kernels `query` and `key` side by side, and `qkv`.
 
     One more axis in front is a scan's. A layer that normalises its queries or keys has no target:
     its logits do not depend on the scale of the kernels.
     """
     found = {}
-    for layer in sorted(nodes):
+    for layer in sorted(nodes - normed):
         query, key, qkv = (
             shapes.get(_join(layer, f"{name}/kernel"), ()) for name in ("query", "key", "qkv")
         )
-        if any(_join(layer, norm) in nodes for norm in _NORMS):
-            continue
         if len(query) in (3, 4) and len(key) == len(query):
             layer_axis = 0 if len(query) == 4 else None
             found[layer] = QKTarget(query="query", key="key", layer_axis=layer_axis)
@@ -130,7 +144,9 @@ def _read(
             f"the heads of {layer!r} do not go together: {counts}",
             _WHERE_HEADS_LIE,
         )
-    own_key = counts.get("key") == heads
+    # A query that also meets the key of all heads has to bring the whole factor there.
+    meets_shared = "shared_key" in parts and "rotary_query" not in parts
+    own_key = counts.get("key") == heads and not meets_shared
     whole = {"query": not own_key, "rotary_query": True} | ({"key": False} if own_key else {})
     scaled = [
         (name, Scaling(layer, parts[role], target.layer_axis, whole[role]))
@@ -141,6 +157,17 @@ def _read(
     if target.layer_axis is None:
         return (heads,), scaled
     return (_layer_count(layer, target.layer_axis, scaled, shapes), heads), scaled
+
+
+def _check_nothing_hidden(layer: str, target: QKTarget, hidden: Iterable[str]) -> None:
+    """Refuses a mask over what a clip would scale, such as a bias beside its kernel."""
+    bases = {_join(layer, part.path) for part in target.parts().values()}
+    if missed := [name for name in hidden if not bases.isdisjoint(_ancestry(name))]:
+        raise _checks.refused(
+            _CALL,
+            f"a mask hides {_checks.listed(map(repr, missed))}, which the layer {layer!r} scales",
+            "Let it see all parameters, as optax.chain(optax.multi_transform(...), clip_qk(...))",
+        )
 
 
 def _below(layer: str, path: str, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -207,6 +234,17 @@ def _check_disjoint(name: str, shape: Shape, parts: list[QKPart]) -> None:
                 raise _checks.refused(
                     _CALL, f"{other} and {one} overlap in {name!r}", "Give each its own stretch"
                 )
+
+
+def _nodes(names: Iterable[str]) -> set[str]:
+    """Returns all paths, and all paths above them."""
+    return {node for name in names for node in _ancestry(name)}
+
+
+def _normed(nodes: Iterable[str]) -> set[str]:
+    """Returns the layers that normalise their queries or keys."""
+    placed = (node.rpartition("/") for node in nodes)
+    return {layer for layer, _, name in placed if name.replace("_", "").lower() in _NORMS}
 
 
 def _ancestry(name: str) -> list[str]:

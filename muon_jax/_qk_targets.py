@@ -81,8 +81,8 @@ class QKTarget:
     A head whose largest logit S exceeds τ takes these factors, and so do the biases:
 
     - `query` and `key`, where every head has a key of its own: √(τ/S) each;
-    - `query`, where heads share their keys: τ/S;
-    - `key` with fewer heads than `query` (GQA, MQA): none;
+    - `query`, where heads share their keys, or meet a `shared_key` without `rotary_query`: τ/S;
+    - `key` with fewer heads than `query` (GQA, MQA), or beside such a `shared_key`: none;
     - `rotary_query`, which meets `shared_key` (MLA): τ/S;
     - `shared_key`, which has no axis of heads (MQA, MLA): none.
 

@@ -78,7 +78,8 @@ def collect_max_logits(intermediates: Any) -> dict[str, Float[Array, "..."]]:
 
     Returns:
       The maxima by the path of their layer, such as `blocks/0/attn`: (heads,), or
-      (layers, heads) from layers under a scan.
+      (layers, heads) from layers under a scan. Of a layer that was called several times, the
+      largest.
 
     Raises:
       ValueError: no layer reported.
@@ -91,7 +92,9 @@ def collect_max_logits(intermediates: Any) -> dict[str, Float[Array, "..."]]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(intermediates):
         names = _checks.path_name(path).removeprefix(f"{_COLLECTION}/").split("/")
         if _REPORT in names:
-            maxima["/".join(names[: names.index(_REPORT)])] = leaf
+            layer = "/".join(names[: names.index(_REPORT)])
+            # Linen's `sow` keeps one value for each call of the layer.
+            maxima[layer] = jnp.maximum(maxima[layer], leaf) if layer in maxima else leaf
     if not maxima:
         raise _checks.refused(
             "attention.collect_max_logits",

@@ -170,6 +170,11 @@ def test_what_flax_does_not_know_is_told_to_reporting():
     )
 
 
+def test_of_several_calls_the_largest_counts():
+    sown = {"intermediates": {"attn": {"max_logits": (np.array([3.0, 1.0]), np.array([2.0, 4.0]))}}}
+    np.testing.assert_array_equal(attention.collect_max_logits(sown)["attn"], [3, 4])
+
+
 def test_nobody_reported():
     message = r"no layer reported 'max_logits'\. Build .* sow_weights=True"
     with pytest.raises(ValueError, match=message):

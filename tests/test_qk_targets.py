@@ -150,9 +150,10 @@ def test_inferred_qkv_kernels():
             np.testing.assert_allclose(ratio.take(part, axis), factor, rtol=1e-5)
 
 
-def test_layers_that_normalise_have_no_target():
+@pytest.mark.parametrize("norm", ["query_ln", "k_norm", "_q_layernorm", "norm_q", "qk_norm"])
+def test_layers_that_normalise_have_no_target(norm):
     layer = {"query": {"kernel": np.ones((4, 2, 2))}, "key": {"kernel": np.ones((4, 2, 2))}}
-    params = {"plain": layer, "normalised": layer | {"query_ln": {"scale": np.ones(2)}}}
+    params = {"plain": layer, "normalised": layer | {norm: {"scale": np.ones(2)}}}
     step(clip_qk(1.0), params, params, {"plain": np.ones(2)})
     message = r"without a target: 'normalised'\. .* query-key norms"
     with pytest.raises(ValueError, match=message):
@@ -163,6 +164,16 @@ def test_one_layer_as_the_whole_tree():
     params = {name: {"kernel": np.ones((4, 2, 2))} for name in ("query", "key")}
     clipped = step(clip_qk(1.0), params, params, np.array([8.0, 1.0]))
     np.testing.assert_allclose(clipped["query"]["kernel"][0, :, 0], [2 / 8**0.5, 2])
+
+
+def test_a_query_that_meets_both_keys_takes_the_whole_factor():
+    params = {"q": np.ones((6, 4, 3)), "k": np.ones((6, 4, 2)), "shared": np.ones((6, 1))}
+    target = QKTarget(query="q", key="k", shared_key="shared")
+    zero = jax.tree.map(np.zeros_like, params)
+    clipped = step(clip_qk(1.0, {"": target}), zero, params, np.array([4.0, 1.0, 1.0, 2.0]))
+    np.testing.assert_allclose(clipped["q"][0, :, 0], [1 / 4, 1, 1, 1 / 2])
+    np.testing.assert_array_equal(clipped["k"], 1)
+    np.testing.assert_array_equal(clipped["shared"], 1)
 
 
 KERNEL = np.ones((6, 4, 2))
@@ -209,6 +220,24 @@ PAIR = QKTarget(query="query", key="key")
 def test_targets_that_do_not_fit(targets, message):
     with pytest.raises(ValueError, match=message):
         clip_qk(100.0, targets).init(PARAMS)
+
+
+def test_a_norm_that_a_mask_hides_still_has_its_effect():
+    layer = {"query": {"kernel": np.ones((4, 2, 2))}, "key": {"kernel": np.ones((4, 2, 2))}}
+    params = {"plain": layer, "normalised": layer | {"query_ln": {"scale": np.ones(2)}}}
+    masked = optax.masked(clip_qk(1.0), lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree))
+    clipped = step(masked, params, params, {"plain": np.full(2, 4.0)})
+    np.testing.assert_array_equal(clipped["normalised"]["query"]["kernel"], 2)
+    np.testing.assert_allclose(clipped["plain"]["query"]["kernel"], 2 * np.sqrt(1 / 4))
+
+
+def test_a_mask_over_a_bias_is_refused():
+    of_query = LAYER["query"] | {"bias": np.ones((4, 2))}
+    params = {"attn": LAYER | {"query": of_query}}
+    masked = optax.masked(clip_qk(1.0), lambda tree: jax.tree.map(lambda x: x.ndim > 2, tree))
+    message = r"a mask hides 'attn/query/bias', .* 'attn' scales\. Let it see all parameters"
+    with pytest.raises(ValueError, match=message):
+        masked.init(params)
 
 
 def test_parameters_that_count_different_heads():
