@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from muon_jax import _checks
 from muon_jax._explanation import ExplainedLeaf, Explanation
+from muon_jax._leaves import resolved
 from muon_jax._multipliers import check_multipliers, multipliers_of
 from muon_jax._newton_schulz import newton_schulz
 from muon_jax._owners import owners_of
@@ -131,7 +132,7 @@ def _untold(rows: int, cols: int) -> None:
 def _decays(decay: ScalarOrSchedule, mask: Mask | None, params: Any) -> list[float | str]:
     """The decay of every leaf, under Optax's idea of a mask: a prefix tree, or what makes one."""
     shown = "schedule" if callable(decay) else float(decay)
-    chosen = True if mask is None else mask(params) if callable(mask) else mask
+    chosen = True if mask is None else resolved(mask, params)
     full = jax.tree.map(lambda keep, below: jax.tree.map(lambda _: keep, below), chosen, params)
     return [shown if keep else 0.0 for keep in jax.tree.leaves(full)]
 

@@ -13,7 +13,7 @@ from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._muon import MuonState, muon_transformation
 from muon_jax._newton_schulz import newton_schulz
-from muon_jax._per_tree import built_per_tree
+from muon_jax._per_tree import built_per_tree, mask_for
 from muon_jax._routing import route
 from muon_jax._rules import FALLBACK, MUON, Rule
 from muon_jax._tree import Axes, resolve_views, tree_solver
@@ -101,11 +101,11 @@ def optax_muon(
             _scale_by_optax_muon(
                 beta, nesterov, orthogonalizer, scale, jax.tree.map(lambda r: r.axes, routes)
             ),
-            optax.add_decayed_weights(weight_decay, weight_decay_mask),
+            optax.add_decayed_weights(weight_decay, mask_for(tree, weight_decay_mask)),
             optax.scale_by_learning_rate(learning_rate),
         )
         labels = jax.tree.map(lambda r: r.label, routes)
-        return optax.multi_transform({MUON: muon, FALLBACK: adam}, labels)
+        return optax.multi_transform({MUON: muon, FALLBACK: adam}, lambda _: labels)
 
     return built_per_tree(_CALL, routed)
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from muon_jax._leaves import resolved
 from muon_jax._routing import check_same_leaves
 from muon_jax._state_sharding import on_mesh_of
 
@@ -34,3 +35,14 @@ def built_per_tree(
         return transform.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def mask_for(tree: Any, mask: Any) -> Callable[[Any], Any] | None:
+    """Reads a mask off the whole tree, of which Optax would show it a part.
+
+    The answer is a function: Optax calls what can be called, and a mask of a model's class can.
+    """
+    if mask is None:
+        return None
+    chosen = resolved(mask, tree)
+    return lambda _: chosen

@@ -15,7 +15,7 @@ from muon_jax._distribution import Distribute
 from muon_jax._momentum_rms import momentum_rms_transformation
 from muon_jax._multipliers import check_multipliers, multipliers_of
 from muon_jax._muon import muon_transformation
-from muon_jax._per_tree import built_per_tree
+from muon_jax._per_tree import built_per_tree, mask_for
 from muon_jax._qk_clip import clip_qk
 from muon_jax._qk_targets import QKTarget
 from muon_jax._routing import Ambiguous, check_labels, check_rules, route
@@ -114,13 +114,14 @@ def muon(
     _checks.check_bool("muon", "skip_nonfinite", skip_nonfinite)
     if fallback_nesterov is not None:
         _checks.check_bool("muon", "fallback_nesterov", fallback_nesterov)
+    adamw = functools.partial(
+        _fallback_adamw,
+        learning_rate if fallback_learning_rate is None else fallback_learning_rate,
+        weight_decay if fallback_weight_decay is None else fallback_weight_decay,
+        nesterov if fallback_nesterov is None else fallback_nesterov,
+    )
     if fallback is None:
-        fallback = _fallback_adamw(
-            learning_rate if fallback_learning_rate is None else fallback_learning_rate,
-            weight_decay if fallback_weight_decay is None else fallback_weight_decay,
-            fallback_weight_decay_mask,
-            nesterov if fallback_nesterov is None else fallback_nesterov,
-        )
+        adamw(None)  # refuses unusable arguments now, before there is a tree to mask
     else:
         _check_transformation("fallback", fallback)
         _refuse_beside_fallback(
@@ -163,13 +164,12 @@ def muon(
         check_sides(tree, by_default, scale, call="muon")
         matrices = optax.chain(
             scaled_with(axes=jax.tree.map(lambda found: found.axes, routes)),
-            optax.add_decayed_weights(weight_decay, weight_decay_mask),
+            optax.add_decayed_weights(weight_decay, mask_for(tree, weight_decay_mask)),
             optax.scale_by_learning_rate(learning_rate),
         )
-        return optax.multi_transform(
-            {**others, MUON: matrices, FALLBACK: fallback},
-            jax.tree.map(lambda found: found.label, routes),
-        )
+        labels = jax.tree.map(lambda found: found.label, routes)
+        rest = adamw(mask_for(tree, fallback_weight_decay_mask)) if fallback is None else fallback
+        return optax.multi_transform({**others, MUON: matrices, FALLBACK: rest}, lambda _: labels)
 
     plain = built_per_tree("muon", routed)
 
@@ -289,8 +289,8 @@ def momentum_rms(
 def _fallback_adamw(
     learning_rate: ScalarOrSchedule,
     weight_decay: ScalarOrSchedule,
-    mask: Mask | None,
     nesterov: bool,
+    mask: Mask | None,
 ) -> optax.GradientTransformationExtraArgs:
     _checks.check_non_negative("muon", "fallback_learning_rate", learning_rate)
     _checks.check_non_negative("muon", "fallback_weight_decay", weight_decay)

@@ -13,6 +13,7 @@ from muon_jax._batching import orthogonalize_all
 from muon_jax._distribution import Distribute, check_distribute
 from muon_jax._exchange import Solve
 from muon_jax._layout import resolve_layout
+from muon_jax._leaves import resolved
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._newton_schulz import newton_schulz
 from muon_jax._ownership import quintic_flops
@@ -134,8 +135,7 @@ def resolve_views(call: str, tree: Any, axes: Axes) -> list[MatrixAxes | None]:
     """Returns the view of every leaf in order, checked against its shape."""
     if axes is None:
         axes = matrix_axes
-    if callable(axes):
-        axes = axes(tree)
+    axes = resolved(axes, tree)
     views = list[MatrixAxes | None]()
     try:
         jax.tree.map(

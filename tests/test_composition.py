@@ -3,11 +3,15 @@
 import functools
 
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from matrices import gaussian
 from transforms import CASES, ROUNDING, each_case, gradients, train, trained
+
+import muon_jax
 
 
 def first_update(tx, case, grads=None):
@@ -119,3 +123,39 @@ def test_lookahead_moves_the_slow_weights_half_of_the_way(case):
     half = jax.tree.map(lambda slow, fast: (slow + fast) / 2, case.params, fast)
     chex.assert_trees_all_close(pair.slow, half, atol=ROUNDING)
     chex.assert_trees_all_close(pair.fast, half, atol=ROUNDING)
+
+
+class Called(eqx.Module):
+    """A model that can be called; so can a tree of its class that holds labels or masks."""
+
+    layer: dict[str, jax.Array]
+
+    def __call__(self, x):
+        return x @ self.layer["kernel"] + self.layer["bias"]
+
+
+def mask(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda params: muon_jax.muon(0.1),
+        lambda params: muon_jax.muon(0.1, weight_decay_mask=mask(params)),
+        lambda params: muon_jax.muon(0.1, fallback_weight_decay_mask=mask(params)),
+        lambda params: muon_jax.recipes.optax(0.1, weight_decay_mask=mask(params)),
+        lambda params: muon_jax.scale_by_muon(axes=muon_jax.matrix_axes(params)),
+    ],
+    ids=["muon", "mask", "fallback mask", "optax", "axes"],
+)
+def test_a_model_that_can_be_called_is_no_function(make):
+    layer = {"kernel": jnp.asarray(gaussian(4, 6)), "bias": jnp.ones(6)}
+    model, tree = Called(layer), {"layer": layer}
+    updates, expected = (
+        make(params).update(params, make(params).init(params), params)[0]
+        for params in (model, tree)
+    )
+    chex.assert_trees_all_equal(updates.layer, expected["layer"])
+    shown = [muon_jax.explain(each, weight_decay_mask=mask(each)).leaves for each in (model, tree)]
+    assert shown[0] == shown[1]

@@ -116,6 +116,19 @@ def test_the_mask_of_muon_says_what_decays():
     np.testing.assert_allclose(decayed["dense"]["kernel"], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("side", ["weight_decay_mask", "fallback_weight_decay_mask"])
+def test_a_mask_sees_the_whole_tree(side):
+    seen = []
+
+    def mask(params):
+        seen.append(jax.tree.structure(params))
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    tx = muon_jax.muon(0.1, **{side: mask})
+    tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    assert set(seen) == {jax.tree.structure(PARAMS)}
+
+
 def test_labels_of_ones_own_go_to_ones_own_transformations():
     frozen = muon_jax.Rule("head/kernel", "frozen")
     tx = muon_jax.muon(0.1, rules=[frozen], others={"frozen": optax.set_to_zero()})
