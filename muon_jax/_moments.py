@@ -98,11 +98,27 @@ def put(moments: Moments, state: Any) -> Any:
         # Schedules go on from the step that the moments have come to.
         return _like(steps, part) if path and path[-1] == _COUNT else part
 
-    return jax.tree_util.tree_map_with_path(placed, state, is_leaf=_holds_moments)
+    def stands_alone(node: Any) -> bool:
+        return _holds_moments(node) or _holds_averages(node)
+
+    return jax.tree_util.tree_map_with_path(placed, state, is_leaf=stands_alone)
 
 
 def _holds_moments(node: Any) -> bool:
     return isinstance(node, _STATES)
+
+
+def _holds_averages(node: Any) -> bool:
+    """Tells other averages, which begin anew: their bias correction counts from there."""
+    fields = node._asdict() if hasattr(node, "_asdict") else {}
+    if "count" not in fields or "inner_state" in fields:  # the latter has hyperparameters
+        return False
+    del fields["count"]
+    return any(jnp.ndim(leaf) and _is_floating(leaf) for leaf in jax.tree.leaves(fields))
+
+
+def _is_floating(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
 def _moments_of(part: Any) -> Moments:

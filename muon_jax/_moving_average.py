@@ -10,10 +10,11 @@ def averaged(old: Float[Array, "..."], new: Float[Array, "..."], decay: Any) -> 
     """Returns decay·old + (1 − decay)·new, in float32 or wider, up to one unit of rounding.
 
     Rounding could carry an average of two numbers at the end of a format on to infinity. So the
-    weights of a true average sum to a unit less than one, which costs no operation on arrays.
+    weights of a true average sum to a unit less than one, which costs no operation on arrays. None
+    is negative: a decay that is one, up to rounding, keeps the average.
     """
     wide = jnp.promote_types(jnp.promote_types(old.dtype, new.dtype), jnp.float32)
-    weight = 1 - decay - (decay > 0) * float(jnp.finfo(wide).eps)
+    weight = jnp.maximum(1 - decay - (decay > 0) * float(jnp.finfo(wide).eps), 0)
     return (decay * old.astype(wide) + weight * new.astype(wide)).astype(wide)
 
 

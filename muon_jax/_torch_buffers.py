@@ -5,7 +5,7 @@ passes here is NumPy; PyTorch itself is never imported.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -76,9 +76,9 @@ def numbers_of(
     known = {number: number for group in groups for number in group["params"]}
     for group in groups:
         known |= dict(zip(group.get("param_names", ()), group["params"], strict=False))
-    found = {}
+    found, owners = {}, {}
     for path, given in weights.items():
-        keys = [given] if isinstance(given, int | str) else given
+        keys = [given] if isinstance(given, SupportsIndex | str) else given
         if unknown := [key for key in keys if key not in known]:
             raise _checks.refused(
                 call,
@@ -87,6 +87,13 @@ def numbers_of(
                 "was made from `named_parameters()`",
             )
         found[path] = [known[key] for key in keys]
+        for number in found[path]:
+            if (owner := owners.setdefault(number, path)) != path:
+                raise _checks.refused(
+                    call,
+                    f"'{owner}' and '{path}' both stand for parameter {number!r}",
+                    "Name a parameter of its own for each",
+                )
     return found
 
 

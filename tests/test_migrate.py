@@ -68,6 +68,20 @@ def test_a_bare_transformation_crosses_too():
     chex.assert_trees_all_equal(migrate.from_optax(there, ours.init(MATRICES)), state)
 
 
+def test_other_averages_begin_anew_with_their_own_count():
+    theirs = optax.contrib.muon(RATE)
+    _, state = trained(theirs, PARAMS, steps=FIRST)
+    ours = optax.chain(recipes.optax(RATE), optax.ema(0.99))
+    gradients = jax.tree.map(jnp.ones_like, PARAMS)
+    migrated = migrate.from_optax(state, ours.init(PARAMS))
+    chex.assert_trees_all_close(
+        ours.update(gradients, migrated, PARAMS)[0],
+        theirs.update(gradients, state, PARAMS)[0],
+        rtol=1e-4,
+        atol=1e-8,
+    )
+
+
 def test_muon_goes_on_from_adamw_as_if_it_had_trained_from_the_start():
     """Where the decays are equal AdamW's first moment is Muon's momentum."""
     muon = muon_jax.muon(RATE, momentum=0.9, orthogonalizer=JORDAN)
@@ -200,6 +214,7 @@ def test_the_new_state_keeps_its_own_dtypes_devices_and_hyperparameters():
 
 DENSE = {"dense": {"kernel": jnp.ones((4, 6))}}
 EMBEDDED = {**DENSE, "embed": {"embedding": jnp.ones((8, 4))}}
+TWICE = {"a": DENSE["dense"], "b": DENSE["dense"]}
 WIDER = {"dense": {"kernel": jnp.ones((4, 9))}}
 TX = muon_jax.muon(0.1)
 AXES = muon_jax.MatrixAxes(0, 1)
@@ -280,6 +295,13 @@ REFUSED = {
         "muon_jax.migrate.from_torch: 'dense/kernel' stands for parameter 'fc.weight', which "
         "state_dict does not have. Choose of 0; names are there if the optimizer was made from "
         "`named_parameters()`.",
+    ),
+    "a parameter of two matrices": (
+        lambda: migrate.to_torch(
+            TX.init(TWICE), BUFFER, dict.fromkeys(("a/kernel", "b/kernel"), 0), axes=AXES
+        ),
+        "muon_jax.migrate.to_torch: 'a/kernel' and 'b/kernel' both stand for parameter 0. Name a "
+        "parameter of its own for each.",
     ),
     "no buffer": (
         lambda: from_torch({**BUFFER, "state": {}}),

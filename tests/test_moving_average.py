@@ -24,6 +24,13 @@ def test_the_mean_of_the_largest_numbers_is_finite(sign):
     assert jnp.isfinite(averaged(largest, largest, decay)).all()
 
 
+@pytest.mark.parametrize("decay", [1.0, jnp.float32(1 - 2**-24), jnp.bfloat16(0.999)])
+def test_a_decay_that_rounds_to_one_keeps_the_average(decay):
+    old, new = jnp.asarray([0.0, 2.0]), jnp.asarray([5.0, -3.0])
+    np.testing.assert_allclose(averaged(old, new, decay), old, atol=1e-6)
+    assert (averaged(jnp.zeros(2), new, decay) * new >= 0).all()  # never away from what is new
+
+
 def test_without_decay_it_is_the_new_number_to_the_last_bit():
     new = jnp.asarray([1 / 3, 3.4e38, 1e-30], jnp.float32)
     np.testing.assert_array_equal(averaged(jnp.ones(3), new, 0.0), new)
