@@ -16,9 +16,10 @@ from muon_jax._multipliers import check_multipliers, multipliers_of
 from muon_jax._newton_schulz import newton_schulz
 from muon_jax._owners import owners_of
 from muon_jax._ownership import quintic_flops
-from muon_jax._routing import Ambiguous, Route, route
+from muon_jax._routing import Ambiguous, Route, check_rules, route, views_by_default
 from muon_jax._rules import FALLBACK, MUON, Rule
 from muon_jax._scaling import SHAPE_SCALES, check_scale
+from muon_jax._sides import check_sides
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
 
 _CALL = "explain"
@@ -77,9 +78,13 @@ def explain(
     check_scale(_CALL, scale)
     momentum_dtype = _checks.check_float_dtype(_CALL, "momentum_dtype", momentum_dtype)
     check_multipliers(_CALL, learning_rate_multipliers)
-    routes = jax.tree.leaves(route(params, rules=rules, ambiguous=ambiguous, call=_CALL))
     if fallback_weight_decay is None:
         fallback_weight_decay = weight_decay
+    _checks.check_non_negative(_CALL, "weight_decay", weight_decay)
+    _checks.check_non_negative(_CALL, "fallback_weight_decay", fallback_weight_decay)
+    rules = check_rules(rules, ambiguous, _CALL)
+    routes = jax.tree.leaves(route(params, rules=rules, ambiguous=ambiguous, call=_CALL))
+    check_sides(params, views_by_default(routes, rules), scale, call=_CALL)
     decays = {
         MUON: _decays(weight_decay, weight_decay_mask, params),
         FALLBACK: _decays(fallback_weight_decay, fallback_weight_decay_mask, params),

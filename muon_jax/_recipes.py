@@ -18,7 +18,7 @@ from muon_jax._muon import muon_transformation
 from muon_jax._per_tree import built_per_tree, mask_for
 from muon_jax._qk_clip import clip_qk
 from muon_jax._qk_targets import QKTarget
-from muon_jax._routing import Ambiguous, check_labels, check_rules, route
+from muon_jax._routing import Ambiguous, check_labels, check_rules, route, views_by_default
 from muon_jax._rules import FALLBACK, MUON, Rule
 from muon_jax._sides import check_sides
 from muon_jax._state_sharding import on_mesh_of
@@ -131,6 +131,9 @@ def muon(
             fallback_nesterov=fallback_nesterov,
         )
 
+    if not isinstance(others, Mapping):
+        remedy = 'give {label: transformation}, such as {"frozen": optax.set_to_zero()}'
+        raise _checks.invalid("muon", "others", others, remedy, TypeError)
     taken = {MUON, FALLBACK} & set(others)
     if taken:
         remedy = f"give labels of your own, not {min(taken)!r}, which is taken"
@@ -157,10 +160,7 @@ def muon(
         """Builds the chain with labels and views read off the whole tree, not a masked part."""
         routes = route(tree, rules=rules, ambiguous=ambiguous, call="muon")
         check_labels(routes, {MUON, FALLBACK, *others}, call="muon")
-        own = {rule.name for rule in rules}
-        by_default = [
-            None if found.rule in own else found.axes for found in jax.tree.leaves(routes)
-        ]
+        by_default = views_by_default(jax.tree.leaves(routes), rules)
         check_sides(tree, by_default, scale, call="muon")
         matrices = optax.chain(
             scaled_with(axes=jax.tree.map(lambda found: found.axes, routes)),

@@ -177,11 +177,19 @@ def _shapes(tree: Any) -> dict[str, str]:
 def check_rules(rules: Iterable[Rule], ambiguous: Ambiguous, call: str) -> tuple[Rule, ...]:
     """Returns the rules; refuses what is none, and another word for what is ambiguous."""
     check_choice(call, "ambiguous", ambiguous, ("error", "fallback"))
+    if isinstance(rules, Rule):
+        raise refused(call, f"rules is {rules!r}", "Put it in a list, rules=[...]", TypeError)
     checked = tuple(rules)
     for rule in checked:
         if not isinstance(rule, Rule):
             raise refused(call, f"rules holds {rule!r}", "Give muon_jax.Rule values", TypeError)
     return checked
+
+
+def views_by_default(routes: Iterable[Route], rules: Iterable[Rule]) -> list[MatrixAxes | None]:
+    """Returns the views that the default rules read; None in place of those that `rules` gave."""
+    own = {rule.name for rule in rules}
+    return [None if found.rule in own else found.axes for found in routes]
 
 
 def _decide(leaf: Leaf, rules: Sequence[Rule]) -> tuple[Rule, Outcome]:

@@ -30,8 +30,9 @@ def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransforma
 
     Such a step has an update of zero and leaves the state of `tx` as it was to the last bit: its
     momenta, its counts and with them its schedules. Wrap the whole chain, so that clipping and
-    decay pause as well, and `optax.MultiSteps` too: inside that, a broken micro-batch would stay in
-    the accumulator for good. There is no limit on skips in a row: watch `skipped`.
+    decay pause as well, and `optax.MultiSteps(...).gradient_transformation()` too: inside that, a
+    broken micro-batch would stay in the accumulator for good. There is no limit on skips in a row:
+    watch `skipped`.
 
     `tx` runs on every step, on gradients with zeros for what is not finite, and the outcome is
     selected afterwards. A branch, as in `optax.apply_if_finite`, would hold the collectives of a

@@ -89,6 +89,9 @@ def test_a_scale_that_looks_at_sides_wants_the_bias(scale):
     with pytest.raises(ValueError, match=f"^{re.escape(complaint)}.*axes=muon_jax.matrix_axes"):
         by_hand(scale=scale).init(DENSE)
     by_hand(scale=scale, axes=muon_jax.matrix_axes(DENSE)).init(DENSE)
+    hidden = {"dense": DENSE["dense"] | {"bias": optax.MaskedNode()}}
+    with pytest.raises(ValueError, match=r"^muon_jax.explain: scale=.*dense/kernel"):
+        muon_jax.explain(hidden, scale=scale)
     square = tree_of_arrays(dense={"kernel": (4, 4), "bias": (4,)})
     by_hand(scale=scale).init(square)
 

@@ -181,6 +181,16 @@ BAD_TYPES = [
         "optax.set_to_zero().",
     ),
     (
+        lambda: muon_jax.muon(1.0, others=["frozen"]),
+        "muon_jax.muon(others=['frozen']): give {label: transformation}, such as "
+        '{"frozen": optax.set_to_zero()}.',
+    ),
+    (
+        lambda: muon_jax.muon(1.0, rules=muon_jax.Rule("embed", "adamw")),
+        "muon_jax.muon: rules is Rule(pattern='embed', to='adamw', why='a rule of yours', "
+        "name='embed'). Put it in a list, rules=[...].",
+    ),
+    (
         lambda: muon_jax.muon(1.0, rules=["embed"]),
         "muon_jax.muon: rules holds 'embed'. Give muon_jax.Rule values.",
     ),
