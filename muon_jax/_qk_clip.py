@@ -41,8 +41,8 @@ def clip_qk(
     update passes bit for bit. It belongs at the end of a chain, behind the learning rate.
 
     S is what the forward pass of this step measured, so the next one may stand above τ by what
-    the step itself adds. The difference to W is exact to the precision of W: a head clipped by
-    many powers of ten at once lands on τ only as precisely as that.
+    the step itself adds. The difference to W is exact to the precision of W and of the updates: a
+    head clipped by many powers of ten at once lands on τ only as precisely as that.
 
     Args:
       threshold: τ, above 0. Kimi K2 uses 100.
