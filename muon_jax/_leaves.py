@@ -205,7 +205,8 @@ def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
 
 def is_function(value: Any) -> bool:
     """Tells a function from a model that can be called, and from labels or masks of its class."""
-    return callable(value) and jax.tree_util.all_leaves([value])
+    partial = isinstance(value, jax.tree_util.Partial)  # a tree of its arguments, and a function
+    return callable(value) and (partial or jax.tree_util.all_leaves([value]))
 
 
 def resolved(choice: Any, tree: Any) -> Any:

@@ -124,8 +124,9 @@ def test_a_mask_sees_the_whole_tree(side):
         seen.append(jax.tree.structure(params))
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
-    tx = muon_jax.muon(0.1, **{side: mask})
-    tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    for function in (mask, jax.tree_util.Partial(mask)):
+        tx = muon_jax.muon(0.1, **{side: function})
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)
     assert set(seen) == {jax.tree.structure(PARAMS)}
 
 
