@@ -1,6 +1,5 @@
 """Which parameters of a tree QK-Clip scales: the targets read against names and shapes."""
 
-import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,10 @@ _CALL = "clip_qk"
 _WHERE_HEADS_LIE = "Say by QKPart where the heads lie: head_axis, fused, stretch"
 
 _NORMS = frozenset(
-    itertools.chain.from_iterable(
-        (of + norm, norm + of)
-        for of in ("query", "key", "q", "k", "qk")
-        for norm in ("norm", "ln", "layernorm", "rmsnorm")
-    )
+    name
+    for of in ("query", "key", "q", "k", "qk")
+    for norm in ("norm", "ln", "layernorm", "rmsnorm")
+    for name in (of + norm, norm + of)
 )
 """Modules behind which the scale of a query or key kernel has no effect on the logits.
 

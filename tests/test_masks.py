@@ -24,7 +24,6 @@ CONVOLUTION = tree_of_arrays(up={"kernel": (2, 2, 4, 8), "bias": (4,)})  # `tran
 STACK = tree_of_arrays(conv={"kernel": (6, 3, 3, 2, 4)}, norm={"scale": (6, 4)})
 ATTENTION = tree_of_arrays(query={"kernel": (3, 8, 8), "bias": (3, 8)})
 OUTPUT = tree_of_arrays(attn_out={"kernel": (3, 8, 8), "bias": (3, 8)})
-
 FUSED = tree_of_arrays(qkv={"kernel": (3, 2, 4, 8), "bias": (3, 2, 4)}, norm={"scale": (8,)})
 CONFIRMED = tree_of_arrays(
     qkv={"kernel": (8, 3, 2, 4), "bias": (3, 2, 4)}, out={"kernel": (2, 4, 8), "bias": (8,)}

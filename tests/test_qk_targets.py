@@ -223,17 +223,15 @@ def test_targets_that_do_not_fit(targets, message):
 
 
 def test_a_norm_that_a_mask_hides_still_has_its_effect():
-    layer = {"query": {"kernel": np.ones((4, 2, 2))}, "key": {"kernel": np.ones((4, 2, 2))}}
-    params = {"plain": layer, "normalised": layer | {"query_ln": {"scale": np.ones(2)}}}
+    params = {"plain": LAYER, "normalised": LAYER | {"query_ln": {"scale": np.ones(2)}}}
     masked = optax.masked(clip_qk(1.0), lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree))
-    clipped = step(masked, params, params, {"plain": np.full(2, 4.0)})
+    clipped = step(masked, params, params, {"plain": np.full(4, 4.0)})
     np.testing.assert_array_equal(clipped["normalised"]["query"]["kernel"], 2)
     np.testing.assert_allclose(clipped["plain"]["query"]["kernel"], 2 * np.sqrt(1 / 4))
 
 
 def test_a_mask_over_a_bias_is_refused():
-    of_query = LAYER["query"] | {"bias": np.ones((4, 2))}
-    params = {"attn": LAYER | {"query": of_query}}
+    params = {"attn": LAYER | {"query": {"kernel": KERNEL, "bias": np.ones((4, 2))}}}
     masked = optax.masked(clip_qk(1.0), lambda tree: jax.tree.map(lambda x: x.ndim > 2, tree))
     message = r"a mask hides 'attn/query/bias', .* 'attn' scales\. Let it see all parameters"
     with pytest.raises(ValueError, match=message):
