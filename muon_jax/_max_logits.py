@@ -68,6 +68,7 @@ def max_attention_logits(
       (4,)
     """
     query, key = (lax.stop_gradient(jnp.asarray(x)) for x in (query, key))
+    mask, segment_ids = (x if x is None else jnp.asarray(x) for x in (mask, segment_ids))
     _check_shapes(query, key, mask, segment_ids)
     _check_numbers(scale, soft_cap, block_size)
     before, after = _reach(is_causal, local_window_size)

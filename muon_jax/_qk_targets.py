@@ -1,8 +1,9 @@
 """Which parameters make the queries and the keys of an attention layer, and along which axes."""
 
 import math
+import numbers
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from muon_jax import _checks
 
@@ -36,6 +37,17 @@ class QKPart:
     head_axis: int = -2
     fused: tuple[int, Shape] | None = None
     stretch: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not _whole(self.head_axis):
+            remedy = "give the number of the axis that counts heads"
+            raise _checks.invalid("QKPart", "head_axis", self.head_axis, remedy, TypeError)
+        if not (self.fused is None or _is_fused(self.fused)):
+            remedy = "give (axis, shape), such as (-1, (heads, head_dim))"
+            raise _checks.invalid("QKPart", "fused", self.fused, remedy)
+        if not (self.stretch is None or _is_stretch(self.stretch)):
+            remedy = "give (axis, start, stop), such as (-1, 0, head_dim)"
+            raise _checks.invalid("QKPart", "stretch", self.stretch, remedy)
 
     def viewed(self, shape: Shape) -> Shape:
         """Returns the shape in which `head_axis` and `stretch` count."""
@@ -130,6 +142,21 @@ class QKTarget:
             for role, part in given.items()
             if part is not None
         }
+
+
+def _whole(*values: Any) -> bool:
+    return all(isinstance(x, numbers.Integral) and not isinstance(x, bool) for x in values)
+
+
+def _is_fused(value: Any) -> bool:
+    match value:
+        case (axis, (_, *_) as shape):
+            return _whole(axis, *shape) and min(shape) > 0
+    return False
+
+
+def _is_stretch(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 3 and _whole(*value)
 
 
 def _in_range(axis: int, shape: Shape) -> bool:

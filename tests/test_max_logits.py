@@ -145,6 +145,14 @@ class TestExtremes:
         maxima = measured(query, normal(1, 2, 5, 2, 4), block_size=2)
         np.testing.assert_array_equal(np.isnan(maxima), [False, True])
 
+    def test_lists_stand_for_arrays(self):
+        query = normal(1, 1, 3, 2, 4)
+        lists = attention.max_attention_logits(
+            query, query, mask=[True, False, True], segment_ids=[[0, 0, 1]]
+        )
+        seen = measured(query, query, mask=np.array([1, 0, 1]), segment_ids=np.array([[0, 0, 1]]))
+        np.testing.assert_array_equal(lists, seen)
+
     def test_a_masked_nan_does_not_count(self):
         key = normal(0, 2, 5, 2, 4)
         key[:, 4] = np.nan

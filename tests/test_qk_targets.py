@@ -244,6 +244,25 @@ def test_parameters_that_count_different_heads():
         clip_qk(100.0).init(params)
 
 
+@pytest.mark.parametrize(
+    ("argument", "value", "kind", "remedy"),
+    [
+        ("head_axis", "heads", TypeError, "the number of the axis that counts heads"),
+        ("fused", 3, ValueError, r"\(axis, shape\)"),
+        ("fused", (-1, 8), ValueError, r"\(axis, shape\)"),
+        ("fused", (-1, ()), ValueError, r"\(axis, shape\)"),
+        ("fused", (-1, (4, 0)), ValueError, r"\(axis, shape\)"),
+        ("fused", (None, (4, 2)), ValueError, r"\(axis, shape\)"),
+        ("stretch", (0, 1), ValueError, r"\(axis, start, stop\)"),
+        ("stretch", (0, 1, 2.0), ValueError, r"\(axis, start, stop\)"),
+        ("stretch", 3, ValueError, r"\(axis, start, stop\)"),
+    ],
+)
+def test_parts_that_are_none(argument, value, kind, remedy):
+    with pytest.raises(kind, match=rf"muon_jax\.QKPart\({argument}=.*\): give {remedy}"):
+        QKPart("query", **{argument: value})
+
+
 def test_nothing_to_infer():
     with pytest.raises(ValueError, match=r"found no attention .*\. Declare the layers"):
         clip_qk(100.0).init({"dense": {"kernel": np.ones((3, 3))}})
