@@ -83,8 +83,17 @@ def oriented(leaf: Leaf, lead: int = 0) -> MatrixAxes:
 
 
 def attention_input(leaf: Leaf) -> Outcome:
-    """(inputs, heads, size), or (heads, inputs, size) where the output layer shows that width."""
-    if len(leaf.core) != 3 or leaf.outputs_first:
+    """(inputs, heads, size), or (heads, inputs, size) where the output layer shows that width.
+
+    Heads that share a key may have an axis of their own: (inputs, groups, heads, size).
+    """
+    if leaf.outputs_first:
+        return None
+    if len(leaf.core) == 4:
+        heads = _longer(leaf.core[1:])
+        output = leaf.beside(ATTENTION_OUTPUT, ndim=len(heads) + 1)
+        return MatrixAxes(rows=0, cols=(1, 2, 3)) if output and output[:-1] == heads else None
+    if len(leaf.core) != 3:
         return None
     if leaf.bias_is_hidden and not leaf.beside(ATTENTION_OUTPUT):
         return several(leaf)  # it might be (layers, inputs, outputs)
@@ -93,8 +102,17 @@ def attention_input(leaf: Leaf) -> Outcome:
 
 
 def attention_output(leaf: Leaf) -> Outcome:
-    """(heads, size, outputs), beside a query or within something called attention."""
-    if len(leaf.core) != 3 or leaf.outputs_first:
+    """(heads, size, outputs), beside a query or within something called attention.
+
+    Heads in groups, as a query beside it has them, are two axes: (groups, heads, size, outputs).
+    """
+    if leaf.outputs_first:
+        return None
+    if len(leaf.core) == 4:
+        heads = _longer(leaf.core[:-1])
+        query = leaf.beside(ATTENTION_INPUT, ndim=len(heads) + 1)
+        return MatrixAxes(rows=(0, 1, 2), cols=3) if query and query[1:] == heads else None
+    if len(leaf.core) != 3:
         return None
     named = any(matches(ATTENTION, word) for word in leaf.place)
     queried = leaf.beside(f"{ATTENTION_INPUT},{FUSED_QUERY_KEY_VALUE}")
@@ -117,6 +135,11 @@ def fused_in_every_head(leaf: Leaf) -> Outcome:
     """Some models lay q, k and v down whole, others head by head: the shape is the same."""
     view = matrix(leaf)
     return (_split(view, 3), view) if view else _fused_heads(leaf, 3)
+
+
+def _longer(sizes: Shape) -> Shape:
+    """The sizes that neighbours are known by: those above one."""
+    return tuple(size for size in sizes if size != 1)
 
 
 def _pointwise(leaf: Leaf, read: Callable[[Leaf], Outcome]) -> Outcome:

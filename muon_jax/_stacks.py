@@ -7,6 +7,7 @@ which all shapes start with the same sizes: what was stacked together. Stacks al
 which some scanned models have, show in the same way.
 """
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -101,14 +102,31 @@ def _stacked_second(leaves: Entries, hidden: Collection[Words]) -> list[bool]:
 
 
 def _by_rank(shapes: Mapping[Words, Shape], hidden: Collection[Words]) -> Iterator[Claim]:
-    """Leaves whose name fixes their rank have too many axes, and no bias speaks against it."""
+    """Leaves whose name fixes their rank have too many axes, and no bias speaks against it.
+
+    Neither do the layers beside it in attention, where heads may have two axes: those of one group.
+    """
+    attention = _stacked_in_attention(shapes)
     for words, shape in shapes.items():
         rank = _rank_by_name(words, shape)
         bias = _bias(words, shapes)
         untold = rank == 2 and any(each in hidden for each in biases_of(words[:-1]))
         fits = bias[0] == shape[0] if bias else not untold
         if rank and len(shape) > rank and fits:
-            yield words, shape[:-rank]
+            sizes = _shared(shape[:-rank], attention.get(place_of(words)[:-1], shape))
+            if sizes:
+                yield words, sizes
+
+
+def _stacked_in_attention(shapes: Mapping[Words, Shape]) -> dict[Words, Shape]:
+    """What the shapes of all inputs and outputs of an attention layer start with, by its place."""
+    common: dict[Words, Shape] = {}
+    for words, shape in shapes.items():
+        place = place_of(words)
+        if place and matches(f"{ATTENTION_INPUT},{ATTENTION_OUTPUT}", place[-1]):
+            family, sizes = place[:-1], shape[:-2]
+            common[family] = _shared(common.get(family, sizes), sizes)
+    return common
 
 
 def _rank_by_name(words: Words, shape: Shape) -> int | None:
@@ -195,12 +213,14 @@ def _common_leading_sizes(leaves: Entries) -> dict[Words, Shape]:
     common: dict[Words, Shape] = {}
     for words, shape in leaves:
         for depth in range(len(words) + 1):
-            known = common.setdefault(words[:depth], shape)
-            same = 0
-            while same < min(len(known), len(shape)) and known[same] == shape[same]:
-                same += 1
-            common[words[:depth]] = known[:same]
+            common[words[:depth]] = _shared(common.get(words[:depth], shape), shape)
     return common
+
+
+def _shared(one: Shape, other: Shape) -> Shape:
+    """The sizes with which both shapes start."""
+    pairs = zip(one, other, strict=False)
+    return tuple(size for size, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _highest(place: Words, sizes: Shape, common: Mapping[Words, Shape]) -> Words:

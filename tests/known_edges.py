@@ -12,6 +12,32 @@ EDGES = {
         "vision/stem_embedding/weight": ((8, 3, 4, 4), "1,2,3|0"),
         "text/word_embedding/weight": ((99, 8), "-"),
     },
+    "heads in groups that share a key": {
+        "attn/query/kernel": ((16, 2, 3, 4), "0|1,2,3"),
+        "attn/key/kernel": ((16, 2, 4), "0|1,2"),
+        "attn/value/kernel": ((16, 2, 4), "0|1,2"),
+        "attn/out/kernel": ((2, 3, 4, 16), "0,1,2|3"),
+    },
+    "heads in one group": {
+        "attn/query/kernel": ((16, 1, 3, 4), "0|1,2,3"),
+        "attn/key/kernel": ((16, 1, 4), "0|1,2"),
+        "attn/out/kernel": ((1, 3, 4, 16), "0,1,2|3"),
+    },
+    "heads in groups, as many as there are sizes, of scanned layers": {
+        "layers/attn/q": ((5, 16, 2, 4, 4), "1|2,3,4"),
+        "layers/attn/k": ((5, 16, 2, 4), "1|2,3"),
+        "layers/attn/o": ((5, 2, 4, 4, 16), "1,2,3|4"),
+    },
+    "heads in groups, or a stack, beside an output with heads flat": {
+        "attn/q": ((24, 2, 3, 4), "?"),
+        "attn/k": ((24, 2, 4), "0|1,2"),
+        "attn/o": ((24, 24), "0|1"),
+    },
+    "as many layers as inputs": {
+        "attn/query/kernel": ((8, 8, 2, 4), "1|2,3"),
+        "attn/key/kernel": ((8, 8, 2, 4), "1|2,3"),
+        "attn/out/kernel": ((8, 2, 4, 8), "1,2|3"),
+    },
     "a bias by heads that is called b": {
         "attn/query/w": ((8, 2, 4), "0|1,2"),
         "attn/query/b": ((2, 4), "-"),
