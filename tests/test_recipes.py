@@ -51,6 +51,12 @@ def test_equals_the_chain_by_hand():
     chex.assert_trees_all_close(ours, run(by_hand), atol=LAST_BIT)
 
 
+def test_the_rate_of_a_recipe_may_be_injected():
+    keller = functools.partial(recipes.keller, adam_learning_rate=0.01, dtype="float32")
+    injected = optax.inject_hyperparams(lambda rate: keller(rate))(rate=0.02)
+    chex.assert_trees_all_close(run(injected), run(keller(0.02)), atol=LAST_BIT)
+
+
 def test_moonlight_takes_another_fallback():
     tx = recipes.moonlight(3e-2, fallback=optax.sgd(0.1))
     plain = muon_jax.muon(
