@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from muon_jax._checks import refused
+from muon_jax._checks import invalid, refused
 
 _RECEIVED: Mapping[str, Callable[[int, int], float]] = {
     "all-gather": lambda size, group: size * (group - 1) / group,
@@ -115,14 +115,20 @@ def collectives(compiled: Any) -> Collectives:
         Every collective with its count, its bytes and whether it stands in a loop. Both branches
         of a conditional count.
 
+    Raises:
+        TypeError: it is a function, or what is not yet compiled.
+
     Examples:
         >>> import jax
         >>> print(collectives(jax.jit(jax.numpy.sin).lower(1.0).compile()))
         no collectives
     """
-    text = compiled.as_text()
-    partitions = _PARTITIONS.search(text)
+    text = compiled.as_text() if hasattr(compiled, "as_text") else ""
     computations, entry = _computations(text)
+    if not entry:
+        remedy = "give a compiled program, as jax.jit(f).lower(...).compile() returns it"
+        raise invalid("diagnostics.collectives", "compiled", compiled, remedy, TypeError)
+    partitions = _PARTITIONS.search(text)
     return Collectives(
         tuple(_walk(computations, entry, int(partitions[1]) if partitions else 1, 1, False, False))
     )

@@ -34,12 +34,11 @@ from muon_jax._packing import (
     between,
     cut,
     from_units,
-    from_wire,
     join,
+    over_the_wire,
     side_by_side,
     solve_units,
     to_units,
-    to_wire,
 )
 from muon_jax._shardings import tracks_varying
 from muon_jax._transfers import Transfer, transfers_from_owners, transfers_to_owners
@@ -128,7 +127,7 @@ def _pack_shards(transfer: Transfer, units: Mapping[Bucket, Sequence[Units]]) ->
         return side_by_side(shards, transfer.capacity)
 
     def pack(owners: np.ndarray) -> Buffers:
-        return to_wire(jnp.concatenate([row(owner) for owner in owners]), transfer.wire)
+        return jnp.concatenate([row(owner) for owner in owners]).astype(transfer.wire)
 
     return _on_this_device(
         transfer.copies, [functools.partial(pack, owners) for owners in transfer.owners]
@@ -164,7 +163,7 @@ def _unpack_shards(
     start = 0
     for bucket, spec in transfer.specs.items():
         stop = start + counts[bucket] * transfer.entries(bucket)
-        shards = from_wire(buffers[:, start:stop], transfer.wire, bucket.leaf.dtype)
+        shards = buffers[:, start:stop].astype(bucket.leaf.dtype)
         shards = shards.reshape(len(buffers), counts[bucket], *transfer.shard_shape(bucket))
         whole[bucket] = join(shards, ((), *spec), transfer.crossed, transfer.mesh)
         start = stop
@@ -178,7 +177,7 @@ def _pack_results(transfer: Transfer, solved: Mapping[Bucket, Units]) -> Buffers
         cut(solved[bucket], ((), *spec), transfer.crossed, transfer.mesh).reshape(devices, -1)
         for bucket, spec in transfer.specs.items()
     ]
-    return to_wire(side_by_side(shards, transfer.capacity), transfer.wire)
+    return side_by_side(shards, transfer.capacity).astype(transfer.wire)
 
 
 def _unpack_results(transfer: Transfer, buffers: Shaped[Array, "..."]) -> dict[Bucket, Array]:
@@ -202,7 +201,7 @@ def _unpack_results(transfer: Transfer, buffers: Shaped[Array, "..."]) -> dict[B
             pieces = zip(sources.tolist(), starts.tolist(), stops.tolist(), strict=True)
             shards = jnp.concatenate([buffers[:, i, start:stop] for i, start, stop in pieces], 1)
         shape = (parts, bucket.shares[-1].stop, *transfer.shard_shape(bucket))
-        received[bucket] = from_wire(shards, transfer.wire, bucket.leaf.dtype).reshape(shape)
+        received[bucket] = shards.astype(bucket.leaf.dtype).reshape(shape)
         starts = stops
     return received
 
@@ -227,7 +226,7 @@ def _solved(whole: Mapping[Bucket, Units], solve: Solve) -> dict[Bucket, Units]:
 
 
 def _at_once(
-    collective: Callable[[Array, Axes], Array], axes: Sequence[Axes], buffers: Sequence[Array]
+    collective: Callable[..., Array], axes: Sequence[Axes], buffers: Sequence[Array]
 ) -> list[Array]:
     """Runs one collective for all buffers that cross the same mesh axes, side by side."""
     together: dict[tuple[Axes, str], list[int]] = {}
@@ -238,7 +237,8 @@ def _at_once(
     for (crossed, _), places in together.items():
         stops = np.cumsum([buffers[place].shape[-1] for place in places])
         joined = jnp.concatenate([buffers[place] for place in places], axis=-1)
-        parts = jnp.split(collective(joined, crossed), stops[:-1], axis=-1)
+        move = over_the_wire(functools.partial(collective, axes=crossed))
+        parts = jnp.split(move(joined), stops[:-1], axis=-1)
         for place, part in zip(places, parts, strict=True):
             moved[place] = part
     return moved

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import jax
 from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from muon_jax._checks import listed, path_name, refused
@@ -16,10 +16,12 @@ from muon_jax._ownership import Axes, flat
 from muon_jax._shardings import (
     AnyMesh,
     check_spec,
+    kept,
     known_sharding,
     manual_axes,
     spec_axes,
     tracks_varying,
+    types_of,
     varying_axes,
 )
 
@@ -132,7 +134,7 @@ def _inside_shard_map(
         shards = [
             path
             for path, leaf in zip(paths, leaves, strict=True)
-            if varying_axes(leaf) or not tracked
+            if varying_axes(leaf) or not tracked or AxisType.Auto in types_of(mesh)
         ]
         if shards:
             raise refused(
@@ -167,20 +169,21 @@ def _as_said(
 ) -> Layout:
     """Takes the user's word for what the parameters' shardings are, unless JAX knows better."""
     mesh = _mesh_of_specs(call, said, wish)
-    wanted = tuple(_spec(each) for each in said)
-    held = []
-    for path, leaf, target, spec in zip(paths, leaves, targets, wanted, strict=True):
+    wide = [axis for axis, size in mesh.shape.items() if size > 1]
+    held, wanted = [], []
+    for path, leaf, target, spec in zip(paths, leaves, targets, map(_spec, said), strict=True):
         check_spec(call, path, leaf.shape, spec, mesh.shape)
-        found = known_sharding(target)
-        if found and spec_axes(found.spec, leaf.ndim) != spec_axes(spec, leaf.ndim):
+        known, found = known_sharding(leaf), known_sharding(target)
+        lies = found.spec if found else spec
+        if kept(spec_axes(lies, leaf.ndim), wide) != kept(spec_axes(spec, leaf.ndim), wide):
             raise refused(
                 call,
-                f"{path!r} lies as {found.spec}, and its spec says {spec}",
+                f"{path!r} lies as {lies}, and its spec says {spec}",
                 "Give the spec that it has, or leave specs out to have it found",
             )
-        known = known_sharding(leaf)
         held.append(known.spec if known else spec)
-    return _layout(call, mesh, tuple(held), wanted, wish)
+        wanted.append(lies)
+    return _layout(call, mesh, tuple(held), tuple(wanted), wish)
 
 
 def _as_found(

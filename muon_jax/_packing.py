@@ -101,17 +101,21 @@ def _merged(part: Array) -> Matrices:
     return part.reshape(math.prod(part.shape[:2]), *part.shape[2:])
 
 
-def to_wire(array: Array, dtype: str) -> Array:
-    """Casts to the dtype of the wire; 16-bit floats travel as integers.
+def over_the_wire(collective: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Lets a collective move 16-bit floats as integers.
 
     XLA may carry out a collective on bfloat16 in float32, as its CPU backend does, which doubles
-    what travels. Nothing widens an integer that no arithmetic touches.
+    what travels. Nothing widens an integer that no arithmetic touches; nor does it have a
+    derivative, so tangents travel as the floats that they are.
     """
-    array = array.astype(dtype)
-    return jax.lax.bitcast_convert_type(array, jnp.uint16) if array.dtype.itemsize == 2 else array
 
+    @jax.custom_jvp
+    def move(array: Array) -> Array:
+        bits = jax.lax.bitcast_convert_type(array, jnp.uint16)
+        return jax.lax.bitcast_convert_type(collective(bits), array.dtype)
 
-def from_wire(array: Array, wire_dtype: str, dtype: str) -> Array:
-    if array.dtype == jnp.uint16:
-        array = jax.lax.bitcast_convert_type(array, jnp.dtype(wire_dtype))
-    return array.astype(dtype)
+    @move.defjvp
+    def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+        return move(*primals), collective(*tangents)
+
+    return lambda array: move(array) if array.dtype.itemsize == 2 else collective(array)

@@ -26,7 +26,7 @@ from muon_jax._layout import CompilerLayout, shared_axes
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._ownership import Cost, MeshShape, ShardedLeaf, Spec, group_size
 from muon_jax._packing import solve_units
-from muon_jax._shardings import explicit_axes, partition_spec, spec_axes
+from muon_jax._shardings import partition_spec, spec_axes, with_explicit_as_auto
 
 
 def solve_where_compiled(
@@ -37,6 +37,7 @@ def solve_where_compiled(
     cost: Cost,
 ) -> list[Array]:
     """Orthogonalises leaves of whose shardings nothing is known while tracing."""
+    like, layout = layout.like or (), dataclasses.replace(layout, like=None)
 
     @custom_vmap
     def run(arrays: list[Array], like: list[Array]) -> list[Array]:
@@ -57,7 +58,7 @@ def solve_where_compiled(
         )
         return results, stacked
 
-    return run(list(arrays), list(layout.like or ()))
+    return run(list(arrays), list(like))
 
 
 def _solve(
@@ -140,13 +141,8 @@ def _solve(
     def run(arrays: list[Array], like: list[Array]) -> list[Array]:
         return list(operation(*arrays, *like, *traced.consts, digest))
 
-    mesh = jax.typeof(arrays[0]).sharding.mesh
-    explicit = () if mesh.empty else explicit_axes(mesh)
-    if explicit:  # On a mixed mesh: what the types say of a result must hold for it again.
-        types = [jax.typeof(array).sharding for array in like or arrays]
-        as_auto: Any = jax.sharding.auto_axes(run, axes=explicit, out_sharding=types)
-        return as_auto(arrays, like)
-    return run(arrays, like)
+    # On a mixed mesh: what the types say of a result must hold for it again.
+    return with_explicit_as_auto(run, like or arrays)(arrays, like)
 
 
 def _digest(*described: Any) -> np.uint32:

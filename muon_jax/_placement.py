@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from muon_jax._checks import refused
+from muon_jax._checks import listed, refused
 from muon_jax._exchange import Solve, exchange_shards
 from muon_jax._layout import CompilerLayout, Layout
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._ownership import Cost, ShardedLeaf, group_size
 from muon_jax._partitioning import solve_where_compiled
 from muon_jax._shardings import (
+    axes_of_type,
     explicit_axes,
     kept,
     known_sharding,
@@ -83,7 +85,8 @@ def _solve_where_known(
         leaves.append(leaf)
     settled = [leaf.settled() for leaf in leaves]
 
-    def body(shards: Sequence[Array]) -> list[Array]:
+    def body(shards: Sequence[Array], lot: Array) -> list[Array]:
+        del lot
         withheld = set(sizes) - set(manual_axes())
         if withheld:
             raise refused(
@@ -101,8 +104,12 @@ def _solve_where_known(
             wire_dtype=layout.wire_dtype,
         )
 
+    # Nothing in the body would tell that members of a vmap lie spread along an axis, by its
+    # spmd_axis_name, but JAX refuses what is sharded along that axis: a lot for every device.
+    drawn = tuple(axis for axis in axes_of_type(layout.mesh, AxisType.Auto) if axis in layout.share)
+    lots = jnp.zeros(group_size(drawn, sizes))
     if not entered:
-        return body(arrays)
+        return body(arrays, lots)
     sources = [
         held if leaf == same else wanted
         for leaf, same, held, wanted in zip(
@@ -117,13 +124,24 @@ def _solve_where_known(
         for specs in (sources, layout.wanted)
     )
     where: dict[str, Any] = {"axis_names": set(entered)} if manual else {"mesh": layout.mesh}
-    return jax.shard_map(
+    on_every_device = jax.shard_map(
         body,
-        in_specs=(in_specs,),
+        in_specs=(in_specs, partition_spec((drawn,))),
         out_specs=out_specs,
         check_vma=bool(manual) and tracks_varying(manual),
         **where,
-    )([_moved(array, spec) for array, spec in zip(arrays, sources, strict=True)])
+    )
+    try:
+        return on_every_device([*map(_moved, arrays, sources)], lots)
+    except ValueError as error:
+        if "spmd_axis_name" not in str(error):
+            raise
+        raise refused(
+            layout.call,
+            "vmap spreads its members by spmd_axis_name along one of the mesh axes along which "
+            f"work is shared, {listed(map(repr, drawn))}",
+            "Name the others alone: Distribution(mesh, specs, axes=...)",
+        ) from error
 
 
 def _moved(array: Array, spec: PartitionSpec) -> Array:

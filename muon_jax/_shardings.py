@@ -1,6 +1,6 @@
 """Reads what JAX knows about the sharding of an array, and checks what a user says about it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -52,9 +52,25 @@ def types_of(mesh: AnyMesh) -> set[AxisType]:
     return {kind for axis, kind in pairs if mesh.shape[axis] > 1}
 
 
-def explicit_axes(mesh: AnyMesh) -> Axes:
+def axes_of_type(mesh: AnyMesh, wanted: AxisType) -> Axes:
     pairs = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    return tuple(axis for axis, kind in pairs if kind == AxisType.Explicit)
+    return tuple(axis for axis, kind in pairs if kind == wanted)
+
+
+def explicit_axes(mesh: AnyMesh) -> Axes:
+    return axes_of_type(mesh, AxisType.Explicit)
+
+
+def with_explicit_as_auto(
+    function: Callable[..., list[Array]], like: Sequence[Array]
+) -> Callable[..., list[Array]]:
+    """Lets a function compute on Explicit axes as on Auto ones; its results lie as `like` does."""
+    types = [jax.typeof(array).sharding for array in like]
+    explicit = next((axes for kind in types if (axes := explicit_axes(kind.mesh))), ())
+    if not explicit:
+        return function
+    as_auto: Any = jax.sharding.auto_axes(function, axes=explicit, out_sharding=types)
+    return as_auto
 
 
 def manual_axes() -> Axes:

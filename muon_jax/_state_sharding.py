@@ -13,12 +13,13 @@ from jaxtyping import Array
 from muon_jax._checks import invalid, path_name
 from muon_jax._ownership import group_size
 from muon_jax._shardings import (
+    axes_of_type,
     check_spec,
+    kept,
     known_sharding,
     manual_axes,
     partition_spec,
     spec_axes,
-    types_of,
 )
 
 Tree = TypeVar("Tree")
@@ -44,9 +45,14 @@ def zeros_beside(leaf: Array, dtype: Any = None) -> Array:
 
 def _constrained(array: Array, sharding: NamedSharding) -> Array:
     """Says how an array that is being traced is to lie."""
-    explicit = types_of(sharding.mesh) == {AxisType.Explicit}
-    place = jax.reshard if explicit else lax.with_sharding_constraint
-    return place(array, sharding)
+    mesh, spec = sharding.mesh, spec_axes(sharding.spec, array.ndim)
+    explicit, auto = (axes_of_type(mesh, kind) for kind in (AxisType.Explicit, AxisType.Auto))
+    if explicit:
+        array = jax.reshard(array, NamedSharding(mesh, partition_spec(kept(spec, explicit))))
+    if auto:
+        rest = NamedSharding(mesh, partition_spec(kept(spec, auto)))
+        array = lax.with_sharding_constraint(array, rest)
+    return array
 
 
 def on_mesh_of(params: Any, state: Tree) -> Tree:

@@ -20,6 +20,7 @@ from muon_jax._ownership import quintic_flops
 from muon_jax._placement import solve_on_mesh
 from muon_jax._routing import matrix_axes
 from muon_jax._scaling import check_scale, scaler
+from muon_jax._shardings import with_explicit_as_auto
 from muon_jax._types import Matrices, Orthogonalizer, ShapeScale
 
 Tree = TypeVar("Tree")
@@ -110,25 +111,33 @@ def tree_solver(
         leaves, treedef = jax.tree.flatten(tree)
         layout = resolve_layout(call, tree, views, distribute, like)
         if layout is None:
-            return treedef.unflatten(_solve_here(leaves, views, solve))
+            return treedef.unflatten(_solve_here(leaves, views, solve, jax.tree.leaves(like)))
         return treedef.unflatten(solve_on_mesh(leaves, views, layout, solve, cost))
 
     return solve_tree
 
 
 def _solve_here(
-    leaves: Sequence[Array], views: Sequence[MatrixAxes | None], solve: Solve
+    leaves: Sequence[Array],
+    views: Sequence[MatrixAxes | None],
+    solve: Solve,
+    like: Sequence[Array],
 ) -> list[Array]:
-    """Solves all leaves that have a view in one call."""
-    parts = [
-        () if view is None else view.to_matrices(leaf)
-        for leaf, view in zip(leaves, views, strict=True)
-    ]
-    solved = iter(solve([part for group in parts for part in group]))
-    return [
-        leaf if view is None else view.from_matrices([next(solved) for _ in group], leaf.shape)
-        for leaf, view, group in zip(leaves, views, parts, strict=True)
-    ]
+    """Solves all leaves that have a view in one call, wherever XLA carries it out."""
+
+    def solve_all(*arrays: Array) -> list[Array]:
+        parts = [view.to_matrices(leaf) for view, leaf in zip(viewed.values(), arrays, strict=True)]
+        solved = iter(solve([part for group in parts for part in group]))
+        return [
+            view.from_matrices([next(solved) for _ in group], leaf.shape)
+            for view, leaf, group in zip(viewed.values(), arrays, parts, strict=True)
+        ]
+
+    viewed = {place: view for place, view in enumerate(views) if view is not None}
+    run = with_explicit_as_auto(solve_all, [like[place] for place in viewed])
+    results = run(*(leaves[place] for place in viewed))
+    done = dict(zip(viewed, results, strict=True))
+    return [done.get(place, leaf) for place, leaf in enumerate(leaves)]
 
 
 def resolve_views(call: str, tree: Any, axes: Axes) -> list[MatrixAxes | None]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 
-from tests import mesh_diagnostics, mesh_layouts, mesh_states, mesh_surroundings
+from tests import mesh_diagnostics, mesh_layouts, mesh_refusals, mesh_states, mesh_surroundings
 from tests.mesh_setup import CASES
 
-MODULES = (mesh_diagnostics, mesh_layouts, mesh_states, mesh_surroundings)
+MODULES = (mesh_diagnostics, mesh_layouts, mesh_refusals, mesh_states, mesh_surroundings)
 """Importing them registers their cases."""
 
 

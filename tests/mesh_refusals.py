@@ -1,4 +1,17 @@
-"""What is wrong, and the remedy, in the refusals of `mesh_surroundings.py`, by case."""
+"""Cases: what is wrong, and the refusal and its remedy that each must end in."""
+
+import collections
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from muon_jax import Distribution
+from tests.mesh_setup import case, make_mesh, on, orthogonalize, random_leaves
+from tests.mesh_surroundings import inside, placed_vmap
 
 SHARDS = (
     "layer_0/down, layer_0/out, layer_0/qkv, layer_0/up inside shard_map may be shards, which "
@@ -20,6 +33,15 @@ REFUSED = {
     "refused_vmap_over_explicit_axis": (
         "vmap maps over an axis that is sharded explicitly along 'model'",
         "Make that mesh axis Auto, or pass distribute='off'",
+    ),
+    "refused_vmap_along_a_shared_axis": (
+        "vmap spreads its members by spmd_axis_name along one of the mesh axes along which work "
+        "is shared, 'model', 'fsdp'",
+        "Name the others alone: Distribution(mesh, specs, axes=...)",
+    ),
+    "refused_axes_left_open_inside": (
+        "up inside shard_map may be shards, which nothing tells",
+        "Pass distribute=Distribution(specs=...) with the PartitionSpecs of the parameters",
     ),
     "refused_specs does not divide": (
         "P(None, 'data') does not fit 'mlp/up' of shape (64, 100): axis 1 does not divide evenly "
@@ -76,3 +98,91 @@ REFUSED = {
         "Give its mesh as Distribution(mesh, specs), or one by jax.set_mesh",
     ),
 }
+
+
+@case(True, False)
+def refused_without_specs_inside(check: bool) -> None:
+    inside("fsdp", "auto", check_vma=check)
+
+
+@case()
+def refused_varying_otherwise() -> None:
+    inside("fsdp", Distribution(specs=P()))
+
+
+@case()
+def refused_unknown_axis_inside() -> None:
+    inside("fsdp", Distribution(specs=P("model")))
+
+
+@case()
+def refused_vmap_over_explicit_axis() -> None:
+    placed_vmap(make_mesh({"model": 2, "fsdp": 4}, "Explicit"))
+
+
+@case()
+def refused_vmap_along_a_shared_axis() -> None:
+    mesh = make_mesh({"model": 2, "fsdp": 4})
+    leaves = on(mesh, random_leaves({"up": (8, 32, 64)}), {"up": P("model", "fsdp")})
+    wish = Distribution(mesh, P("fsdp"))
+    update = functools.partial(orthogonalize, distribute=wish)
+    jax.jit(jax.vmap(update, spmd_axis_name="model"))(leaves)
+
+
+@case()
+def refused_axes_left_open_inside() -> None:
+    mesh = make_mesh({"data": 2, "tensor": 4})
+    leaves = on(mesh, random_leaves({"up": (32, 64)}), {"up": P(None, "tensor")})
+    update = jax.shard_map(
+        orthogonalize, mesh=mesh, in_specs=(P(),), out_specs=P(), axis_names={"data"}
+    )
+    jax.jit(update)(leaves)
+
+
+WRONG_SPECS = {
+    "does not divide": P(None, "data"),
+    "too long": P(None, None, "data"),
+    "unknown axis": P("model"),
+    "named twice": P("data", "data"),
+    "open": P(P.UNCONSTRAINED),
+    "no prefix": {"mlp": {"other": P("data")}},
+    "nothing": {"mlp": {}},
+    "other types": {"mlp": collections.OrderedDict(up=P("data"))},
+    "lies otherwise": P("data"),
+}
+
+
+@case(*WRONG_SPECS)
+def refused_specs(which: str) -> None:
+    mesh = make_mesh({"data": 8})
+    tree = {"mlp": {"up": jax.device_put(np.ones((64, 100)), NamedSharding(mesh, P()))}}
+    wish = Distribution(mesh, WRONG_SPECS[which])
+    orthogonalize(tree, wish) if which == "lies otherwise" else jax.jit(
+        lambda tree: orthogonalize(tree, wish)
+    )(tree)
+
+
+@case()
+def refused_two_meshes() -> None:
+    mesh, other = make_mesh({"data": 8}), make_mesh({"data": 4, "model": 2})
+    orthogonalize(
+        on(mesh, {"a": np.ones((8, 8))}, {"a": P()}) | on(other, {"b": np.ones((8, 8))}, {"b": P()})
+    )
+
+
+@case()
+def refused_meshes_of_specs() -> None:
+    mesh, other = make_mesh({"data": 8}), make_mesh({"data": 4, "model": 2})
+    wish = Distribution(mesh, NamedSharding(other, P("data")))
+    jax.jit(lambda tree: orthogonalize(tree, wish))({"a": jnp.ones((8, 8))})
+
+
+@case()
+def refused_axes() -> None:
+    mesh = make_mesh({"data": 8})
+    orthogonalize(on(mesh, {"a": np.ones((8, 8))}, {"a": P()}), Distribution(axes="model"))
+
+
+@case()
+def refused_no_mesh() -> None:
+    orthogonalize({"a": jnp.ones((8, 8))}, Distribution(specs=P()))

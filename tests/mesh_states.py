@@ -9,7 +9,16 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 import muon_jax
-from tests.mesh_setup import case, compilations, gpt, lies_alike, on, transform
+from tests.mesh_setup import (
+    case,
+    compilations,
+    gpt,
+    lies_alike,
+    make_mesh,
+    on,
+    random_leaves,
+    transform,
+)
 
 SCHEDULE = optax.linear_schedule(0.1, 0.01, 5)
 
@@ -47,12 +56,16 @@ def second_step(kind: str) -> dict[str, Any]:
 def traced_init(kind: str) -> dict[str, Any]:
     params = model(kind)
     matrices = {"layer_0": params["layer_0"]}
+    mixed = make_mesh({"fsdp": 4, "tensor": 2}, kind, {"Auto": "Explicit"}.get(kind, "Auto"))
+    both = on(mixed, random_leaves({"up": (8, 16)}), {"up": P("fsdp", "tensor")})
+    beside_others = jax.jit(lambda: transform().init(both))()
     with jax.set_mesh(params["norm"].sharding.mesh):
         muon = jax.jit(transform().init)(matrices)
         momentum_rms = jax.jit(muon_jax.scale_by_momentum_rms().init)(params)
         closed_over = jax.jit(lambda: transform().init(matrices))()
     return {
         "scale_by_muon of what it closes over": lies_alike(closed_over.momentum, matrices),
+        "scale_by_muon of what lies on a mixed mesh": lies_alike(beside_others.momentum, both),
         "scale_by_muon": lies_alike(muon.momentum, matrices),
         "scale_by_momentum_rms": lies_alike(momentum_rms.momentum, params),
     }

@@ -207,3 +207,9 @@ def test_a_step_that_is_not_lean_is_shown(program, arguments, words):
     assert str(raised.value).startswith("muon_jax.diagnostics.assert_lean: the program ")
     assert words in str(raised.value)
     assert "all-gather" in str(raised.value)
+
+
+@pytest.mark.parametrize("program", [jax.jit(jnp.sin), jax.jit(jnp.sin).lower(1.0), "HloModule"])
+def test_only_compiled_programs_have_collectives(program):
+    with pytest.raises(TypeError, match=r"collectives\(compiled=.*\): give a compiled program"):
+        collectives(program)

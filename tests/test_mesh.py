@@ -165,7 +165,12 @@ def test_a_second_step_compiles_nothing(measured, kind):
 
 @pytest.mark.parametrize(
     "transformation",
-    ["scale_by_muon", "scale_by_momentum_rms", "scale_by_muon of what it closes over"],
+    [
+        "scale_by_muon",
+        "scale_by_momentum_rms",
+        "scale_by_muon of what it closes over",
+        "scale_by_muon of what lies on a mixed mesh",
+    ],
 )
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_a_traced_init_puts_momentum_where_the_parameters_lie(measured, kind, transformation):
@@ -230,6 +235,26 @@ def test_a_cache_of_programs_tells_every_setting(measured):
 @pytest.mark.parametrize("case", ["vmapped Auto", "vmapped Explicit"])
 def test_vmap_adds_a_batch_axis(measured, case):
     assert found(measured, case)["error"] < EXACT
+
+
+@pytest.mark.parametrize("kinds", ["Explicit", "Explicit Auto", "Auto Explicit"])
+def test_what_is_left_to_the_compiler_lies_as_it_lay(measured, kinds):
+    for result in found(measured, "left_to_the_compiler", kinds).values():
+        assert result["error"] < EXACT
+        assert result["kept"]
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("wire_dtype", [None, "bfloat16"])
+def test_what_is_known_has_a_derivative(measured, kind, dtype, wire_dtype):
+    narrow = "bfloat16" in (dtype, wire_dtype)
+    result = found(measured, "derivative", kind, dtype, wire_dtype)
+    assert result["error"] < (2**-8 if narrow else EXACT)
+
+
+def test_no_tracer_leaks_into_the_operation(measured):
+    assert found(measured, "no_leaks")["error"] < EXACT
 
 
 def test_vmap_over_a_sharded_axis_moves_nothing_along_it(measured):

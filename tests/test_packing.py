@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,12 +15,11 @@ from muon_jax._packing import (
     between,
     cut,
     from_units,
-    from_wire,
     join,
+    over_the_wire,
     side_by_side,
     solve_units,
     to_units,
-    to_wire,
 )
 
 MESH = {"a": 2, "b": 3, "c": 2}
@@ -88,18 +88,20 @@ def test_buffers_are_filled_with_zeros():
     np.testing.assert_array_equal(buffer, [[1, 2, 2, 0, 0]] * 2)
 
 
-@pytest.mark.parametrize("wire", ["float32", "bfloat16", "float16"])
-def test_what_travels_in_16_bits_travels_as_integers(wire):
-    values = jnp.asarray([0.0, -1.5, 3.0e38 if wire != "float16" else 3.0e4, 1e-3])
-    sent = to_wire(values, wire)
-    assert sent.dtype == (jnp.float32 if wire == "float32" else jnp.uint16)
-    received = from_wire(sent, wire, "float32")
-    np.testing.assert_array_equal(received, values.astype(wire).astype(jnp.float32))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_what_has_16_bits_travels_as_integers_and_has_its_derivative(dtype):
+    travelled = []
 
+    def swap(array):
+        travelled.append(array.dtype)
+        return array[::-1]
 
-def test_integers_that_are_values_are_left_alone():
-    counts = jnp.asarray([1, 2], jnp.uint16)
-    np.testing.assert_array_equal(from_wire(counts, "uint16", "uint16"), counts)
+    values = jnp.asarray([0.0, -1.5, 3.0e4, 1e-3], dtype)
+    np.testing.assert_array_equal(over_the_wire(swap)(values), values[::-1])
+    assert travelled == [jnp.float32 if dtype == "float32" else jnp.uint16]
+    weights = jnp.arange(4, dtype=dtype)
+    gradient = jax.grad(lambda x: (over_the_wire(swap)(x) * weights).sum())(values)
+    np.testing.assert_array_equal(gradient, weights[::-1])
 
 
 def test_all_units_are_solved_in_one_call():
