@@ -42,7 +42,7 @@ def check_bool(call: str, argument: str, value: Any) -> None:
 
 
 def check_choice(call: str, argument: str, value: Any, choices: Collection[str]) -> None:
-    if value not in choices:
+    if value not in tuple(choices):  # in a set or mapping, what has no hash could not be sought
         raise invalid(call, argument, value, f"choose one of {', '.join(map(repr, choices))}")
 
 

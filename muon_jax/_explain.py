@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 from muon_jax import _checks
 from muon_jax._explanation import ExplainedLeaf, Explanation
-from muon_jax._leaves import resolved
 from muon_jax._multipliers import check_multipliers, multipliers_of
 from muon_jax._newton_schulz import newton_schulz
 from muon_jax._owners import owners_of
 from muon_jax._ownership import quintic_flops
+from muon_jax._per_tree import mask_by_leaf
 from muon_jax._routing import Ambiguous, Route, check_rules, route, views_by_default
 from muon_jax._rules import FALLBACK, MUON, Rule
 from muon_jax._scaling import SHAPE_SCALES, check_scale
@@ -86,8 +86,10 @@ def explain(
     routes = jax.tree.leaves(route(params, rules=rules, ambiguous=ambiguous, call=_CALL))
     check_sides(params, views_by_default(routes, rules), scale, call=_CALL)
     decays = {
-        MUON: _decays(weight_decay, weight_decay_mask, params),
-        FALLBACK: _decays(fallback_weight_decay, fallback_weight_decay_mask, params),
+        MUON: _decays("weight_decay_mask", weight_decay, weight_decay_mask, params),
+        FALLBACK: _decays(
+            "fallback_weight_decay_mask", fallback_weight_decay, fallback_weight_decay_mask, params
+        ),
     }
     multipliers = jax.tree.leaves(multipliers_of(params, learning_rate_multipliers, call=_CALL))
     factor = SHAPE_SCALES.get(scale) if isinstance(scale, str) else scale
@@ -134,12 +136,13 @@ def _untold(rows: int, cols: int) -> None:
     del rows, cols
 
 
-def _decays(decay: ScalarOrSchedule, mask: Mask | None, params: Any) -> list[float | str]:
-    """The decay of every leaf, under Optax's idea of a mask: a prefix tree, or what makes one."""
+def _decays(
+    argument: str, decay: ScalarOrSchedule, mask: Mask | None, params: Any
+) -> list[float | str]:
+    """The decay of every leaf; `argument` is that of the mask."""
     shown = "schedule" if callable(decay) else float(decay)
-    chosen = True if mask is None else resolved(mask, params)
-    full = jax.tree.map(lambda keep, below: jax.tree.map(lambda _: keep, below), chosen, params)
-    return [shown if keep else 0.0 for keep in jax.tree.leaves(full)]
+    kept = mask_by_leaf(_CALL, argument, params, True if mask is None else mask)
+    return [shown if keep else 0.0 for keep in kept]
 
 
 def _bytes(found: Route, dtype: Any = None) -> int:

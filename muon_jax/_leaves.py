@@ -214,6 +214,45 @@ def resolved(choice: Any, tree: Any) -> Any:
     return choice(tree) if is_function(choice) else choice
 
 
+def chosen_by_leaf(
+    call: str,
+    argument: str,
+    choice: Any,
+    tree: Any,
+    *,
+    remedy: str,
+    is_leaf: Callable[[Any], bool] | None = None,
+) -> list[Any]:
+    """Lists what is chosen for every leaf of a tree.
+
+    Args:
+      call: the public call, for messages.
+      argument: its argument, likewise.
+      choice: a prefix tree, a function from the tree to one, or a tree with the same paths. Flax
+        NNX initialises an optimizer with boxes around the arrays, and updates without.
+      tree: the tree, of which masks may hide some.
+      remedy: what to give instead, for messages.
+      is_leaf: what counts as one choice, None for instance.
+    """
+    choice = resolved(choice, tree)
+    chosen: list[Any] = []
+    try:
+        jax.tree.map(
+            lambda each, below: chosen.extend([each] * len(jax.tree.leaves(below))),
+            choice,
+            tree,
+            is_leaf=is_leaf,
+        )
+    except ValueError as error:
+        by_path = dict(named_leaves(choice, is_leaf))
+        paths = [path for path, _ in named_leaves(tree)]
+        if not set(paths) <= by_path.keys() <= {*paths, *hidden_paths(tree)}:
+            problem = f"{argument} is no prefix of the parameters: {str(error).splitlines()[0]}"
+            raise refused(call, problem, remedy) from error
+        return [by_path[path] for path in paths]
+    return chosen
+
+
 def hidden_paths(params: Any) -> list[str]:
     """Lists the paths of all that `optax.masked` or `optax.multi_transform` hides of a tree."""
     return [path for path, node in _named_nodes(params) if _is_hidden(node)]

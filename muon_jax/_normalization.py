@@ -69,10 +69,14 @@ def on_wide(call: str, matrices: Matrices, polar: Callable[[Wide], Wide]) -> Mat
 
     Raises:
       TypeError: if the matrices are not real floating-point.
+      ValueError: if they have no batch axis, or several.
     """
     if not jnp.issubdtype(matrices.dtype, jnp.floating):
         remedy = "Give real ones; the polar factor of A + iB is that of [[A, -B], [B, A]]"
         raise _checks.refused(call, f"the matrices are {matrices.dtype}", remedy, TypeError)
+    if matrices.ndim != 3:
+        remedy = "Give (batch, rows, cols), such as matrix[None] of one alone"
+        raise _checks.refused(call, f"the matrices have shape {matrices.shape}", remedy)
     if matrices.size == 0:
         return matrices
     _, rows, cols = matrices.shape

@@ -101,7 +101,9 @@ def optax_muon(
             _scale_by_optax_muon(
                 beta, nesterov, orthogonalizer, scale, jax.tree.map(lambda r: r.axes, routes)
             ),
-            optax.add_decayed_weights(weight_decay, mask_for(tree, weight_decay_mask)),
+            optax.add_decayed_weights(
+                weight_decay, mask_for(_CALL, "weight_decay_mask", tree, weight_decay_mask)
+            ),
             optax.scale_by_learning_rate(learning_rate),
         )
         labels = jax.tree.map(lambda r: r.label, routes)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from muon_jax._leaves import resolved
+from muon_jax._leaves import chosen_by_leaf
 from muon_jax._routing import check_same_leaves
 from muon_jax._state_sharding import on_mesh_of
 
@@ -37,12 +37,19 @@ def built_per_tree(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def mask_for(tree: Any, mask: Any) -> Callable[[Any], Any] | None:
+def mask_for(call: str, argument: str, tree: Any, mask: Any) -> Callable[[Any], Any] | None:
     """Reads a mask off the whole tree, of which Optax would show it a part.
 
     The answer is a function: Optax calls what can be called, and a mask of a model's class can.
     """
     if mask is None:
         return None
-    chosen = resolved(mask, tree)
+    kept = mask_by_leaf(call, argument, tree, mask)
+    chosen = jax.tree.structure(tree).unflatten(kept)
     return lambda _: chosen
+
+
+def mask_by_leaf(call: str, argument: str, tree: Any, mask: Any) -> list[bool]:
+    """Lists whether a mask keeps each leaf of a tree."""
+    remedy = "Give a tree of booleans, or a function from the parameters to one"
+    return chosen_by_leaf(call, argument, mask, tree, remedy=remedy)

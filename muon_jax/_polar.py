@@ -68,7 +68,9 @@ class Decomposed(NamedTuple):
 
 def decompose(matrix: Wide) -> Decomposed:
     left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
-    noise = matrix.shape[-1] * jnp.finfo(matrix.dtype).eps * values[..., :1]
+    # Of the long side only the root: a vector of millions of entries is no noise.
+    rows, cols = matrix.shape[-2:]
+    noise = max(rows, math.sqrt(cols)) * jnp.finfo(matrix.dtype).eps * values[..., :1]
     return Decomposed(left, values, right, values > noise)
 
 

@@ -65,7 +65,8 @@ def polar_to(tolerance: float = 1e-3, *, max_steps: int = 20) -> PolarTo:
       tolerance: residual that is small enough, in [1e-5, 1).
       max_steps: bound on the polishing steps, at least 1. A singular value of 1e-7 of the largest
         takes some fifteen. Directions that the matrix lacks up to rounding are filled by rounding,
-        as U Vᵀ of an SVD fills them; rows that are exactly zero stay so, and use up this bound.
+        as U Vᵀ of an SVD fills them, which takes thirty to forty; rows that are exactly zero stay
+        so, and use up this bound.
 
     Returns:
       An orthogonalizer: a callable from (batch, rows, cols) to the same shape and dtype. Every

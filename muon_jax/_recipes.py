@@ -164,11 +164,16 @@ def muon(
         check_sides(tree, by_default, scale, call="muon")
         matrices = optax.chain(
             scaled_with(axes=jax.tree.map(lambda found: found.axes, routes)),
-            optax.add_decayed_weights(weight_decay, mask_for(tree, weight_decay_mask)),
+            optax.add_decayed_weights(
+                weight_decay, mask_for("muon", "weight_decay_mask", tree, weight_decay_mask)
+            ),
             optax.scale_by_learning_rate(learning_rate),
         )
         labels = jax.tree.map(lambda found: found.label, routes)
-        rest = adamw(mask_for(tree, fallback_weight_decay_mask)) if fallback is None else fallback
+        rest = fallback
+        if rest is None:
+            name = "fallback_weight_decay_mask"
+            rest = adamw(mask_for("muon", name, tree, fallback_weight_decay_mask))
         return optax.multi_transform({**others, MUON: matrices, FALLBACK: rest}, lambda _: labels)
 
     plain = built_per_tree("muon", routed)

@@ -13,7 +13,7 @@ from muon_jax._batching import orthogonalize_all
 from muon_jax._distribution import Distribute, check_distribute
 from muon_jax._exchange import Solve
 from muon_jax._layout import resolve_layout
-from muon_jax._leaves import resolved
+from muon_jax._leaves import chosen_by_leaf, named_leaves
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._newton_schulz import newton_schulz
 from muon_jax._ownership import quintic_flops
@@ -144,23 +144,12 @@ def resolve_views(call: str, tree: Any, axes: Axes) -> list[MatrixAxes | None]:
     """Returns the view of every leaf in order, checked against its shape."""
     if axes is None:
         axes = matrix_axes
-    axes = resolved(axes, tree)
-    views = list[MatrixAxes | None]()
-    try:
-        jax.tree.map(
-            lambda view, below: views.extend([view] * len(jax.tree.leaves(below))),
-            axes,
-            tree,
-            is_leaf=_is_view,
-        )
-    except ValueError as error:
-        problem = f"axes is no prefix of the parameters: {str(error).splitlines()[0]}"
-        raise _checks.refused(call, problem, _AXES_REMEDY) from error
+    views = chosen_by_leaf(call, "axes", axes, tree, remedy=_AXES_REMEDY, is_leaf=_is_view)
     if others := [view for view in views if not _is_view(view)]:
         raise _checks.refused(call, f"axes holds {others[0]!r}", _AXES_REMEDY, TypeError)
-    for (path, leaf), view in zip(jax.tree_util.tree_leaves_with_path(tree), views, strict=True):
+    for (path, leaf), view in zip(named_leaves(tree), views, strict=True):
         if view is not None:
-            view.check(jnp.shape(leaf), call=call, path=_checks.path_name(path))
+            view.check(jnp.shape(leaf), call=call, path=path)
     return views
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from flax import nnx
 from matrices import gaussian
 from transforms import CASES, ROUNDING, each_case, gradients, train, trained
 
@@ -159,3 +160,23 @@ def test_a_model_that_can_be_called_is_no_function(make):
     chex.assert_trees_all_equal(updates.layer, expected["layer"])
     shown = [muon_jax.explain(each, weight_decay_mask=mask(each)).leaves for each in (model, tree)]
     assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize("form", [lambda state: state, nnx.to_pure_dict, nnx.as_pure])
+def test_nnx_hands_over_boxes_first_and_arrays_then(form):
+    model = nnx.Linear(4, 8, rngs=nnx.Rngs(0))
+    params = form(nnx.state(model, nnx.Param))
+    mask = jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    by_hand = optax.multi_transform(
+        {
+            "muon": muon_jax.scale_by_muon(axes=muon_jax.matrix_axes(params)),
+            "adamw": optax.scale(0.0),
+        },
+        muon_jax.label_params,
+    )
+    masked = muon_jax.muon(0.1, weight_decay_mask=mask, fallback_weight_decay_mask=mask)
+    for tx in (by_hand, masked):
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        before = model.kernel[...]
+        optimizer.update(model, nnx.grad(lambda model: model(jnp.ones((2, 4))).sum())(model))
+        assert bool((before != model.kernel[...]).any())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax.numpy as jnp
 import optax
@@ -321,6 +322,21 @@ def test_axes_of_another_tree_are_refused_with_what_jax_says_of_them():
     )
     with pytest.raises(ValueError, match=f"muon_jax.scale_by_muon: {said}"):
         init(muon_jax.scale_by_muon(axes={"other": None}), MATRIX)
+
+
+def test_masks_of_another_tree_are_refused_by_name():
+    said = r"weight_decay_mask is no prefix of the parameters: .*\. Give a tree of booleans, or a"
+    with pytest.raises(ValueError, match=f"muon_jax.muon: {said}"):
+        init(muon_jax.muon(1e-3, weight_decay_mask={"other": True}), MATRIX)
+    with pytest.raises(ValueError, match=f"muon_jax.explain: {said}"):
+        muon_jax.explain(MATRIX, weight_decay_mask={"other": True})
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (2, 2, 4, 6)])
+def test_matrices_have_one_batch_axis(shape):
+    said = rf"newton_schulz: the matrices have shape {re.escape(str(shape))}\. Give \(batch, rows"
+    with pytest.raises(ValueError, match=said):
+        muon_jax.newton_schulz()(jnp.ones(shape))
 
 
 @pytest.mark.parametrize(("call", "message"), BAD_TYPES)

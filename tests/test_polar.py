@@ -26,10 +26,15 @@ def test_steps_are_fifteen_by_default():
     assert inverse_sqrt() == inverse_sqrt(15) != inverse_sqrt(16)
 
 
+def test_a_long_vector_is_no_noise():
+    vector = jnp.ones((1, 1, 1 << 23), jnp.float32)
+    assert float(jnp.linalg.norm(polar_by_svd()(vector))) == pytest.approx(1, abs=1e-4)
+
+
 @pytest.mark.parametrize("shape", [(3, 400), (400, 3)])
 def test_what_rounding_of_the_long_side_leaves_counts_as_zero(shape):
-    """A direction is noise below eps times the longer side."""
+    """A direction is noise below eps times the root of the longer side, or the shorter side."""
     eps = float(np.finfo(np.float32).eps)
-    values = np.array([1.0, 800 * eps, 200 * eps])
+    values = np.array([1.0, 40 * eps, 10 * eps])
     matrix = jnp.asarray(with_spectrum(values, *shape)[None], jnp.float32)
     np.testing.assert_allclose(singular_values(polar_by_svd()(matrix)[0]), [1, 1, 0], atol=1e-3)
