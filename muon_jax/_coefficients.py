@@ -200,9 +200,9 @@ class _Designs:
 # only float32 is exact enough: with TF32 or float16 operands 9, 9, 9 ends with singular values up
 # to 3e4 on an ill-conditioned matrix, and with bf16 operands 9, 9, 9, 5 up to 1e3 on common ones.
 # The last of four steps has a narrow interval and coefficients under 10; nothing ends above 1.22
-# in the tests, or above 1.43 where a search looked for it. Five quintics are more exact (0.08 to
-# 0.18 of optax's error on Gaussian matrices, where 5, 5, 5, 9 has 0.38) for 15 products instead of
-# 13: `minimax` has them.
+# in the tests, though with bf16 operands some matrices end higher. Five quintics are more exact
+# (0.08 to 0.18 of optax's error on Gaussian matrices, where 5, 5, 5, 9 has 0.38) for 15 products
+# instead of 13: `minimax` has them.
 _DESIGNS = MappingProxyType(
     {
         "float32": _Designs(1.002, fast=(9, 9, 9), accurate=(9, 9, 9, 5)),
