@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from muon_jax._checks import path_name, refused
-from muon_jax._matrix_axes import Shape
+from muon_jax._matrix_axes import Shape, without_ones
 from muon_jax._names import (
     ATTENTION_INPUT,
     ATTENTION_OUTPUT,
@@ -127,7 +127,7 @@ class Leaf:
         for words in biases_of(self.place):
             shape = self._core_of(self.tree.shapes.get(words))
             if shape is not None and self.place != self.words:
-                return tuple(size for size in shape if size != 1)
+                return without_ones(shape)
         return None
 
     @property
@@ -160,7 +160,7 @@ class Leaf:
         for words in [place, *((*place, word) for word in arrays)]:
             shape = self._core_of(self.tree.shapes.get(words))
             if shape is not None:
-                yield tuple(size for size in shape if size != 1)
+                yield without_ones(shape)
 
     def _core_of(self, shape: Shape | None) -> Shape | None:
         """Takes this leaf's stack axes off a neighbour that has them too."""

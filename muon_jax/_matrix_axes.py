@@ -20,6 +20,11 @@ Shape: TypeAlias = tuple[int, ...]
 MatricesShape: TypeAlias = tuple[int, int, int]
 
 
+def without_ones(shape: Shape) -> Shape:
+    """The sizes of a shape without axes of one, which tell nothing about a layer."""
+    return tuple(size for size in shape if size != 1)
+
+
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
 class Split:
     """Cuts one fused axis group into parts, each of which is a matrix of its own.

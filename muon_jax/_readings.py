@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable
 
 from muon_jax._leaves import Leaf
-from muon_jax._matrix_axes import MatrixAxes, Shape, Split
+from muon_jax._matrix_axes import MatrixAxes, Shape, Split, without_ones
 from muon_jax._names import ATTENTION_INPUT, ATTENTION_OUTPUT, FUSED_QUERY_KEY_VALUE, matches
 from muon_jax._rules import FALLBACK, Outcome
 
@@ -90,7 +90,7 @@ def attention_input(leaf: Leaf) -> Outcome:
     if leaf.outputs_first:
         return None
     if len(leaf.core) == 4:
-        heads = _longer(leaf.core[1:])
+        heads = without_ones(leaf.core[1:])
         output = leaf.beside(ATTENTION_OUTPUT, ndim=len(heads) + 1)
         return MatrixAxes(rows=0, cols=(1, 2, 3)) if output and output[:-1] == heads else None
     if len(leaf.core) != 3:
@@ -109,7 +109,7 @@ def attention_output(leaf: Leaf) -> Outcome:
     if leaf.outputs_first:
         return None
     if len(leaf.core) == 4:
-        heads = _longer(leaf.core[:-1])
+        heads = without_ones(leaf.core[:-1])
         query = leaf.beside(ATTENTION_INPUT, ndim=len(heads) + 1)
         return MatrixAxes(rows=(0, 1, 2), cols=3) if query and query[1:] == heads else None
     if len(leaf.core) != 3:
@@ -135,11 +135,6 @@ def fused_in_every_head(leaf: Leaf) -> Outcome:
     """Some models lay q, k and v down whole, others head by head: the shape is the same."""
     view = matrix(leaf)
     return (_split(view, 3), view) if view else _fused_heads(leaf, 3)
-
-
-def _longer(sizes: Shape) -> Shape:
-    """The sizes that neighbours are known by: those above one."""
-    return tuple(size for size in sizes if size != 1)
 
 
 def _pointwise(leaf: Leaf, read: Callable[[Leaf], Outcome]) -> Outcome:

@@ -66,10 +66,12 @@ def with_explicit_as_auto(
 ) -> Callable[..., list[Array]]:
     """Lets a function compute on Explicit axes as on Auto ones; its results lie as `like` does."""
     types = [jax.typeof(array).sharding for array in like]
-    explicit = next((axes for kind in types if (axes := explicit_axes(kind.mesh))), ())
-    if not explicit:
+    mesh = next((kind.mesh for kind in types if explicit_axes(kind.mesh)), None)
+    if mesh is None:
         return function
-    as_auto: Any = jax.sharding.auto_axes(function, axes=explicit, out_sharding=types)
+    # What lies on no mesh counts as whole on every device.
+    types = [NamedSharding(mesh, PartitionSpec()) if kind.mesh.empty else kind for kind in types]
+    as_auto: Any = jax.sharding.auto_axes(function, axes=explicit_axes(mesh), out_sharding=types)
     return as_auto
 
 

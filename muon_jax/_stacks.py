@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from muon_jax._matrix_axes import Shape
+from muon_jax._matrix_axes import Shape, without_ones
 from muon_jax._names import (
     ATTENTION_INPUT,
     ATTENTION_OUTPUT,
@@ -158,7 +158,7 @@ def _by_bias(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:
     """A bias has the output axes of its layer, so what it has besides is stacked."""
     for words, shape in shapes.items():
         lead, *rest = _bias(words, shapes) or (0,)
-        outputs = tuple(size for size in rest if size != 1)
+        outputs = without_ones(tuple(rest))
         first, last = shape[1 : 1 + len(outputs)], shape[len(shape) - len(outputs) :]
         explained = (lead, *rest) == shape[len(shape) - 1 - len(rest) :] or _holds(words, lead)
         fits = outputs and lead == shape[0] and outputs in (first, last)
