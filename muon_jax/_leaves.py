@@ -2,16 +2,14 @@
 
 import dataclasses
 import functools
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from muon_jax._checks import path_name, refused
+from muon_jax._checks import refused
 from muon_jax._matrix_axes import Shape, without_ones
 from muon_jax._names import (
     ATTENTION_INPUT,
@@ -21,13 +19,13 @@ from muon_jax._names import (
     WEIGHT,
     Words,
     biases_of,
+    hides_bias,
     matches,
     place_of,
     words_of,
 )
+from muon_jax._paths import hidden_by_masks, named_leaves
 from muon_jax._stacks import stack_axes
-
-_BOXES = tuple(map(jax.tree_util.GetAttrKey, ("value", "array")))  # of Flax, of Haliax
 
 _WITH_HEADS = f"*/{{{ATTENTION_INPUT},{ATTENTION_OUTPUT}}}"
 """Layers whose weights have more axes than two, and are no filters."""
@@ -201,106 +199,6 @@ def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
         )
     ]
     return leaves, structure
-
-
-def is_function(value: Any) -> bool:
-    """Tells a function from a model that can be called, and from labels or masks of its class."""
-    partial = isinstance(value, jax.tree_util.Partial)  # a tree of its arguments, and a function
-    return callable(value) and (partial or jax.tree_util.all_leaves([value]))
-
-
-def resolved(choice: Any, tree: Any) -> Any:
-    """Returns what a function chooses for a tree; anything else is the choice itself."""
-    return choice(tree) if is_function(choice) else choice
-
-
-def chosen_by_leaf(
-    call: str,
-    argument: str,
-    choice: Any,
-    tree: Any,
-    *,
-    remedy: str,
-    is_leaf: Callable[[Any], bool] | None = None,
-) -> list[Any]:
-    """Lists what is chosen for every leaf of a tree.
-
-    Args:
-      call: the public call, for messages.
-      argument: its argument, likewise.
-      choice: a prefix tree, a function from the tree to one, or a tree with the same paths. Flax
-        NNX initialises an optimizer with boxes around the arrays, and updates without.
-      tree: the tree, of which masks may hide some.
-      remedy: what to give instead, for messages.
-      is_leaf: what counts as one choice, None for instance.
-    """
-    choice = resolved(choice, tree)
-    chosen: list[Any] = []
-    try:
-        jax.tree.map(
-            lambda each, below: chosen.extend([each] * len(jax.tree.leaves(below))),
-            choice,
-            tree,
-            is_leaf=is_leaf,
-        )
-    except ValueError as error:
-        by_path = dict(named_leaves(choice, is_leaf))
-        paths = [path for path, _ in named_leaves(tree)]
-        if not set(paths) <= by_path.keys() <= {*paths, *hidden_paths(tree)}:
-            problem = f"{argument} is no prefix of the parameters: {str(error).splitlines()[0]}"
-            raise refused(call, problem, remedy) from error
-        return [by_path[path] for path in paths]
-    return chosen
-
-
-def hidden_paths(params: Any) -> list[str]:
-    """Lists the paths of all that `optax.masked` or `optax.multi_transform` hides of a tree."""
-    return [path for path, node in _named_nodes(params) if _is_hidden(node)]
-
-
-def hidden_by_masks(params: Any) -> set[Words]:
-    """The words of all hidden paths."""
-    return set(map(words_of, hidden_paths(params)))
-
-
-def hides_bias(words: Words, hidden: Collection[Words]) -> bool:
-    """Tells whether the bias of the layer of a weight is among what is hidden."""
-    place = place_of(words)
-    return place != words and any(bias in hidden for bias in biases_of(place))
-
-
-def named_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
-    """Lists the leaves in order, each by its path without the box that may stand around it."""
-    return [(path, node) for path, node in _named_nodes(tree, is_leaf) if not _is_hidden(node)]
-
-
-def map_named(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Maps a function of a path, as `named_leaves` writes it, and of the leaves of trees alike."""
-    structure = jax.tree.structure(tree)
-    paths = structure.unflatten(path for path, _ in named_leaves(tree))
-    return jax.tree.map(function, paths, tree, *others)
-
-
-def _named_nodes(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
-    """Lists the leaves and what masks hide, by path.
-
-    Some libraries keep a box around an array, whose only child is called as `_BOXES` says. Where
-    anything stands beside it, such a child is a field of that name and no box.
-    """
-    nodes = jax.tree_util.tree_leaves_with_path(
-        tree, is_leaf=lambda node: _is_hidden(node) or bool(is_leaf and is_leaf(node))
-    )
-    below = Counter(path[:depth] for path, _ in nodes for depth in range(len(path)))
-
-    def unboxed(path: tuple[Any, ...]) -> tuple[Any, ...]:
-        is_boxed = path and path[-1] in _BOXES and below[path[:-1]] == 1
-        return path[:-1] if is_boxed else path
-
-    return [(path_name(unboxed(path)), node) for path, node in nodes]
-
-
-def _is_hidden(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
 
 
 def _check_array(path: str, value: Any, call: str) -> None:

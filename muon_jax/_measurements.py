@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
-from muon_jax._leaves import named_leaves
+from muon_jax._paths import named_leaves
 from muon_jax._shardings import explicit_axes
 from muon_jax._spectra import (
     entropy_of,

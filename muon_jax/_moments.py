@@ -13,8 +13,8 @@ import optax
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
-from muon_jax._leaves import map_named, named_leaves
 from muon_jax._muon import MuonState
+from muon_jax._paths import map_named, named_leaves
 
 _STATES = (MuonState, optax.contrib.MuonState, optax.ScaleByAdamState)
 _COUNT = jax.tree_util.GetAttrKey("count")

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from muon_jax._checks import check_non_negative, check_number, invalid, listed, refused
-from muon_jax._leaves import hidden_by_masks, map_named, named_leaves
 from muon_jax._names import words_of
+from muon_jax._paths import hidden_by_masks, map_named, named_leaves
 from muon_jax._rules import check_pattern, fits
 
 ARGUMENT = "learning_rate_multipliers"

@@ -6,6 +6,7 @@ Libraries join names by slashes or dots and disagree about case (`SelfAttention_
 
 import functools
 import re
+from collections.abc import Collection
 from typing import TypeAlias
 
 Words: TypeAlias = tuple[str, ...]
@@ -62,6 +63,12 @@ def place_of(words: Words, arrays: str = WEIGHT) -> Words:
 def biases_of(place: Words) -> tuple[Words, ...]:
     """What the bias of a layer may be called."""
     return (*place, "bias"), (*place, "b")
+
+
+def hides_bias(words: Words, hidden: Collection[Words]) -> bool:
+    """Tells whether the bias of the layer of a weight is among what is hidden."""
+    place = place_of(words)
+    return place != words and any(bias in hidden for bias in biases_of(place))
 
 
 def matches(pattern: str, text: str) -> bool:

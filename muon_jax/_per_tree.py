@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from muon_jax._leaves import chosen_by_leaf
+from muon_jax._paths import chosen_by_leaf
 from muon_jax._routing import check_same_leaves
 from muon_jax._state_sharding import on_mesh_of
 

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from muon_jax import _checks
-from muon_jax._leaves import map_named, named_leaves
+from muon_jax._paths import map_named, named_leaves
 from muon_jax._qk_plan import Scaling, plan
 from muon_jax._qk_targets import QKPart, QKTarget, Shape
 from muon_jax._state_sharding import on_mesh_of

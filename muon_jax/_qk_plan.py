@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from muon_jax import _checks
-from muon_jax._leaves import hidden_paths, named_leaves
 from muon_jax._names import words_of
+from muon_jax._paths import hidden_paths, named_leaves
 from muon_jax._qk_targets import QKPart, QKTarget, Shape
 from muon_jax._rules import fits
 

@@ -12,8 +12,9 @@ import optax
 
 from muon_jax._checks import check_choice, listed, refused
 from muon_jax._default_rules import DEFAULT_RULES
-from muon_jax._leaves import Leaf, hidden_by_masks, leaves_of, named_leaves
+from muon_jax._leaves import Leaf, leaves_of
 from muon_jax._matrix_axes import MatrixAxes, Shape
+from muon_jax._paths import hidden_by_masks, named_leaves
 from muon_jax._rules import FALLBACK, MUON, Outcome, Rule
 
 _NUMBER = re.compile(r"(?<![^/])\d+(?![^/])")

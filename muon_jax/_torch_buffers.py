@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
-from muon_jax._leaves import named_leaves
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._muon import MuonState
+from muon_jax._paths import named_leaves
 from muon_jax._tree import Axes, resolve_views
 
 Weights: TypeAlias = Mapping[str, int | str | Sequence[int | str]]

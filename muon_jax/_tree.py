@@ -13,10 +13,10 @@ from muon_jax._batching import orthogonalize_all
 from muon_jax._distribution import Distribute, check_distribute
 from muon_jax._exchange import Solve
 from muon_jax._layout import resolve_layout
-from muon_jax._leaves import chosen_by_leaf, named_leaves
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._newton_schulz import newton_schulz
 from muon_jax._ownership import quintic_flops
+from muon_jax._paths import chosen_by_leaf, named_leaves
 from muon_jax._placement import solve_on_mesh
 from muon_jax._routing import matrix_axes
 from muon_jax._scaling import check_scale, scaler
