@@ -78,10 +78,12 @@ What shapes do not show, and the rules take as it comes most often:
 - The groups of a grouped convolution are one matrix, unless a rule splits its outputs.
 - A filter that sees one channel is depthwise, also in the first layer of a network on gray images.
 - A bare two-axis array of an unusual name is a weight, not a table.
-- A last layer that no name, tied table or convolution shows to be the head, such as `Dense_1` or
-  `fc`, is a matrix like the others; and a table called `tok` or `lookup` is one too.
-- The one dense layer at the top of a convolutional network is its head, also where it is the input,
-  as in a generator of images.
+- A last layer that no name, table or convolution shows to be the head, such as `Dense_1` or `fc`,
+  is a matrix like the others; and so is a table of a name that no library uses.
+- The one dense layer at the top of a convolutional network is its head, unless the filters make an
+  image and it makes their channels, as in a generator or where a U-Net learns the time.
+- Of the layers of a head, those that feed another are matrices and the last one is the logits.
+- An `fc1` or `wi` twice as wide as the way down holds gate and up, one half each.
 - A dense layer that reads pixels or patches is a map like others, and goes to Muon; an embedding of
   tokens, whose rows are trained only when their token occurs, does not.
 

@@ -41,7 +41,8 @@ HEAD = (
     "*qa_outputs,score"
 )
 LAST = (
-    "out,output,outputs,*_out,out_proj,output_*,decoder,proj,predictions,final*,linear*,dense*,fc*"
+    "out,output,outputs,*_out,out_proj,output_*,decoder,generator,proj,predictions,final*,linear*,"
+    "dense*,fc*"
 )
 GATE = "gate,gating,gating_network,switch,wg,w_gate,w_noise,noise_linear"
 CHANNELWISE = "*depthwise*,dwconv*,dw_conv*,*conv1d*,*conv_1d*,*short_conv*,*causal_conv*"
@@ -52,6 +53,9 @@ GATE_AND_UP = (
 RECURRENT = (
     "dense_i,dense_h,weight_ih*,weight_hh*,w_i,w_h,ih,hh,i2h,h2h,recurrent_kernel,*lstm*,*gru*"
 )
+
+NUMBER = "0"
+"""Every name that is a number: paths are compared with a 0 for each."""
 
 LOGITS = "its outputs are logits, one column a class"
 
@@ -89,8 +93,18 @@ NOT_FOR_MUON = (
         "learned tokens",
     ),
     Rule(layer(HEAD), FALLBACK, LOGITS, "head"),
-    Rule(f"*/{{head,heads,classifier,*logit*}}/{{{LAST}}}/{WEIGHT}", FALLBACK, LOGITS, "head"),
-    Rule(layer(LAST), exclusion.tied_shape, "has the shape of the embedding: logits", "head"),
+    Rule(
+        f"*/{{head,heads,classifier,*logit*}}/{{{LAST},{NUMBER}}}/{WEIGHT}",
+        exclusion.end_of_head,
+        LOGITS,
+        "head",
+    ),
+    Rule(
+        layer(LAST),
+        exclusion.vocabulary,
+        "has an output for every row of the embedding: logits",
+        "head",
+    ),
     Rule(
         layer("*"), exclusion.only_dense, "the one dense layer among convolutions: logits", "head"
     ),
@@ -151,6 +165,12 @@ FUSED = (
         layer(GATE_AND_UP),
         reading.gate_and_up,
         "gate and up are each a matrix",
+        "fused gate and up",
+    ),
+    Rule(
+        layer("w12,wi,w_in,fc1,c_fc,up,up_proj,linear1,dense1,dense_1"),
+        reading.gated_up,
+        "twice as wide as the way down: gate and up are each a matrix",
         "fused gate and up",
     ),
     Rule(

@@ -4,9 +4,11 @@ The outcome is the fallback, or None where the leaf may be a matrix after all.
 """
 
 import math
+import re
 
 from muon_jax._leaves import Leaf
-from muon_jax._names import ATTENTION_INPUT, matches
+from muon_jax._matrix_axes import Shape
+from muon_jax._names import ATTENTION_INPUT, NORM, WEIGHT, Words, is_norm, matches
 from muon_jax._readings import EXPERTS, oriented
 from muon_jax._rules import FALLBACK, Outcome
 
@@ -19,7 +21,14 @@ def no_matrix(leaf: Leaf) -> Outcome:
 
 
 def gain(leaf: Leaf) -> Outcome:
-    """A bias or gain, unlike a matrix B beside A or C, as in a LoRA or a state space."""
+    """A bias or gain, unlike a matrix B beside A or C, as in a LoRA or a state space.
+
+    No gain is what stands where a norm has its own, but has the name of a map or a bias for its
+    outputs alone.
+    """
+    if matches(NORM, leaf.layer):
+        biased = leaf.bias and len(leaf.bias) < len(leaf.core)
+        return None if biased or not is_norm(leaf.layer) else FALLBACK
     if leaf.words[-1] != "b" or len(leaf.core) < 2:
         return FALLBACK
     others = [leaf.beside(name) for name in ("a", "c")]
@@ -61,17 +70,76 @@ def _has_bias(leaf: Leaf) -> bool:
     return named and bool(leaf.bias or leaf.bias_is_hidden)
 
 
-def tied_shape(leaf: Leaf) -> Outcome:
-    """A matrix outside all layers that has the shape of an embedding, reversed or not."""
+def vocabulary(leaf: Leaf) -> Outcome:
+    """A matrix outside all layers with an output a row of an embedding, unless it feeds another.
+
+    One of the shape of the table is told either way round.
+    """
     in_layer = leaf.stack or any(word[-1].isdigit() for word in leaf.place[:-1])
+    if in_layer or len(leaf.core) != 2 or leaf.core[0] == leaf.core[1] or _feeds_dense(leaf):
+        return None
     is_table = not leaf.tree.tables.isdisjoint({leaf.core, leaf.core[::-1]})
-    return FALLBACK if is_table and not in_layer and leaf.core != leaf.core[::-1] else None
+    outputs = leaf.core[oriented(leaf).cols[0]]
+    return FALLBACK if is_table or any(outputs == rows for rows, *_ in leaf.tree.tables) else None
+
+
+def end_of_head(leaf: Leaf) -> Outcome:
+    """A layer of a head, unless it feeds another; where a number is all its name, a matrix."""
+    if (leaf.layer.isdigit() and len(leaf.core) != 2) or _feeds_dense(leaf):
+        return None
+    parent = leaf.place[:-1]
+    beside = any(words[: len(parent)] == parent for words in _hidden_weights(leaf))
+    may_feed = beside and len(leaf.core) == 2
+    return (oriented(leaf),) if may_feed else FALLBACK
+
+
+def _feeds_dense(leaf: Leaf) -> bool:
+    """Has as many outputs as a matrix beside it has inputs: if that fits both ways, a later one."""
+    if len(leaf.core) != 2:
+        return False
+    inputs, outputs = _sizes(leaf.core, oriented(leaf).rows == (1,))
+    others = {
+        name: _sizes(shape, leaf.outputs_first)
+        for name, shape in leaf.neighbours.items()
+        if shape and len(shape) == 2 and shape not in leaf.tree.tables
+    }
+    return any(
+        outputs == taken and (inputs != made or _number(leaf.layer) < _number(name))
+        for name, (taken, made) in others.items()
+    )
+
+
+def _sizes(shape: Shape, outputs_first: bool) -> tuple[int, int]:
+    """Inputs and outputs."""
+    first, second = shape
+    return (second, first) if outputs_first else (first, second)
+
+
+def _number(name: str) -> int:
+    """The number at the end of a name, or 0."""
+    *_, digits = re.split(r"\D", name)
+    return int(digits or 0)
 
 
 def only_dense(leaf: Leaf) -> Outcome:
-    """The one plain matrix among convolutions, at the top of the tree."""
+    """The one plain matrix among convolutions, at the top of the tree, unless it feeds them."""
     at_top = leaf.place[:-1] in ((), ("params",))
-    return FALLBACK if at_top and leaf.tree.dense_among_convolutions == (leaf.words,) else None
+    alone = leaf.tree.channels and leaf.tree.matrices == (leaf.words,)
+    if not (at_top and alone) or _feeds_filters(leaf):
+        return None
+    return (oriented(leaf),) if _hidden_weights(leaf) else FALLBACK
+
+
+def _hidden_weights(leaf: Leaf) -> list[Words]:
+    """Weights that a mask hides; with them the last layer looks like any other."""
+    return [words for words in leaf.tree.hidden if matches(WEIGHT, words[-1])]
+
+
+def _feeds_filters(leaf: Leaf) -> bool:
+    """Makes the channels of filters that make an image: of those that begin no narrower."""
+    inputs, outputs = zip(*leaf.tree.channels, strict=True)
+    made = leaf.core[oriented(leaf).cols[0]]
+    return min(outputs) <= min(inputs) and (made in outputs or made % max(inputs) == 0)
 
 
 def gate_of_experts(leaf: Leaf) -> Outcome:

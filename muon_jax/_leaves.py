@@ -21,6 +21,7 @@ from muon_jax._names import (
     biases_of,
     hides_bias,
     matches,
+    names_outputs_first,
     place_of,
     words_of,
 )
@@ -62,16 +63,24 @@ class Tree:
         )
 
     @functools.cached_property
-    def dense_among_convolutions(self) -> tuple[Words, ...]:
-        """All plain matrices of a convolutional network; none of any other network."""
-        kernels = {
-            words: shape for words, shape in self.shapes.items() if matches(WEIGHT, words[-1])
-        }
-        has_filters = any(
-            len(shape) == 4 and not matches(_WITH_HEADS, "/".join(place_of(words)))
-            for words, shape in kernels.items()
+    def matrices(self) -> tuple[Words, ...]:
+        """The words of the weights of all layers that have two axes."""
+        return tuple(
+            words
+            for words, shape in self.shapes.items()
+            if len(shape) == 2 and matches(WEIGHT, words[-1])
         )
-        return tuple(words for words, shape in kernels.items() if has_filters and len(shape) == 2)
+
+    @functools.cached_property
+    def channels(self) -> tuple[Shape, ...]:
+        """Inputs and outputs of all filters of an image."""
+        return tuple(
+            shape[1::-1] if names_outputs_first(words) else shape[2:]
+            for words, shape in self.shapes.items()
+            if len(shape) == 4
+            and matches(WEIGHT, words[-1])
+            and not matches(_WITH_HEADS, "/".join(place_of(words)))
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,7 +126,7 @@ class Leaf:
     @property
     def outputs_first(self) -> bool:
         """Whether the name says that outputs are stored first, as in torch and Equinox."""
-        return matches("weight,weights,weight_*,*_weight", self.words[-1])
+        return names_outputs_first(self.words)
 
     @property
     def bias(self) -> Shape | None:

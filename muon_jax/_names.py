@@ -21,8 +21,8 @@ STACK_CONTAINER = "{layer,block,stage,stack,repeat,group}s,*scan*"
 """Containers that hold a stack when their children are not numbered."""
 
 EMBEDDING = (
-    "wte,w_e,emb,*_emb,shared,embed_*,*embed,*embeds,*embedding,*embeddings,*embedder,"
-    "*embedding_table,*codebook*,*vocab"
+    "wte,w_e,tok,*_tok,word,words,lookup,lookup_*,table,*emb,shared,embed_*,*embed,*embeds,"
+    "*embedding,*embeddings,*embedder,*embedding_table,*codebook*,*vocab"
 )
 """Tables whose rows are looked up, as a bare array or as the weight of a layer (not a `kernel`)."""
 
@@ -63,6 +63,16 @@ def place_of(words: Words, arrays: str = WEIGHT) -> Words:
 def biases_of(place: Words) -> tuple[Words, ...]:
     """What the bias of a layer may be called."""
     return (*place, "bias"), (*place, "b")
+
+
+def is_norm(layer: str) -> bool:
+    """Tells a norm by its name from a map that is called after one, such as `norm_proj`."""
+    return matches(NORM, layer) and not matches("*_{proj,projection,linear,dense}", layer)
+
+
+def names_outputs_first(words: Words) -> bool:
+    """Tells whether an array has the name under which torch and Equinox store outputs first."""
+    return matches("weight,weights,weight_*,*_weight", words[-1])
 
 
 def hides_bias(words: Words, hidden: Collection[Words]) -> bool:

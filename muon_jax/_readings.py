@@ -54,6 +54,8 @@ def by_bias(leaf: Leaf) -> Outcome:
     if ndim < 3 or not bias or not inputs:
         return None
     if leaf.core[inputs:] == bias:
+        if ndim == 3 and len(bias) == 2 and leaf.core[0] == leaf.core[1]:
+            return several(leaf)  # a stack of layers with a bias each would look the same
         return MatrixAxes(rows=range(inputs), cols=range(inputs, ndim))
     if _bias_leads(leaf):
         return MatrixAxes(rows=range(len(bias), ndim), cols=range(len(bias)))
@@ -256,6 +258,18 @@ def gated_input(leaf: Leaf) -> Outcome:
         return None
     inner = output[1] if leaf.outputs_first else output[0]
     return _halves(leaf) if leaf.core[oriented(leaf).cols[0]] == 2 * inner else None
+
+
+def gated_up(leaf: Leaf) -> Outcome:
+    """Twice as many outputs as the way down has inputs, which leads back to its own inputs."""
+    down = leaf.beside("w3" if leaf.layer == "w12" else DOWN, ndim=len(leaf.core))
+    if len(leaf.core) not in (2, 3) or not down:
+        return None
+    lead = len(leaf.core) - 2
+    view = oriented(leaf, lead)
+    inner, outputs = reversed(down[lead:]) if leaf.outputs_first else down[lead:]
+    fits = leaf.core[view.rows[0]] == outputs and leaf.core[view.cols[0]] == 2 * inner
+    return _split(view, 2) if fits and leaf.core[:lead] == down[:lead] else None
 
 
 def _halves(leaf: Leaf) -> Outcome:

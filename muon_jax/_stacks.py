@@ -19,12 +19,12 @@ from muon_jax._names import (
     FUSED_KEY_VALUE,
     FUSED_QUERY_KEY_VALUE,
     LATENT_UP,
-    NORM,
     NORM_VECTOR,
     STACK_CONTAINER,
     WEIGHT,
     Words,
     biases_of,
+    is_norm,
     matches,
     place_of,
 )
@@ -111,7 +111,7 @@ def _by_rank(shapes: Mapping[Words, Shape], hidden: Collection[Words]) -> Iterat
         rank = _rank_by_name(words, shape)
         bias = _bias(words, shapes)
         untold = rank == 2 and any(each in hidden for each in biases_of(words[:-1]))
-        fits = bias[0] == shape[0] if bias else not untold
+        fits = (bias == shape if rank == 1 else bias[0] == shape[0]) if bias else not untold
         if rank and len(shape) > rank and fits:
             sizes = _shared(shape[:-rank], attention.get(place_of(words)[:-1], shape))
             if sizes:
@@ -132,7 +132,7 @@ def _stacked_in_attention(shapes: Mapping[Words, Shape]) -> dict[Words, Shape]:
 def _rank_by_name(words: Words, shape: Shape) -> int | None:
     last, place = words[-1], place_of(words, f"{WEIGHT},{NORM_VECTOR}")
     layer = place[-1] if place else ""
-    if matches(NORM, layer) and (place == words or matches(NORM_VECTOR, last)):
+    if is_norm(layer) and (place == words or matches(NORM_VECTOR, last)):
         return 1
     is_filter = len(shape) > 3 and (shape[0] == shape[1] or shape[-2] == shape[-1])
     if len(shape) < 3 or is_filter or not (place == words or matches(WEIGHT, last)):
@@ -149,7 +149,7 @@ def _rank_by_name(words: Words, shape: Shape) -> int | None:
 def _least_rank(words: Words) -> int:
     """Axes that no stack takes away: there may be as many experts as features."""
     place = place_of(words, f"{WEIGHT},{NORM_VECTOR}")
-    if matches(NORM, place[-1] if place else ""):
+    if is_norm(place[-1] if place else ""):
         return 1
     return 2 if words[-1] == "kernel" else 0
 

@@ -6,12 +6,6 @@ Expected are the view, `-` for the fallback, or `?` for an error that shows the 
 from muon_jax._matrix_axes import MatrixAxes, Split
 
 EDGES = {
-    "maps of patches with the names of tables": {
-        "vision/patch_embed/weight": ((8, 48), "1|0"),  # of patches laid flat
-        "vision/patch_embedding/weight": ((8, 3, 4, 4), "1,2,3|0"),
-        "vision/stem_embedding/weight": ((8, 3, 4, 4), "1,2,3|0"),
-        "text/word_embedding/weight": ((99, 8), "-"),
-    },
     "heads in groups that share a key": {
         "attn/query/kernel": ((16, 2, 3, 4), "0|1,2,3"),
         "attn/key/kernel": ((16, 2, 4), "0|1,2"),
@@ -42,29 +36,17 @@ EDGES = {
         "attn/query/w": ((8, 2, 4), "0|1,2"),
         "attn/query/b": ((2, 4), "-"),
     },
-    "a vocabulary of bytes, as many as the MLP is wide": {
-        "embed/embedding": ((32, 8), "-"),
-        "blocks/0/linear1/kernel": ((8, 32), "0|1"),
-        "blocks/0/linear2/kernel": ((32, 8), "0|1"),
-        "linear/kernel": ((8, 32), "-"),
+    "layers that are called after a norm, and a norm": {
+        "norm_proj/weight": ((48, 8), "1|0"),
+        "norm_proj/bias": ((48,), "-"),
+        "norm/weight": ((48,), "-"),
+        "norm/bias": ((48,), "-"),
     },
-    "a vocabulary of bytes, as many as the scanned MLPs are wide": {
-        "embed/embedding": ((32, 8), "-"),
-        "blocks/linear1/kernel": ((3, 8, 32), "1|2"),
-        "blocks/linear2/kernel": ((3, 32, 8), "1|2"),
-        "linear/kernel": ((8, 32), "-"),
-    },
-    "a vocabulary as large as the model is wide": {
-        "embed/embedding": ((8, 8), "-"),
-        "pooler/dense/kernel": ((8, 8), "0|1"),  # nothing tells it from a table
-    },
-    "a classifier of images below params": {
-        "params/Conv_0/kernel": ((3, 3, 3, 8), "0,1,2|3"),
-        "params/Dense_0/kernel": ((8, 10), "-"),
-    },
-    "an encoder of images": {
-        "encoder/Conv_0/kernel": ((3, 3, 3, 8), "0,1,2|3"),
-        "encoder/bottleneck/kernel": ((8, 4), "0|1"),
+    "scanned layers that are called after a norm, and a norm": {
+        "norm_proj/weight": ((5, 48, 8), "2|1"),
+        "norm_proj/bias": ((5, 48), "-"),
+        "norm/weight": ((5, 8), "-"),
+        "norm/bias": ((5, 8), "-"),
     },
     "low-rank changes of torch's convolutions": {
         "conv/lora_down/weight": ((2, 8, 3, 3), "1,2,3|0"),
@@ -73,17 +55,6 @@ EDGES = {
     "a low-rank change whose rank is the width of the input and the number of heads": {
         "attn/q_einsum/lora/a": ((4, 4), "0|1"),
         "attn/q_einsum/lora/b": ((4, 4, 6), "0|1,2"),
-    },
-    "layers with the names of tables, and a bias": {
-        "embed/weight": ((8, 17), "1|0"),
-        "embed/bias": ((8,), "-"),
-        "embed_obs/w": ((17, 8), "0|1"),
-        "embed_obs/b": ((8,), "-"),
-        "position_encoder/w": ((3, 8), "0|1"),
-        "position_encoder/b": ((8,), "-"),
-        "decoder/weight": ((17, 8), "1|0"),  # not tied: no table has its shape
-        "tokens/embedding": ((99, 8), "-"),
-        "tokens/bias": ((99,), "-"),
     },
     "filters of unequal sides": {
         "speech/Conv_0/kernel": ((41, 11, 1, 32), "-"),  # of one channel
@@ -204,6 +175,20 @@ EDGES = {
         "moe/down/kernel": ((16, 8), "0|1"),
         "moe/gate_up_experts/kernel": ((6, 8, 64), "1|2/2"),
         "moe/down_experts/kernel": ((6, 32, 8), "1|2"),
+    },
+    "gate and up by their width alone": {
+        "fc1/kernel": ((8, 32), "0|1/2"),
+        "fc2/kernel": ((16, 8), "0|1"),
+        "torch/w12/weight": ((64, 8), "1|0/2"),
+        "torch/w3/weight": ((8, 32), "1|0"),
+        "t5/wi/kernel": ((8, 32), "0|1/2"),
+        "t5/wo/kernel": ((16, 8), "0|1"),
+        "plain/c_fc/kernel": ((8, 32), "0|1"),
+        "plain/c_proj/kernel": ((32, 8), "0|1"),
+        "narrower/fc1/kernel": ((8, 32), "0|1"),
+        "narrower/fc2/kernel": ((16, 4), "0|1"),  # no way back
+        "experts/wi/kernel": ((6, 8, 64), "1|2/2"),
+        "experts/wo/kernel": ((6, 32, 8), "1|2"),
     },
     "inputs with a gate and without": {
         "gated/in_proj/weight": ((32, 8), "1|0/2"),

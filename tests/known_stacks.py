@@ -140,8 +140,10 @@ NOT_SHOWN = {
         "tower/mix/kernel": ((8, 2, 6), "?"),
     },
     "by a bias that has the last axes": {
-        "mix/kernel": ((8, 8, 16), "0|1,2"),
+        "mix/kernel": ((6, 8, 16), "0|1,2"),
         "mix/bias": ((8, 16), "-"),
+        "as_many_layers_as_inputs/mix/kernel": ((8, 8, 16), "?"),
+        "as_many_layers_as_inputs/mix/bias": ((8, 16), "-"),
     },
     "by a container of plain matrices": {
         "layers/gate/kernel": ((8, 32), "0|1"),

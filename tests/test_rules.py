@@ -6,6 +6,7 @@ import jax
 import optax
 import pytest
 from known_edges import EDGES, READINGS
+from known_ends import ENDS
 from known_layers import LAYERS as KNOWN_LAYERS
 from known_models import MODELS as KNOWN_MODELS
 from known_stacks import STACKS
@@ -16,7 +17,7 @@ from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._routing import matrix_axes, route
 from muon_jax._sides import check_sides
 
-MODELS = {**KNOWN_MODELS, **KNOWN_LAYERS, **EDGES, **STACKS}
+MODELS = {**KNOWN_MODELS, **KNOWN_LAYERS, **EDGES, **ENDS, **STACKS}
 
 
 @pytest.mark.parametrize("name", MODELS)
