@@ -149,11 +149,12 @@ class Explanation:
         matrices = [shape for leaf in self.leaves for shape in leaf.matrices]
         count = sum(batch for batch, _, _ in matrices)
         shapes = len({frozenset(sides) for _, *sides in matrices})
-        cost = "" if self.flops is None else f": {_decimal(self.flops)}FLOP to orthogonalise them"
+        noun = "matrix" if count == 1 else "matrices"
+        cost = f": {_decimal(self.flops, 'FLOP')} to orthogonalise" if self.flops else ""
         size = _decimal(sum(self.parameters.values()))
         return [
             f"{size} parameters: {', '.join(parts) or 'none'}",
-            f"{count} matrices of {shapes} shape{'s' * (shapes != 1)}{cost}",
+            f"{count} {noun} of {shapes} shape{'s' * (shapes != 1)}{cost}",
             f"{_binary(self.state_bytes)} of state; AdamW alone {_binary(self.adamw_state_bytes)}",
         ]
 
@@ -213,8 +214,8 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
-def _decimal(value: int) -> str:
-    return _scaled(value, 1000, ("", "k", "M", "G", "T", "P", "E"))
+def _decimal(value: int, unit: str = "") -> str:
+    return _scaled(value, 1000, [prefix + unit for prefix in ("", "k", "M", "G", "T", "P", "E")])
 
 
 def _binary(value: int) -> str:

@@ -57,10 +57,16 @@ class NewtonSchulz:
 
     def plan(self, rows: int, cols: int) -> Plan:
         """Says which steps share a Gram matrix for this shape; `print` it."""
+        for name, size in (("rows", rows), ("cols", cols)):
+            _checks.check_positive_int(f"{_CALL}().plan", name, size)
         short, long = sorted((rows, cols))
-        roundoff = self._arithmetic(short).roundoff
-        tolerance = TOLERANCE if self.gram else 0.0
-        return plan(self.schedule, long / short, roundoff=roundoff, tolerance=tolerance)
+        return plan(
+            self.schedule,
+            long / short,
+            roundoff=self._arithmetic(short).roundoff,
+            tolerance=TOLERANCE if self.gram else 0.0,
+            squared_by_norm=self.normalization == "schatten",
+        )
 
     def flops(self, rows: int, cols: int) -> int:
         """Counts the FLOPs of the products for one matrix of this shape."""

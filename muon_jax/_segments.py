@@ -65,7 +65,12 @@ class Plan:
 
 
 def plan(
-    schedule: Schedule, aspect: float, *, roundoff: float, tolerance: float = TOLERANCE
+    schedule: Schedule,
+    aspect: float,
+    *,
+    roundoff: float,
+    tolerance: float = TOLERANCE,
+    squared_by_norm: bool = True,
 ) -> Plan:
     """Finds the cheapest segments that rounding allows, by dynamic programming.
 
@@ -77,10 +82,10 @@ def plan(
       aspect: Long side over short side, at least 1.
       roundoff: Unit roundoff of the arithmetic; `ROUNDOFF` has the usual ones.
       tolerance: Bound on (product of slopes)²·roundoff in every segment of two or more steps.
+      squared_by_norm: Whether the normalisation needs R², which a first step of degree 3 does not.
     """
-    # The normalisation needs R² as well, so a first step that does not pays for it all the same.
     powers = [_POWERS[len(link)] for link in schedule]
-    powers[0] = max(powers[0], 1)
+    powers[0] = max(powers[0], int(squared_by_norm))
     # best[stop] covers the first `stop` steps: rank to minimise, segments, wide, square.
     best = [((0.0, 0, 0.0), (), 0, 0)]
     for stop in range(1, len(schedule) + 1):

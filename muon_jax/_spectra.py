@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jax.scipy.special import xlogy
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
@@ -140,7 +139,7 @@ def update_to_weight_rms(updates: AnyMatrices, weights: AnyMatrices) -> Measure:
             "Give the update of these weights",
         )
     step, size = _root_mean_square(updates), _root_mean_square(weights)
-    return jnp.where(step == 0, step, step / size)
+    return step / jnp.where(step == 0, 1, size)
 
 
 def singular_values(matrices: AnyMatrices) -> Values:
@@ -163,7 +162,7 @@ def entropy_of(values: Values) -> Measure:
     share = _shares(values)
     if values.shape[-1] == 1:
         return share[..., 0]
-    return -xlogy(share, share).sum(-1) / jnp.log(values.shape[-1])
+    return -(share * jnp.log(_or_one(share))).sum(-1) / jnp.log(values.shape[-1])
 
 
 def stable_rank_of(values: Values) -> Measure:

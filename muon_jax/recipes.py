@@ -235,6 +235,10 @@ def procrustes(
       >>> from muon_jax import recipes
       >>> tx = recipes.procrustes(1e-3, orthogonalizer=muon_jax.inverse_sqrt())
     """
+    call = "recipes.procrustes"
+    if callable(momentum):
+        raise _checks.invalid(call, "momentum", momentum, "give a number in [0, 1)", TypeError)
+    _checks.check_fraction(call, "momentum", momentum)
     rest = momentum_rms(learning_rate, weight_decay=weight_decay, momentum=momentum)
     source = {
         "nesterov": False,

@@ -27,7 +27,7 @@ kv                      4x6     muon     1 of 4x2, 1 of 4x4  kv               0 
 temperature             scalar  adamw                        vector\
                                                                                      8 B  schedule
 201 parameters: 99.5% to muon, 0.5% to adamw
-7 matrices of 3 shapes: 11.5 kFLOP to orthogonalise them
+7 matrices of 3 shapes: 11.5 kFLOP to orthogonalise
 808 B of state; AdamW alone 1.57 KiB
 
 fused attention: query, key and value are each a matrix
@@ -46,6 +46,11 @@ def test_a_table_to_the_letter():
     lines = table.splitlines()
     assert set(lines.pop(1)) == set(lines.pop(5)) == {"-"}
     assert "\n".join(lines) == TABLE
+
+
+def test_one_matrix_of_few_flops():
+    summary = str(explain(tree_of({"mix/kernel": (2, 3)}))).splitlines()
+    assert "1 matrix of 1 shape: 240 FLOP to orthogonalise" in summary
 
 
 def test_an_orthogonalizer_that_does_not_tell_its_flops_has_none():

@@ -98,6 +98,14 @@ BAD_VALUES = [
         "muon_jax.polar_to(max_steps=0): give a whole number of at least 1.",
     ),
     (
+        lambda: muon_jax.newton_schulz().plan(0, 4),
+        "muon_jax.newton_schulz().plan(rows=0): give a whole number of at least 1.",
+    ),
+    (
+        lambda: recipes.procrustes(momentum=1.5),
+        "muon_jax.recipes.procrustes(momentum=1.5): give a number in [0, 1).",
+    ),
+    (
         lambda: recipes.keller(adam_learning_rate=-1.0),
         "muon_jax.recipes.keller(adam_learning_rate=-1.0): give a finite number of at least 0.",
     ),
@@ -210,9 +218,17 @@ BAD_TYPES = [
         "muon_jax.polar_to(tolerance=<built-in function abs>): give a number.",
     ),
     (
+        lambda: muon_jax.newton_schulz().plan(4, 3.5),
+        "muon_jax.newton_schulz().plan(cols=3.5): give a whole number of at least 1.",
+    ),
+    (
         lambda: recipes.optax(1.0, beta=abs),
         "muon_jax.recipes.optax(beta=<built-in function abs>): give a number, and schedule it by "
         "optax.inject_hyperparams(muon_jax.recipes.optax).",
+    ),
+    (
+        lambda: recipes.procrustes(momentum=abs),
+        "muon_jax.recipes.procrustes(momentum=<built-in function abs>): give a number in [0, 1).",
     ),
     (
         lambda: muon_jax.muon_clip(1.0, skip_nonfinite="yes"),

@@ -56,9 +56,10 @@ def test_steps_share_a_gram_matrix_where_a_matrix_is_long():
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 512)], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("name", ["fast", "accurate", "keller"])
-def test_the_program_has_the_products_of_its_plan(name, dtype, shape):
-    orthogonalizer = muon_jax.newton_schulz(name, dtype=dtype)
+@pytest.mark.parametrize("normalization", ["schatten", "frobenius"])
+@pytest.mark.parametrize("name", ["fast", "accurate", "keller", "cubic"])
+def test_the_program_has_the_products_of_its_plan(name, normalization, dtype, shape):
+    orthogonalizer = muon_jax.newton_schulz(name, dtype=dtype, normalization=normalization)
     plan = orthogonalizer.plan(*shape)
     program = str(jax.make_jaxpr(orthogonalizer)(jnp.ones((1, *shape))))
     assert program.count("dot_general") == plan.wide + plan.square

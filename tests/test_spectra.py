@@ -127,9 +127,10 @@ def test_a_broken_matrix_breaks_no_other(measure):
 @pytest.mark.parametrize("shape", [(2, 3, 4), (2, 0, 4), (2, 4, 0), (0, 3, 4)])
 def test_zero_and_empty_matrices(shape):
     zero = jnp.zeros(shape)
-    for measure, value in zip(ALL, (0, 0, 1, 1), strict=True):
-        chex.assert_trees_all_equal(measure(zero), jnp.full(shape[0], value, jnp.float32))
-    chex.assert_trees_all_equal(update_to_weight_rms(zero, zero), jnp.zeros(shape[0]))
+    with jax.debug_nans(True):
+        for measure, value in zip(ALL, (0, 0, 1, 1), strict=True):
+            chex.assert_trees_all_equal(measure(zero), jnp.full(shape[0], value, jnp.float32))
+        chex.assert_trees_all_equal(update_to_weight_rms(zero, zero), jnp.zeros(shape[0]))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

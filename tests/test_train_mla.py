@@ -101,7 +101,11 @@ def test_unusable_settings_are_refused(tmp_path, monkeypatch, arguments, message
 
 
 def test_only_runs_that_logged_can_be_drawn(tmp_path):
+    with pytest.raises(UsageError, match="name at least one folder that train_mla"):
+        plot_max_logits(tmp_path / "plot.png", [])
     folder = RunFolder(tmp_path)
+    with pytest.raises(UsageError, match=r"settings\.json is missing or damaged"):
+        plot_max_logits(tmp_path / "plot.png", [folder])
     folder.begin({"threshold": None}, overwrite=False)
     with pytest.raises(UsageError, match=r"cannot read .*metrics\.jsonl: No such file"):
         plot_max_logits(tmp_path / "plot.png", [folder])

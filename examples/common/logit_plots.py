@@ -1,6 +1,5 @@
 """The largest attention logits of runs, by layer and head, from what the runs have logged."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,9 @@ PANEL = 2.6  # inches
 
 def plot_max_logits(file: Path, folders: Sequence[RunFolder]) -> None:
     """Draws one row of panels for each run, one panel for each layer, one line for each head."""
-    runs = [(json.loads(folder.settings.read_text()), _logged(folder)) for folder in folders]
+    if not folders:
+        raise UsageError("name at least one folder that train_mla.py has written")
+    runs = [(folder.read_settings(), _logged(folder)) for folder in folders]
     columns = max(len(layers) for _, layers in runs)
     size = (max(2, columns) * PANEL, len(runs) * PANEL)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
