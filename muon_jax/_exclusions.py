@@ -7,7 +7,7 @@ import math
 import re
 
 from muon_jax._leaves import Leaf
-from muon_jax._matrix_axes import Shape
+from muon_jax._matrix_axes import Shape, without_ones
 from muon_jax._names import ATTENTION_INPUT, NORM, WEIGHT, Words, is_norm, matches
 from muon_jax._readings import EXPERTS, oriented
 from muon_jax._rules import FALLBACK, Outcome
@@ -27,7 +27,7 @@ def gain(leaf: Leaf) -> Outcome:
     outputs alone.
     """
     if matches(NORM, leaf.layer):
-        biased = leaf.bias and len(leaf.bias) < len(leaf.core)
+        biased = leaf.bias and len(leaf.bias) < len(without_ones(leaf.core))
         return None if biased or not is_norm(leaf.layer) else FALLBACK
     if leaf.words[-1] != "b" or len(leaf.core) < 2:
         return FALLBACK
@@ -38,7 +38,8 @@ def gain(leaf: Leaf) -> Outcome:
 
 def elementwise(leaf: Leaf) -> Outcome:
     """A gain over several axes: its bias has its whole shape."""
-    return FALLBACK if len(leaf.core) > 1 and leaf.bias == leaf.core else None
+    sizes = without_ones(leaf.core)
+    return FALLBACK if len(sizes) > 1 and leaf.bias == sizes else None
 
 
 def broadcast(leaf: Leaf) -> Outcome:

@@ -21,7 +21,7 @@ STACK_CONTAINER = "{layer,block,stage,stack,repeat,group}s,*scan*"
 """Containers that hold a stack when their children are not numbered."""
 
 EMBEDDING = (
-    "wte,w_e,tok,*_tok,word,words,lookup,lookup_*,table,*emb,shared,embed_*,*embed,*embeds,"
+    "wte,w_e,tok,*_tok,word,words,lookup,table,*emb,shared,embed_*,*embed,*embeds,"
     "*embedding,*embeddings,*embedder,*embedding_table,*codebook*,*vocab"
 )
 """Tables whose rows are looked up, as a bare array or as the weight of a layer (not a `kernel`)."""

@@ -263,9 +263,9 @@ def gated_input(leaf: Leaf) -> Outcome:
 def gated_up(leaf: Leaf) -> Outcome:
     """Twice as many outputs as the way down has inputs, which leads back to its own inputs."""
     down = leaf.beside("w3" if leaf.layer == "w12" else DOWN, ndim=len(leaf.core))
-    if len(leaf.core) not in (2, 3) or not down:
-        return None
     lead = len(leaf.core) - 2
+    if not down or lead not in (0, 1) or (lead and expert_stack(leaf) is None):
+        return None
     view = oriented(leaf, lead)
     inner, outputs = reversed(down[lead:]) if leaf.outputs_first else down[lead:]
     fits = leaf.core[view.rows[0]] == outputs and leaf.core[view.cols[0]] == 2 * inner

@@ -126,6 +126,10 @@ EDGES = {
     "a norm over two axes": {
         "block/0/weight": ((8, 16), "-"),
         "block/0/bias": ((8, 16), "-"),
+        "layer_norm/weight": ((8, 1, 16), "-"),
+        "layer_norm/bias": ((8, 1, 16), "-"),
+        "affine/weight": ((8, 1, 16), "-"),
+        "affine/bias": ((8, 1, 16), "-"),
     },
     "no name, bias or shape that tells": {
         "mix/kernel": ((5, 8, 6), "?"),
@@ -185,6 +189,10 @@ EDGES = {
         "t5/wo/kernel": ((16, 8), "0|1"),
         "plain/c_fc/kernel": ((8, 32), "0|1"),
         "plain/c_proj/kernel": ((32, 8), "0|1"),
+        "filters/fc1/kernel": ((3, 8, 32), "0,1|2"),
+        "filters/fc1/bias": ((32,), "-"),
+        "filters/fc2/kernel": ((3, 16, 8), "0,1|2"),
+        "filters/fc2/bias": ((8,), "-"),
         "narrower/fc1/kernel": ((8, 32), "0|1"),
         "narrower/fc2/kernel": ((16, 4), "0|1"),  # no way back
         "experts/wi/kernel": ((6, 8, 64), "1|2/2"),

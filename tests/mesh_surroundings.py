@@ -114,6 +114,22 @@ def left_to_the_compiler(*kinds: str) -> dict[str, Any]:
     }
 
 
+@case("first", "last")
+def beside_leaves_on_no_mesh(where: str) -> dict[str, Any]:
+    """An array that lies on one device goes along with those of an Explicit mesh."""
+    host = random_leaves(dict.fromkeys(("first", "last"), (32, 64)))
+    mesh = make_mesh({"fsdp": 8}, "Explicit")
+    placed = on(mesh, host, {"first": P("fsdp"), "last": P("fsdp")})
+    tree = placed | {where: jnp.asarray(host[where])}
+    off = functools.partial(orthogonalize, distribute="off")
+    runs = {"eager": off, "jit": jax.jit(off), "shared": jax.jit(orthogonalize)}
+    sharded = "last" if where == "first" else "first"
+    return {
+        name: {"error": error(results, host), "kept": lies_alike(results[sharded], tree[sharded])}
+        for name, results in ((name, run(tree)) for name, run in runs.items())
+    }
+
+
 @case(*itertools.product(("Auto", "Explicit"), ("float32", "bfloat16"), (None, "bfloat16")))
 def derivative(kind: str, dtype: str, wire_dtype: str | None) -> dict[str, Any]:
     """How far a gradient through the update is from that on one device, over its largest entry."""
@@ -228,6 +244,15 @@ def mesh_of_specs(which: str) -> dict[str, Any]:
         compiled = step.lower(tree).compile()
     results = compiled(tree)
     return {**traffic(compiled), "error": error(results, host), "kept": lies_alike(results, tree)}
+
+
+@case("Auto", "Explicit")
+def specs_without_an_axis_of_one_device(kind: str) -> dict[str, Any]:
+    mesh = make_mesh({"fsdp": 8, "tensor": 1}, kind)
+    host = random_leaves({"up": (32, 64)})
+    tree = on(mesh, host, {"up": P("fsdp", "tensor")})
+    results = jax.jit(lambda tree: orthogonalize(tree, Distribution(mesh, P("fsdp"))))(tree)
+    return {"error": error(results, host), "kept": lies_alike(results, tree)}
 
 
 @case("Auto", "Explicit")

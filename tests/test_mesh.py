@@ -244,6 +244,13 @@ def test_what_is_left_to_the_compiler_lies_as_it_lay(measured, kinds):
         assert result["kept"]
 
 
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_a_leaf_on_no_mesh_goes_along(measured, where):
+    for result in found(measured, "beside_leaves_on_no_mesh", where).values():
+        assert result["error"] < EXACT
+        assert result["kept"]
+
+
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("wire_dtype", [None, "bfloat16"])
@@ -298,6 +305,13 @@ def test_every_orthogonalizer_runs_inside_shard_map(measured, which):
 def test_a_mesh_may_be_named_by_the_specs_or_around_the_step(measured, which):
     result = found(measured, "mesh_of_specs", which)
     assert result["kinds"] == {"all-to-all": 2}
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_specs_may_leave_out_an_axis_of_one_device(measured, kind):
+    result = found(measured, "specs_without_an_axis_of_one_device", kind)
     assert result["error"] < EXACT
     assert result["kept"]
 

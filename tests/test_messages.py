@@ -98,6 +98,11 @@ BAD_VALUES = [
         "muon_jax.polar_to(max_steps=0): give a whole number of at least 1.",
     ),
     (
+        lambda: muon_jax.newton_schulz(normalization=["schatten"]),
+        "muon_jax.newton_schulz(normalization=['schatten']): choose one of 'schatten', "
+        "'frobenius'.",
+    ),
+    (
         lambda: muon_jax.newton_schulz().plan(0, 4),
         "muon_jax.newton_schulz().plan(rows=0): give a whole number of at least 1.",
     ),
