@@ -2,6 +2,10 @@
 
 from importlib.metadata import version as _version
 
+from muon_jax import attention as attention
+from muon_jax import diagnostics as diagnostics
+from muon_jax import migrate as migrate
+from muon_jax import recipes as recipes
 from muon_jax._distribution import Distribution as Distribution
 from muon_jax._explain import explain as explain
 from muon_jax._explanation import ExplainedLeaf as ExplainedLeaf

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
+from muon_jax._dtypes import wide_dtype
 from muon_jax._segments import ROUNDOFF
 
 
@@ -61,7 +62,7 @@ class Arithmetic:
 
     def _as_for(self, operand: Float[Array, "..."]) -> dict[str, Any]:
         """Returns how to multiply: what a backend may round, and the dtype of sums."""
-        sums = jnp.promote_types(operand.dtype, jnp.float32)
+        sums = wide_dtype(operand.dtype)
         return {"precision": self.precision, "preferred_element_type": sums}
 
 

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from muon_jax import _checks
+from muon_jax._dtypes import wide_dtype
 
 _SEQUENCE, _HEADS = -3, -2  # axes of queries and keys (batch…, length, heads, head_dim)
 _CALL = "attention.max_attention_logits"
@@ -106,7 +107,7 @@ def max_attention_logits(
             _cut(query, query_start, query_block, _SEQUENCE),
             _one_key_a_head(_cut(key, key_start, key_block, _SEQUENCE), query),
             precision=precision,
-            preferred_element_type=jnp.promote_types(query.dtype, jnp.float32),
+            preferred_element_type=wide_dtype(query.dtype),
         )
         logits = jnp.where(visible(query_start, key_start), logits, -jnp.inf)
         return jnp.max(logits, axis=(*range(logits.ndim - 3), -2, -1))

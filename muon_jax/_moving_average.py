@@ -5,6 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from muon_jax._dtypes import wide_dtype
+
 
 def averaged(old: Float[Array, "..."], new: Float[Array, "..."], decay: Any) -> Float[Array, "..."]:
     """Returns decay·old + (1 − decay)·new, in float32 or wider, up to one unit of rounding.
@@ -13,7 +15,7 @@ def averaged(old: Float[Array, "..."], new: Float[Array, "..."], decay: Any) -> 
     weights of a true average sum to a unit less than one, which costs no operation on arrays. None
     is negative: a decay that is one, up to rounding, keeps the average.
     """
-    wide = jnp.promote_types(jnp.promote_types(old.dtype, new.dtype), jnp.float32)
+    wide = wide_dtype(old.dtype, new.dtype)
     weight = jnp.maximum(1 - decay - (decay > 0) * float(jnp.finfo(wide).eps), 0)
     return (decay * old.astype(wide) + weight * new.astype(wide)).astype(wide)
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from muon_jax import _checks
 from muon_jax._distribution import Distribute
+from muon_jax._dtypes import common_dtype
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._moving_average import averaged, stored
 from muon_jax._routing import check_same_leaves
@@ -184,7 +185,7 @@ def _accumulate(
     """Returns the direction to orthogonalise, and the moving average as it is stored."""
     moved = averaged(average, gradient, decay)
     direction = averaged(moved, gradient, decay) if nesterov else moved
-    either = jnp.promote_types(gradient.dtype, average.dtype)
+    either = common_dtype(gradient.dtype, average.dtype)
     return direction.astype(either), stored(moved, average.dtype)
 
 

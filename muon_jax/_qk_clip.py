@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from muon_jax import _checks
+from muon_jax._dtypes import wide_dtype
 from muon_jax._paths import map_named, named_leaves
 from muon_jax._qk_plan import Scaling, plan
 from muon_jax._qk_targets import QKPart, QKTarget, Shape
@@ -135,7 +136,7 @@ def _clipped(
         if not scaling.whole:
             of_head = jnp.sqrt(of_head)
         factor *= _spread(of_head, param.shape, scaling.part, scaling.layer_axis)
-    wide = jnp.promote_types(jnp.result_type(update, param), jnp.float32)
+    wide = wide_dtype(update.dtype, param.dtype)
     weight = param.astype(wide)
     clipped = factor.astype(wide) * (weight + update.astype(wide)) - weight
     return jnp.where(factor == 1, update, clipped.astype(update.dtype))

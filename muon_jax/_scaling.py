@@ -12,6 +12,7 @@ from types import MappingProxyType
 import jax.numpy as jnp
 
 from muon_jax import _checks
+from muon_jax._dtypes import wide_dtype
 from muon_jax._types import Matrices, ShapeScale
 
 ADAMW_UPDATE_RMS = 0.2
@@ -99,7 +100,7 @@ def scaler(scale: str | ShapeScale) -> Callable[[Matrices], Matrices]:
 
 def _to_adamw_rms(matrices: Matrices) -> Matrices:
     """Divides each matrix by its measured RMS, so that rank-deficient updates grow to full size."""
-    wide = matrices.astype(jnp.promote_types(matrices.dtype, jnp.float32))
+    wide = matrices.astype(wide_dtype(matrices.dtype))
     rms = jnp.sqrt(jnp.mean(jnp.square(wide), axis=(1, 2), keepdims=True))
     safe = jnp.where(rms > 0, rms, 1)
     return (ADAMW_UPDATE_RMS * wide / safe).astype(matrices.dtype)

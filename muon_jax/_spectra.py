@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
+from muon_jax._dtypes import wide_dtype
 from muon_jax._normalization import to_unit_range
 
 AnyMatrices = Float[Array, "*batch rows cols"]
@@ -211,7 +212,7 @@ def _root_mean_square(matrices: AnyMatrices) -> Measure:
 
 
 def _wide(matrices: AnyMatrices) -> AnyMatrices:
-    return matrices.astype(jnp.promote_types(matrices.dtype, jnp.float32))
+    return matrices.astype(wide_dtype(matrices.dtype))
 
 
 def _checked(call: str, matrices: AnyMatrices) -> AnyMatrices:

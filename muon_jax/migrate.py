@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from muon_jax import _checks, _moments, _torch_buffers
+from muon_jax._dtypes import wide_dtype
 from muon_jax._moments import AdamMoments, MuonMoment
 from muon_jax._torch_buffers import Weights
 from muon_jax._tree import Axes
@@ -126,7 +127,7 @@ def from_adamw(adamw_state: Any, state: Any, *, momentum: float = 0.95, b1: floa
         if isinstance(wanted, MuonMoment) and isinstance(known, AdamMoments):
             steps = known.steps
             ratio = (1 - momentum**steps) / (1 - b1**steps) if steps else 1.0
-            first = jnp.asarray(known.first, jnp.promote_types(known.first.dtype, jnp.float32))
+            first = jnp.asarray(known.first, wide_dtype(known.first.dtype))
             moments[path] = MuonMoment(steps, ratio * first)
     return _moments.carry(
         call,

@@ -122,6 +122,19 @@ def test_every_precision_is_kept_and_stays_finite(case, dtype):
         chex.assert_tree_all_finite(trained_in)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", ["scale_by_muon", "clip_qk", "momentum_rms"])
+def test_nothing_is_promoted_in_silence(name, dtype):
+    """But for the counts of optax's Adam, which JAX refuses where it may not promote."""
+    case = CASES[name]
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), case.params)
+    tx, grads = case.make(), gradients(params)
+    usual, _ = tx.update(grads, tx.init(params), params, **case.extra_args)
+    with jax.numpy_dtype_promotion("strict"):
+        strict, _ = tx.update(grads, tx.init(params), params, **case.extra_args)
+    chex.assert_trees_all_equal(strict, usual)
+
+
 @each_case
 def test_none_and_shapes_at_the_edge_are_trained_with_the_rest(case):
     params = {**case.params, "absent": None, "edges": EDGES}
