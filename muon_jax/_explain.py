@@ -84,7 +84,7 @@ def explain(
     _checks.check_non_negative(_CALL, "fallback_weight_decay", fallback_weight_decay)
     rules = check_rules(rules, ambiguous, _CALL)
     routes = jax.tree.leaves(route(params, rules=rules, ambiguous=ambiguous, call=_CALL))
-    check_sides(params, views_by_default(routes, rules), scale, call=_CALL)
+    check_sides(params, views_by_default(routes), scale, call=_CALL)
     decays = {
         MUON: _decays("weight_decay_mask", weight_decay, weight_decay_mask, params),
         FALLBACK: _decays(

@@ -90,6 +90,7 @@ class Leaf:
     Attributes:
       path: the names down to it, joined by `/`, without a final `.value` of Flax.
       shape: as stored, stack axes included.
+      dtype: as stored.
       stack: the axes that only repeat the layer (`nn.scan`, `nnx.vmap`, experts).
       tree: the shapes of the whole tree.
     """
@@ -183,7 +184,7 @@ def leaves_of(params: Any, call: str) -> tuple[list[Leaf], Any]:
 
     Raises:
       ValueError: the tree holds no arrays.
-      TypeError: a leaf is no array of real or complex numbers.
+      TypeError: a leaf is no array of real or complex floating-point numbers.
     """
     entries, structure = jax.tree_util.tree_flatten_with_path(params)
     hidden = hidden_by_masks(params)

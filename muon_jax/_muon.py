@@ -13,7 +13,8 @@ from muon_jax._distribution import Distribute
 from muon_jax._dtypes import common_dtype
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._moving_average import averaged, stored
-from muon_jax._routing import check_same_leaves
+from muon_jax._paths import named_leaves
+from muon_jax._same_leaves import check_same_leaves
 from muon_jax._sides import check_sides
 from muon_jax._state_sharding import on_mesh_of, zeros_beside
 from muon_jax._tree import Axes, resolve_views, tree_solver
@@ -190,13 +191,12 @@ def _accumulate(
 
 
 def _check_arrays(call: str, params: optax.Params) -> None:
-    paths = jax.tree_util.tree_leaves_with_path(params)
-    masked = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
-    if not masked:
+    nodes = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+    if not nodes:
         raise _checks.refused(call, "the parameters hold no array", "Pass the tree to be trained")
     others = [
-        f"{_checks.path_name(path)} ({jnp.result_type(leaf)})"
-        for path, leaf in paths
+        f"{path} ({jnp.result_type(leaf)})"
+        for path, leaf in named_leaves(params)
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
     ]
     if others:
@@ -209,10 +209,9 @@ def _check_arrays(call: str, params: optax.Params) -> None:
 
 
 def _check_all_routed(call: str, params: optax.Params, views: list[Any]) -> None:
-    paths = jax.tree_util.tree_leaves_with_path(params)
     others = [
-        f"{_checks.path_name(path)} {jnp.shape(leaf)}"
-        for (path, leaf), view in zip(paths, views, strict=True)
+        f"{path} {jnp.shape(leaf)}"
+        for (path, leaf), view in zip(named_leaves(params), views, strict=True)
         if view is None
     ]
     if others:

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from muon_jax._paths import chosen_by_leaf
-from muon_jax._routing import check_same_leaves
+from muon_jax._same_leaves import check_same_leaves
 from muon_jax._state_sharding import on_mesh_of
 
 

@@ -160,7 +160,7 @@ def muon(
         """Builds the chain with labels and views read off the whole tree, not a masked part."""
         routes = route(tree, rules=rules, ambiguous=ambiguous, call="muon")
         check_labels(routes, {MUON, FALLBACK, *others}, call="muon")
-        by_default = views_by_default(jax.tree.leaves(routes), rules)
+        by_default = views_by_default(jax.tree.leaves(routes))
         check_sides(tree, by_default, scale, call="muon")
         matrices = optax.chain(
             scaled_with(axes=jax.tree.map(lambda found: found.axes, routes)),

@@ -8,27 +8,27 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
-import optax
 
 from muon_jax._checks import check_choice, listed, refused
-from muon_jax._default_rules import DEFAULT_RULES
+from muon_jax._default_rules import DEFAULT_RULES, NUMBER
 from muon_jax._leaves import Leaf, leaves_of
 from muon_jax._matrix_axes import MatrixAxes, Shape
-from muon_jax._paths import hidden_by_masks, named_leaves
+from muon_jax._paths import hidden_by_masks
 from muon_jax._rules import FALLBACK, MUON, Outcome, Rule
 
 _NUMBER = re.compile(r"(?<![^/])\d+(?![^/])")
 """A whole name that is a number: the index of a layer or an expert."""
-
-_NESTING = re.compile(r"(?:^|/)inner_states?(?=/|$)")
-"""Names in the path of a state that only say that Optax masks and parts trees."""
 
 Ambiguous: TypeAlias = Literal["error", "fallback"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """Where one parameter goes: its label, its view if Muon takes it, and the rule that said so."""
+    """Where one parameter goes: its label, its view if Muon takes it, and the rule that said so.
+
+    Attributes:
+      by_default: whether that is a rule of the library, not one of the user's.
+    """
 
     path: str
     shape: Shape
@@ -37,6 +37,7 @@ class Route:
     axes: MatrixAxes | None
     rule: str
     why: str
+    by_default: bool
 
 
 def route(
@@ -49,14 +50,14 @@ def route(
 
     Raises:
       ValueError: the tree is empty, a view does not fit, or a leaf can be read in several ways.
-      TypeError: a leaf is no array of real or complex numbers.
+      TypeError: a leaf is no array of floating-point numbers, or a complex one is a matrix.
     """
     own = check_rules(rules, ambiguous, call)
     leaves, structure = leaves_of(params, call)
     decisions = [_decide(leaf, own) for leaf in leaves]
     unread = {
         leaf: outcome
-        for leaf, (_, outcome) in zip(leaves, decisions, strict=True)
+        for leaf, (_, outcome, _) in zip(leaves, decisions, strict=True)
         if isinstance(outcome, tuple)
     }
     if unread and ambiguous == "error":
@@ -81,7 +82,7 @@ def label_params(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguou
 
     Raises:
       ValueError: an array is ambiguous, a rule's view does not fit, or the tree is empty.
-      TypeError: a leaf is no array of floating-point numbers.
+      TypeError: a leaf is no array of floating-point numbers, or a complex one is a matrix.
 
     Examples:
       >>> import jax, muon_jax
@@ -131,48 +132,11 @@ def check_labels(routes: Any, known: Collection[str], *, call: str) -> None:
         )
 
 
-def check_same_leaves(found: Any, expected: Any, *, call: str) -> None:
-    """Refuses a state that was made under other rules, or for a model of other widths.
-
-    Args:
-      found: a state, or the momentum in one; parameters that it leaves out are
-        `optax.MaskedNode`.
-      expected: what it would be, or have the shapes of, if it were made now.
-      call: the call that is named.
-
-    Raises:
-      ValueError: names the paths that only one tree has, and those whose shapes differ.
-    """
-    old, new = _shapes(found), _shapes(expected)
-    differing = [
-        f"'{path}' has {old.get(path, 'nothing')} in the state and {new.get(path, 'nothing')} now"
-        for path in sorted({*old, *new})
-        if old.get(path) != new.get(path)
-    ]
-    if differing:
-        raise refused(
-            call,
-            f"the state does not fit the parameters, rules and schedules: {listed(differing, 4)}",
-            "Restore those that it was made with, or make a new state with `init`",
-        )
-
-
 def see_all(call: str) -> str:
     """Says how the rules get to see what a mask would hide from them."""
     if call == "muon":
         return "freeze by rules, with others={'frozen': optax.set_to_zero()}, instead of masking"
     return "give axes=muon_jax.matrix_axes(params) of the whole tree"
-
-
-def _shapes(tree: Any) -> dict[str, str]:
-    """Writes the shape of every array and the place of every state without arrays, by path."""
-    leaves = named_leaves(tree, is_leaf=lambda node: isinstance(node, optax.EmptyState))
-    return {
-        _NESTING.sub("", path).lstrip("/"): "no array"
-        if isinstance(leaf, optax.EmptyState)
-        else f"shape {np.shape(leaf)}"
-        for path, leaf in leaves
-    }
 
 
 def check_rules(rules: Iterable[Rule], ambiguous: Ambiguous, call: str) -> tuple[Rule, ...]:
@@ -187,23 +151,23 @@ def check_rules(rules: Iterable[Rule], ambiguous: Ambiguous, call: str) -> tuple
     return checked
 
 
-def views_by_default(routes: Iterable[Route], rules: Iterable[Rule]) -> list[MatrixAxes | None]:
-    """Returns the views that the default rules read; None in place of those that `rules` gave."""
-    own = {rule.name for rule in rules}
-    return [None if found.rule in own else found.axes for found in routes]
+def views_by_default(routes: Iterable[Route]) -> list[MatrixAxes | None]:
+    """Returns the views that the default rules read; None in place of those that the user gave."""
+    return [found.axes if found.by_default else None for found in routes]
 
 
-def _decide(leaf: Leaf, rules: Sequence[Rule]) -> tuple[Rule, Outcome]:
+def _decide(leaf: Leaf, rules: Sequence[Rule]) -> tuple[Rule, Outcome, bool]:
+    """Returns the rule, what it says, and whether it is a default one."""
     for rule in rules:
         outcome = rule.outcome(leaf) if rule.fits(leaf.name) else None
         if outcome is not None:
-            return rule, outcome
-    for rule in _default_rules_for(_NUMBER.sub("0", leaf.name)):
+            return rule, outcome, False
+    for rule in _default_rules_for(_NUMBER.sub(NUMBER, leaf.name)):
         outcome = rule.outcome(leaf)
         if isinstance(outcome, MatrixAxes):
-            return rule, _as_stored(outcome, leaf)
+            return rule, _as_stored(outcome, leaf), True
         if outcome is not None:
-            return rule, outcome
+            return rule, outcome, True
     raise AssertionError("the last default rule applies to every leaf")
 
 
@@ -213,7 +177,7 @@ def _default_rules_for(name: str) -> tuple[Rule, ...]:
     return tuple(rule for rule in DEFAULT_RULES if rule.fits(name))
 
 
-def _routed(leaf: Leaf, rule: Rule, outcome: Outcome, call: str) -> Route:
+def _routed(leaf: Leaf, rule: Rule, outcome: Outcome, by_default: bool, call: str) -> Route:
     known = leaf.path, leaf.shape, leaf.dtype
     if isinstance(outcome, MatrixAxes):
         if leaf.dtype.kind == "c":
@@ -225,10 +189,10 @@ def _routed(leaf: Leaf, rule: Rule, outcome: Outcome, call: str) -> Route:
             )
         outcome.check(leaf.shape, call=call, path=leaf.path)
         repeats = f"; axis {listed(map(str, leaf.stack))} repeats it" if leaf.stack else ""
-        return Route(*known, MUON, outcome, rule.name, rule.why + repeats)
+        return Route(*known, MUON, outcome, rule.name, rule.why + repeats, by_default)
     if isinstance(outcome, str):
-        return Route(*known, outcome, None, rule.name, rule.why)
-    return Route(*known, FALLBACK, None, "ambiguous", rule.why)
+        return Route(*known, outcome, None, rule.name, rule.why, by_default)
+    return Route(*known, FALLBACK, None, "ambiguous", rule.why, by_default)
 
 
 def _as_stored(axes: MatrixAxes, leaf: Leaf) -> MatrixAxes:
@@ -254,7 +218,8 @@ def _ambiguity(unread: Mapping[Leaf, tuple[MatrixAxes, ...]], masked: bool, call
             batch, rows, cols = axes.matrix_shapes(leaf.shape)[0]
             line = f'Rule("{pattern}", {axes!r})'
             lines.setdefault(line, f"{line}  # {batch} of {rows} x {cols}")
-    problem = "can be read as matrices in several ways"
+    several = any(len(readings) > 1 for readings in unread.values())
+    problem = "can be read as matrices in several ways" if several else "may be a matrix or none"
     whole = f"The tree is masked, which hides shapes that may decide: {see_all(call)}. Or pass"
     return refused(
         call,

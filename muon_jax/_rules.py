@@ -16,8 +16,9 @@ MUON = "muon"
 FALLBACK = "adamw"
 
 Outcome: TypeAlias = MatrixAxes | str | tuple[MatrixAxes, ...] | None
-"""A view for Muon, the label of another transformation, readings that are equally likely, or None
-where the rule does not apply."""
+"""A view for Muon, the label of another transformation, readings among which only the user can
+choose (a single one asks whether it is that matrix or none), or None where the rule does not apply.
+"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -119,6 +119,10 @@ def test_muon_in_a_mask_says_how_to_freeze_instead(params, options):
     assert updates["kernel"].any()
 
 
-def test_a_rule_of_ones_own_needs_no_bias():
+def test_a_rule_of_ones_own_needs_no_bias_and_speaks_for_no_other_layer():
     view = muon_jax.MatrixAxes(rows=1, cols=0)
-    masked(DENSE, scale="keller", rules=[muon_jax.Rule("dense/kernel", view)]).init(DENSE)
+    rule = muon_jax.Rule("dense/kernel", view, name="matrix")  # as a default rule is called
+    masked(DENSE, scale="keller", rules=[rule]).init(DENSE)
+    two = DENSE | {"other": DENSE["dense"]}
+    with pytest.raises(ValueError, match=r"which side of other/kernel is the inputs"):
+        masked(two, scale="keller", rules=[rule]).init(two)

@@ -16,7 +16,7 @@ from routes import array, tree_of
 import muon_jax
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._multipliers import multipliers_of
-from muon_jax._routing import check_same_leaves, label_params, matrix_axes, route
+from muon_jax._routing import label_params, matrix_axes, route
 from muon_jax._rules import Rule
 
 
@@ -208,27 +208,3 @@ def test_a_complex_matrix_is_refused_unless_a_rule_sends_it_elsewhere():
 def test_nothing_is_left_where_a_mask_hides_all():
     masked = {"a": optax.MaskedNode(), "b": None}
     assert label_params(masked) == masked
-
-
-# States that do not fit
-
-
-def momentum(**shapes):
-    return {name: array(*shape) if shape else optax.MaskedNode() for name, shape in shapes.items()}
-
-
-def test_a_state_of_the_same_leaves_fits():
-    state = momentum(kernel=(2, 3), bias=None)
-    check_same_leaves(state, state, call="scale_by_muon")
-
-
-def test_a_state_made_otherwise_is_refused_with_the_differing_paths():
-    state = momentum(kernel=(2, 3), head=(3, 5), wte=None, same=(2, 2))
-    updates = momentum(kernel=(2, 4), head=None, wte=(9, 2), same=(2, 2))
-    with pytest.raises(ValueError, match=r"^muon_jax\.scale_by_muon: the state does not") as caught:
-        check_same_leaves(state, updates, call="scale_by_muon")
-    message = str(caught.value)
-    assert "'kernel' has shape (2, 3) in the state and shape (2, 4) now" in message
-    assert "'head' has shape (3, 5) in the state and nothing now" in message
-    assert "'wte' has nothing in the state and shape (9, 2) now" in message
-    assert "'same'" not in message
