@@ -3,7 +3,11 @@
 The first rule that applies wins, and the last one gives up: it shows the readings.
 """
 
+from muon_jax import _attention_readings as attention
 from muon_jax import _exclusions as exclusion
+from muon_jax import _filter_readings as filters
+from muon_jax import _gate_readings as gates
+from muon_jax import _heads as heads
 from muon_jax import _readings as reading
 from muon_jax._names import (
     ATTENTION_INPUT,
@@ -42,7 +46,7 @@ HEAD = (
 )
 LAST = (
     "out,output,outputs,*_out,out_proj,output_*,decoder,generator,proj,predictions,final*,linear*,"
-    "dense*,fc*"
+    "dense*,fc*,last_layer"
 )
 GATE = "gate,gating,gating_network,switch,wg,w_gate,w_noise,noise_linear"
 CHANNELWISE = "*depthwise*,dwconv*,dw_conv*,*conv1d*,*conv_1d*,*short_conv*,*causal_conv*"
@@ -56,6 +60,8 @@ RECURRENT = (
 
 NUMBER = "0"
 """Every name that is a number: paths are compared with a 0 for each."""
+NUMBERED = f"{{{NUMBER},layers/{NUMBER},layers_*}}"
+"""Layers of `Sequential`, of a list or of `eqx.nn.MLP`."""
 
 LOGITS = "its outputs are logits, one column a class"
 
@@ -81,7 +87,7 @@ NOT_FOR_MUON = (
         "position table",
     ),
     Rule(
-        f"{table(EMBEDDING)},*/{{embedding,embeddings}}",
+        f"{table(EMBEDDING)},*/{{embedding,embeddings}},*/{{{EMBEDDING}}}/{NUMBER}/{{weight,w}}",
         exclusion.lookup,
         "rows are looked up, each trained when it occurs; so too if tied to the head",
         "embedding",
@@ -92,22 +98,27 @@ NOT_FOR_MUON = (
         "a state of its own, no map of one",
         "learned tokens",
     ),
-    Rule(layer(HEAD), FALLBACK, LOGITS, "head"),
+    Rule(layer(HEAD), heads.logits, LOGITS, "head"),
     Rule(
-        f"*/{{head,heads,classifier,*logit*}}/{{{LAST},{NUMBER}}}/{WEIGHT}",
-        exclusion.end_of_head,
+        f"*/{{head,heads,classifier,lm_heads,*logit*}}/{{{LAST}}}/{WEIGHT},"
+        f"*/{{head,classifier,lm_heads,*logit*}}/{NUMBERED}/{WEIGHT}",
+        heads.end_of_head,
+        LOGITS,
+        "head",
+    ),
+    Rule(
+        f"*/{{{heads.NAMED_HEADS}}}/{{{LAST},{NUMBERED}}}/{WEIGHT}",
+        heads.end_of_named_head,
         LOGITS,
         "head",
     ),
     Rule(
         layer(LAST),
-        exclusion.vocabulary,
+        heads.vocabulary,
         "has an output for every row of the embedding: logits",
         "head",
     ),
-    Rule(
-        layer("*"), exclusion.only_dense, "the one dense layer among convolutions: logits", "head"
-    ),
+    Rule(layer("*"), heads.only_dense, "the one dense layer among convolutions: logits", "head"),
     Rule(
         f"{layer('*router*,moe_gate,moegate*')},*/*router*/*",
         FALLBACK,
@@ -122,13 +133,13 @@ NOT_FOR_MUON = (
     ),
     Rule(
         layer(CHANNELWISE),
-        reading.taps_by_channel,
+        filters.taps_by_channel,
         "filters every channel alone",
         "depthwise convolution",
     ),
     Rule(
         f"*/{{{WEIGHT},*conv*,*_kernel}}",
-        reading.single_channel,
+        filters.single_channel,
         "every filter sees one channel",
         "depthwise convolution",
     ),
@@ -139,55 +150,53 @@ NOT_FOR_MUON = (
 FUSED = (
     Rule(
         layer(FUSED_QUERY_KEY_VALUE),
-        reading.fused_query_key_value,
+        attention.fused_query_key_value,
         "query, key and value are each a matrix",
         "fused attention",
     ),
     Rule(
         layer(FUSED_KEY_VALUE),
-        reading.fused_key_value,
+        attention.fused_key_value,
         "key and value are each a matrix",
         "fused attention",
     ),
     Rule(
         layer("query_key_value"),
-        reading.fused_in_every_head,
+        attention.fused_in_every_head,
         "every head may hold its own query, key and value: an error asks",
         "fused by head",
     ),
     Rule(
         layer(f"{GATE_AND_UP},wi,w_in,fc1"),
-        reading.paired,
+        gates.paired,
         "gate and up are each a matrix",
         "fused gate and up",
     ),
     Rule(
         layer(GATE_AND_UP),
-        reading.gate_and_up,
+        gates.gate_and_up,
         "gate and up are each a matrix",
         "fused gate and up",
     ),
     Rule(
         layer("w12,wi,w_in,fc1,c_fc,up,up_proj,linear1,dense1,dense_1"),
-        reading.gated_up,
+        gates.gated_up,
         "twice as wide as the way down: gate and up are each a matrix",
         "fused gate and up",
     ),
     Rule(
         layer("in_proj"),
-        reading.gated_input,
+        gates.gated_input,
         "input and gate are each a matrix",
         "fused gated input",
     ),
     Rule(
         layer(RECURRENT),
-        reading.recurrent_gates,
+        gates.recurrent_gates,
         "every gate is a matrix",
         "fused recurrent gates",
     ),
-    Rule(
-        "*/*lstm*/linear/w", reading.four_gates, "every gate is a matrix", "fused recurrent gates"
-    ),
+    Rule("*/*lstm*/linear/w", gates.four_gates, "every gate is a matrix", "fused recurrent gates"),
 )
 """Several matrices in one array."""
 
@@ -201,20 +210,20 @@ WEIGHTS = (
     Rule("*", reading.expert_stack, "every expert is a matrix", "experts"),
     Rule(
         layer(f"{ATTENTION_INPUT},{LATENT_UP}"),
-        reading.attention_input,
+        attention.attention_input,
         "all heads together are its outputs",
         "attention input",
     ),
     Rule(
         layer(ATTENTION_OUTPUT),
-        reading.attention_output,
+        attention.attention_output,
         "all heads together are its inputs",
         "attention output",
     ),
-    Rule(layer("*conv*"), reading.convolution, "its input is a flattened patch", "convolution"),
+    Rule(layer("*conv*"), filters.convolution, "its input is a flattened patch", "convolution"),
     Rule(
         f"*/{{{WEIGHT},*_kernel}}",
-        reading.filter_shaped,
+        filters.filter_shaped,
         "its input is a flattened patch",
         "convolution",
     ),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -15,6 +16,7 @@ from muon_jax._names import (
     ATTENTION_INPUT,
     ATTENTION_OUTPUT,
     EMBEDDING,
+    NORM,
     STACK_AXIS,
     WEIGHT,
     Words,
@@ -30,6 +32,9 @@ from muon_jax._stacks import stack_axes
 
 _WITH_HEADS = f"*/{{{ATTENTION_INPUT},{ATTENTION_OUTPUT}}}"
 """Layers whose weights have more axes than two, and are no filters."""
+
+_NO_TABLE = f"*pos*,*relative*,*patch*,*unembed*,{NORM}"
+"""Names that look like those of tables of tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +55,27 @@ class Tree:
         return below
 
     @functools.cached_property
-    def tables(self) -> frozenset[Shape]:
-        """The shapes of all embeddings, positions apart."""
+    def having(self) -> Mapping[int, Set[Words]]:
+        """The words of all arrays that have an axis of a size, by that size."""
+        words_by_size: dict[int, set[Words]] = defaultdict(set)
+        for words, shape in self.shapes.items():
+            for size in shape:
+                words_by_size[size].add(words)
+        return words_by_size
+
+    @functools.cached_property
+    def tables(self) -> Mapping[Words, tuple[int, int]]:
+        """The shapes of all embeddings, but of positions and patches, by their words."""
         pattern = f"*/{{{EMBEDDING}}}{{,/w,/weight}}"
         known = self.shapes.keys() | self.hidden
-        return frozenset(
-            shape
+        return {
+            words: (shape[0], shape[1])
             for words, shape in self.shapes.items()
-            if matches(pattern, "/".join(words))
-            and not any("pos" in word for word in words[-2:])
+            if len(shape) == 2
+            and matches(pattern, "/".join(words))
+            and not any(matches(_NO_TABLE, word) for word in words[-2:])
             and known.isdisjoint(biases_of(place_of(words)))
-        )
+        }
 
     @functools.cached_property
     def matrices(self) -> tuple[Words, ...]:
@@ -75,12 +90,25 @@ class Tree:
     def channels(self) -> tuple[Shape, ...]:
         """Inputs and outputs of all filters of an image."""
         return tuple(
-            shape[1::-1] if names_outputs_first(words) else shape[2:]
+            self._channels(words, shape)
             for words, shape in self.shapes.items()
-            if len(shape) == 4
-            and matches(WEIGHT, words[-1])
-            and not matches(_WITH_HEADS, "/".join(place_of(words)))
+            if len(shape) == 4 and matches(WEIGHT, words[-1]) and _is_filter(words, shape)
         )
+
+    def _channels(self, words: Words, shape: Shape) -> Shape:
+        """Outputs are where the bias says, or else the name."""
+        inputs, outputs = shape[1::-1] if names_outputs_first(words) else shape[2:]
+        bias = next(
+            (self.shapes[each] for each in biases_of(words[:-1]) if each in self.shapes), ()
+        )
+        return (outputs, inputs) if bias == (inputs,) != (outputs,) else (inputs, outputs)
+
+
+def _is_filter(words: Words, shape: Shape) -> bool:
+    """Tells a filter from heads and from stacks, of which few have sides alike."""
+    sides = shape[2:] if names_outputs_first(words) else shape[:2]
+    place = "/".join(place_of(words))
+    return not matches(_WITH_HEADS, place) and (sides[0] == sides[1] or "conv" in place)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

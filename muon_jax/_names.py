@@ -21,8 +21,8 @@ STACK_CONTAINER = "{layer,block,stage,stack,repeat,group}s,*scan*"
 """Containers that hold a stack when their children are not numbered."""
 
 EMBEDDING = (
-    "wte,w_e,tok,*_tok,word,words,lookup,table,*emb,shared,embed_*,*embed,*embeds,"
-    "*embedding,*embeddings,*embedder,*embedding_table,*codebook*,*vocab"
+    "wte,w_e,tok,*_tok,word,words,lookup,table,*emb,*embs,shared,embed_*,*embed,*embeds,"
+    "*embedding,*embeddings,*embedder,*embedding_table,*embedding*_list,emb_l,*codebook*,*vocab"
 )
 """Tables whose rows are looked up, as a bare array or as the weight of a layer (not a `kernel`)."""
 
@@ -45,6 +45,8 @@ ATTENTION_OUTPUT = (
     f"{{,w,w_,to_,c_,attn_,attention_,linear_}}{{o,out,output}}{_SUFFIX},"
     "proj,c_proj,attn_proj,attn_vec_einsum"
 )
+ATTENTION = "*attn*,*attention*"
+EXPERTS = "*expert*,*moe*"
 LATENT_UP = "{q,k,v,kv}_{b,up}{,_proj},w{q,k,v,kv}_b"
 """Up-projections of multi-head latent attention: from a latent to all heads."""
 

@@ -193,6 +193,12 @@ EDGES = {
         "filters/fc1/bias": ((32,), "-"),
         "filters/fc2/kernel": ((3, 16, 8), "0,1|2"),
         "filters/fc2/bias": ((8,), "-"),
+        "beside_attention/out_proj/weight": ((8, 8), "1|0"),
+        "beside_attention/fc1/weight": ((16, 8), "1|0"),
+        "beside_attention/fc2/weight": ((8, 16), "1|0"),
+        "bare/w_o": ((8, 8), "0|1"),
+        "bare/w_in": ((8, 16), "0|1"),
+        "bare/w_out": ((16, 8), "0|1"),
         "narrower/fc1/kernel": ((8, 32), "0|1"),
         "narrower/fc2/kernel": ((16, 4), "0|1"),  # no way back
         "experts/wi/kernel": ((6, 8, 64), "1|2/2"),

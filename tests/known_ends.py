@@ -45,10 +45,41 @@ ENDS = {
         "up/1/weight": ((1, 8, 3, 3), "1,2,3|0"),
     },
     "a U-Net that knows the time": {
-        "time/kernel": ((32, 8), "0|1"),
+        "time/kernel": ((6, 8), "0|1"),
         "down/kernel": ((3, 3, 3, 8), "0,1,2|3"),
         "up/kernel": ((3, 3, 16, 8), "0,1,2|3"),  # of both ways down and up
         "out_conv/kernel": ((3, 3, 8, 3), "0,1,2|3"),
+    },
+    "a U-Net that scales and shifts by the time": {
+        "time_mlp/kernel": ((8, 32), "0|1"),
+        "conv_in/kernel": ((3, 3, 3, 8), "0,1,2|3"),
+        "conv_down/kernel": ((3, 3, 8, 16), "0,1,2|3"),
+        "conv_up/kernel": ((3, 3, 24, 8), "0,1,2|3"),
+        "conv_out/kernel": ((3, 3, 8, 3), "0,1,2|3"),
+    },
+    "a generator of transposed filters, of torch": {
+        "fc/weight": ((4 * 4 * 32, 10), "1|0"),
+        "deconv1/weight": ((32, 16, 4, 4), "0,2,3|1"),
+        "deconv1/bias": ((16,), "-"),
+        "deconv2/weight": ((16, 3, 4, 4), "0,2,3|1"),
+        "deconv2/bias": ((3,), "-"),
+    },
+    "a policy for as many squares as channels": {
+        "Conv_0/kernel": ((3, 3, 2, 64), "0,1,2|3"),
+        "Conv_1/kernel": ((1, 1, 64, 2), "0,1,2|3"),
+        "Dense_0/kernel": ((128, 64), "-"),
+    },
+    "a classifier that squeezes and excites its channels": {
+        "Conv_0/kernel": ((3, 3, 3, 32), "0,1,2|3"),
+        "squeeze/kernel": ((1, 1, 32, 1), "-"),
+        "excite/kernel": ((1, 1, 1, 32), "-"),  # of one channel
+        "fc/kernel": ((32, 32), "-"),
+    },
+    "a scanned encoder with fused attention, and what reads its inputs": {
+        "patch_proj/kernel": ((48, 16), "0|1"),
+        "patch_proj/bias": ((16,), "-"),
+        "layers/norm/scale": ((4, 16), "-"),
+        "layers/attn/qkv/kernel": ((4, 16, 3, 16), "1|3"),
     },
     "a classifier with as many classes as channels": {
         "Conv_0/kernel": ((3, 3, 3, 8), "0,1,2|3"),
@@ -70,6 +101,60 @@ ENDS = {
         "sequential/classifier/3/weight": ((32, 32), "1|0"),
         "sequential/classifier/6/weight": ((10, 32), "-"),
         "filters/head/0/weight": ((8, 4, 3, 3), "1,2,3|0"),
+        "equinox/head/layers/0/weight": ((8, 6), "1|0"),
+        "equinox/head/layers/1/weight": ((10, 8), "-"),
+        "nnx/head/layers/0/kernel": ((6, 8), "0|1"),
+        "nnx/head/layers/2/kernel": ((8, 10), "-"),
+        "linen/head/layers_0/kernel": ((6, 8), "0|1"),
+        "linen/head/layers_2/kernel": ((8, 10), "-"),
+        "dino/head/last_layer/weight": ((99, 8), "-"),
+    },
+    "heads before a norm, and logits after it": {
+        "lm_head/dense/kernel": ((8, 8), "0|1"),
+        "lm_head/layer_norm/scale": ((8,), "-"),
+        "lm_head/decoder/kernel": ((8, 99), "-"),
+        "lm_head/bias": ((99,), "-"),
+        "word_embeddings/embedding": ((99, 8), "-"),
+    },
+    "a head of torch before a norm, and logits after it": {
+        "head/dense/weight": ((8, 8), "1|0"),
+        "head/norm/weight": ((8,), "-"),
+        "decoder/weight": ((99, 8), "-"),
+        "tok_embeddings/weight": ((99, 8), "-"),
+    },
+    "a head whose logits are tied": {
+        "lm_head/dense/kernel": ((8, 8), "0|1"),
+        "lm_head/layer_norm/scale": ((8,), "-"),
+        "lm_head/bias": ((99,), "-"),
+    },
+    "what comes before the logits": {
+        "pre_logits/kernel": ((8, 8), "0|1"),
+        "torch/head/pre_logits/fc/weight": ((16, 8), "1|0"),
+        "torch/head/fc/weight": ((10, 16), "-"),
+    },
+    "heads by name, as wide as nothing else": {
+        "trunk/kernel": ((8, 8), "0|1"),
+        "policy_head/Dense_0/kernel": ((8, 16), "0|1"),
+        "policy_head/Dense_1/kernel": ((16, 18), "-"),
+        "advantage_head/Dense_0/kernel": ((8, 18), "-"),
+        "value_head/Dense_0/kernel": ((8, 16), "0|1"),
+        "value_head/Dense_1/kernel": ((16, 601), "-"),
+        "classification_head/out_proj/weight": ((3, 8), "-"),
+        "head_observations/2/weight": ((512, 8), "-"),
+        "lm_heads/0/weight": ((99, 8), "-"),
+        "lm_heads/1/weight": ((99, 8), "-"),
+    },
+    "heads by name, whose features go on": {
+        "box_head/fc6/weight": ((32, 50), "1|0"),
+        "box_head/fc7/weight": ((32, 32), "1|0"),
+        "box_predictor/cls_score/weight": ((9, 32), "1|0"),  # as its name has it
+    },
+    "heads of attention": {
+        "gat/heads/0/W": ((14, 8), "0|1"),
+        "gat/heads/1/W": ((14, 8), "0|1"),
+        "attn_head/proj/kernel": ((8, 12), "0|1"),
+        "map/head/q_proj/kernel": ((8, 8), "0|1"),
+        "map/head/out_proj/kernel": ((8, 7), "0|1"),
     },
     "heads side by side": {
         "heads/linear_0/kernel": ((8, 10), "-"),
@@ -79,8 +164,35 @@ ENDS = {
     },
     "a vocabulary behind more features than an embedding has": {
         "embed/embedding": ((99, 8), "-"),
-        "lstm/hidden/kernel": ((16, 99), "0|1"),  # within a layer of another name
         "linear/kernel": ((16, 99), "-"),
+        "linear/bias": ((99,), "-"),
+    },
+    "a vocabulary as large as other layers are wide": {
+        "embed/embedding": ((32, 8), "-"),
+        "Dense_0/kernel": ((8, 32), "-"),  # has the shape of the table
+        "Dense_1/kernel": ((64, 32), "0|1"),
+        "LayerNorm_0/scale": ((32,), "-"),
+        "core/proj/kernel": ((16, 32), "0|1"),
+        "torso/Dense_0/kernel": ((8, 32), "0|1"),  # of another part of the model
+        "block/attn/out_proj/kernel": ((16, 32), "0|1"),
+    },
+    "arrays that are no vocabularies, as wide as what reads": {
+        "class_embedding": ((16,), "-"),
+        "patch_embed/proj/weight": ((16, 48), "1|0"),
+        "clip/patch_embedding/weight": ((12, 3, 4, 4), "1,2,3|0"),
+        "adapter/fc2/weight": ((12, 20), "1|0"),
+        "unembed/w": ((18, 99), "-"),
+        "mlp/linear_1/w": ((40, 18), "0|1"),
+        "embed_norm/weight": ((24,), "-"),
+        "proj/weight": ((24, 30), "1|0"),
+        "relative_attention_bias/embedding": ((36, 7), "-"),
+        "pre/Dense_0/kernel": ((9, 36), "0|1"),
+    },
+    "the only decoder of a model that numbers all": {
+        "Embed_0/embedding": ((99, 8), "-"),
+        "Decoder_0/Block_0/Dense_0/kernel": ((8, 32), "0|1"),
+        "Decoder_0/Block_1/Dense_0/kernel": ((8, 32), "0|1"),
+        "Decoder_0/Dense_0/kernel": ((8, 99), "-"),
     },
     "a vocabulary behind more features than a bare embedding has": {
         "w_e": ((99, 8), "-"),
@@ -102,6 +214,14 @@ ENDS = {
         "lookup": ((99, 8), "-"),
         "table": ((99, 8), "-"),
         "userEmb/weight": ((99, 8), "-"),
+        "embed_tokens/0/weight": ((99, 8), "-"),
+        "atom_embedding_list/0/weight": ((9, 8), "-"),
+        "emb_l/0/weight": ((9, 8), "-"),
+        "time_embed/0/weight": ((12, 8), "1|0"),
+        "time_embed/0/bias": ((12,), "-"),
+        "patch_embed/0/weight": ((12, 8), "1|0"),
+        "patch_embed/embedding": ((256, 8), "-"),  # of bytes
+        "embs/1/weight": ((9, 8), "-"),
         "temb/weight": ((32, 8), "1|0"),
         "temb/bias": ((32,), "-"),
         "lookup_head/query/kernel": ((8, 2, 4), "0|1,2"),
