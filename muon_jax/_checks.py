@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 
 def invalid(
@@ -82,6 +83,12 @@ def check_positive_int(call: str, argument: str, value: Any) -> None:
         raise invalid(call, argument, value, "give a whole number of at least 1", TypeError)
     if value < 1:
         raise invalid(call, argument, value, "give a whole number of at least 1")
+
+
+def check_transformation(call: str, argument: str, value: Any) -> None:
+    if not isinstance(value, optax.GradientTransformation):
+        remedy = "give a gradient transformation, such as optax.set_to_zero()"
+        raise invalid(call, argument, value, remedy, TypeError)
 
 
 def check_orthogonalizer(call: str, value: Any) -> None:

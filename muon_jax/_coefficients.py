@@ -238,7 +238,6 @@ def schedule(
         steps than there are rows where the source does not say that the last one repeats.
       TypeError: For coefficients that are no numbers, and for steps that are no whole number.
     """
-    check_choice(_CALL, "arithmetic", arithmetic, _DESIGNS)
     if steps is not None:
         check_positive_int(_CALL, "steps", steps)
     if not isinstance(coefficients, str):

@@ -23,8 +23,8 @@ from muon_jax._ownership import (
     Cost,
     MeshShape,
     ShardedLeaf,
-    flat,
     group_size,
+    mesh_axes_in,
     ordered,
     owner_positions,
     plan_ownership,
@@ -86,7 +86,9 @@ def exchange_shards(
 
     solved = _solved({bucket: jnp.concatenate(units[bucket]) for bucket in staying}, solve)
     received = {
-        bucket: solved[bucket][None] for bucket in staying if not flat(bucket.leaf.batch_dropped)
+        bucket: solved[bucket][None]
+        for bucket in staying
+        if not mesh_axes_in(bucket.leaf.batch_dropped)
     }
     back = transfers_from_owners(
         [bucket for bucket in staying if bucket not in received], mesh, wire_dtype
@@ -214,7 +216,7 @@ def _settle(bucket: Bucket, units: Array, mesh: MeshShape) -> Array:
     )
     shape = shard_shape(leaf.shape, spec, mesh)
     parts = jax.vmap(lambda part: from_units(part, shape, leaf.batch_axes))(units)
-    return join(parts, leaf.batch_dropped, ordered(flat(leaf.batch_dropped), mesh), mesh)
+    return join(parts, leaf.batch_dropped, ordered(mesh_axes_in(leaf.batch_dropped), mesh), mesh)
 
 
 def _solved(whole: Mapping[Bucket, Units], solve: Solve) -> dict[Bucket, Units]:

@@ -18,7 +18,7 @@ from muon_jax._ownership import quintic_flops
 from muon_jax._per_tree import mask_by_leaf
 from muon_jax._routing import Ambiguous, Route, check_rules, route, views_by_default
 from muon_jax._rules import FALLBACK, MUON, Rule
-from muon_jax._scaling import SHAPE_SCALES, check_scale
+from muon_jax._scaling import check_scale, shape_scale
 from muon_jax._sides import check_sides
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
 
@@ -92,7 +92,7 @@ def explain(
         ),
     }
     multipliers = jax.tree.leaves(multipliers_of(params, learning_rate_multipliers, call=_CALL))
-    factor = SHAPE_SCALES.get(scale) if isinstance(scale, str) else scale
+    factor = shape_scale(scale)
     told: Callable[[int, int], int | None]
     told = functools.cache(getattr(orthogonalizer or newton_schulz(), "flops", _untold))
 

@@ -30,7 +30,8 @@ def gate_and_up(leaf: Leaf) -> Outcome:
     view = oriented(leaf, lead=len(leaf.core) - 2)
     down = leaf.beside(DOWN, ndim=len(leaf.core))
     inputs, outputs = leaf.core[view.rows[0]], leaf.core[view.cols[0]]
-    if down and {inputs, outputs / 2} != {*down[-2:]} == {outputs, inputs / 2}:
+    as_named, turned = {inputs, outputs / 2}, {outputs, inputs / 2}
+    if down and as_named != {*down[-2:]} == turned:
         view = MatrixAxes(view.cols, view.rows)
     return in_parts(view, 2) if leaf.core[view.cols[0]] % 2 == 0 else None
 

@@ -12,11 +12,11 @@ from jaxtyping import Array
 from muon_jax._checks import listed, path_name, refused
 from muon_jax._distribution import Distribute, Distribution, is_spec
 from muon_jax._matrix_axes import MatrixAxes
-from muon_jax._ownership import Axes, flat
+from muon_jax._ownership import Axes, mesh_axes_in
 from muon_jax._shardings import (
     AnyMesh,
+    along,
     check_spec,
-    kept,
     known_sharding,
     manual_axes,
     spec_axes,
@@ -71,7 +71,7 @@ def resolve_layout(
     tree: Any,
     views: Sequence[MatrixAxes | None],
     distribute: Distribute,
-    like: Any = None,
+    like: Any,
 ) -> Layout | CompilerLayout | None:
     """Finds out where the leaves lie that have a view.
 
@@ -95,7 +95,7 @@ def resolve_layout(
     named = jax.tree_util.tree_leaves_with_path(tree)
     paths = _viewed([path_name(path) for path, _ in named], views)
     leaves = _viewed([leaf for _, leaf in named], views)
-    targets = leaves if like is None else _viewed(jax.tree.leaves(like), views)
+    targets = _viewed(jax.tree.leaves(like), views)
     said = None
     if wish.specs is not None:
         said = _viewed(_broadcast_specs(call, wish.specs, tree), views)
@@ -107,8 +107,7 @@ def resolve_layout(
     elif any(map(_left_to_compiler, [*leaves, *targets])):
         if jax.device_count() == 1:
             return None
-        like = None if like is None else tuple(targets)
-        return CompilerLayout(call, like, wish.axes, wish.wire_dtype)
+        return CompilerLayout(call, tuple(targets), wish.axes, wish.wire_dtype)
     else:
         layout = _as_found(call, paths, leaves, targets, wish)
     return None if layout is None or layout.mesh.size == 1 else layout
@@ -148,7 +147,7 @@ def _inside_shard_map(
     specs = tuple(_spec(each) for each in said)
     for path, leaf, spec in zip(paths, leaves, specs, strict=True):
         check_spec(call, path, leaf.shape, spec, mesh.shape, divided=manual)
-        sharding = flat(spec_axes(spec, leaf.ndim)) & set(manual)
+        sharding = mesh_axes_in(spec_axes(spec, leaf.ndim)) & set(manual)
         if tracked and sharding != varying_axes(leaf):
             raise refused(
                 call,
@@ -169,13 +168,13 @@ def _as_said(
 ) -> Layout:
     """Takes the user's word for what the parameters' shardings are, unless JAX knows better."""
     mesh = _mesh_of_specs(call, said, wish)
-    wide = [axis for axis, size in mesh.shape.items() if size > 1]
+    divided = [axis for axis, size in mesh.shape.items() if size > 1]
     held, wanted = [], []
     for path, leaf, target, spec in zip(paths, leaves, targets, map(_spec, said), strict=True):
         check_spec(call, path, leaf.shape, spec, mesh.shape)
         known, found = known_sharding(leaf), known_sharding(target)
         lies = found.spec if found else spec
-        if kept(spec_axes(lies, leaf.ndim), wide) != kept(spec_axes(spec, leaf.ndim), wide):
+        if along(spec_axes(lies, leaf.ndim), divided) != along(spec_axes(spec, leaf.ndim), divided):
             raise refused(
                 call,
                 f"{path!r} lies as {lies}, and its spec says {spec}",

@@ -5,20 +5,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
 from muon_jax._paths import named_leaves
-from muon_jax._shardings import explicit_axes
+from muon_jax._shardings import replicated
 from muon_jax._spectra import (
     entropy_of,
     residual_up_to_scale_of,
-    singular_values,
+    scaled_singular_values,
     stable_rank_of,
     update_to_weight_rms,
 )
-from muon_jax._tree import Axes, resolve_views
+from muon_jax._tree import AxesLike, resolve_views
 from muon_jax._types import Matrices
 
 
@@ -38,7 +37,7 @@ class Measurement(NamedTuple):
     update_to_weight: Float[Array, "matrices"]
 
 
-def by_matrix(function: Callable[..., Any], *trees: Any, axes: Axes = None) -> dict[str, Any]:
+def by_matrix(function: Callable[..., Any], *trees: Any, axes: AxesLike = None) -> dict[str, Any]:
     """Applies a function of matrices to every matrix of a tree.
 
     Args:
@@ -72,13 +71,14 @@ def by_matrix(function: Callable[..., Any], *trees: Any, axes: Axes = None) -> d
     found = {}
     for (path, leaf), *rest, view in zip(named_leaves(first), *columns, views, strict=True):
         if view is not None:
-            parts = zip(*(view.to_matrices(_whole(each)) for each in (leaf, *rest)), strict=True)
+            leaves = map(replicated, (leaf, *rest))
+            parts = zip(*map(view.to_matrices, leaves), strict=True)
             results = [function(*part) for part in parts]
             found[path] = jax.tree.map(lambda *each: jnp.concatenate(each), *results)
     return found
 
 
-def measure(updates: Any, params: Any, *, axes: Axes = None) -> dict[str, Measurement]:
+def measure(updates: Any, params: Any, *, axes: AxesLike = None) -> dict[str, Measurement]:
     """Measures the weights and the step of every matrix, with one decomposition of each.
 
     Args:
@@ -102,16 +102,10 @@ def measure(updates: Any, params: Any, *, axes: Axes = None) -> dict[str, Measur
 
 
 def _measure_step(weights: Matrices, updates: Matrices) -> Measurement:
-    values = singular_values(weights)
+    values = scaled_singular_values(weights)
     return Measurement(
         entropy_of(values),
         stable_rank_of(values),
-        residual_up_to_scale_of(singular_values(updates)),
+        residual_up_to_scale_of(scaled_singular_values(updates)),
         update_to_weight_rms(updates, weights),
     )
-
-
-def _whole(leaf: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Gathers a shard whose type names its mesh axes; along Auto axes the compiler does so."""
-    mesh = jax.typeof(leaf).sharding.mesh
-    return jax.reshard(leaf, NamedSharding(mesh, PartitionSpec())) if explicit_axes(mesh) else leaf

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from muon_jax import _checks
 from muon_jax._moving_average import averaged, stored
-from muon_jax._normalization import to_order_of_one
+from muon_jax._normalization import nonzero, to_order_of_one
 from muon_jax._state_sharding import zeros_beside
 
 
@@ -99,8 +99,8 @@ def _unit_rms(leaf: Float[Array, "..."], eps: float, max_norm: float | None) -> 
     power = to_order_of_one(jnp.max(jnp.abs(leaf)))
     unit = leaf * power
     size = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(unit)))) + eps * power
-    scaled = unit / jnp.where(size == 0, 1, size)
+    scaled = unit / nonzero(size)
     if max_norm is not None:
         norm = jnp.linalg.norm(scaled)
-        scaled = scaled * jnp.minimum(1.0, max_norm / jnp.where(norm == 0, 1, norm))
+        scaled = scaled * jnp.minimum(1.0, max_norm / nonzero(norm))
     return scaled

@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 from muon_jax import _checks
 from muon_jax._measurements import Measurement, measure
 from muon_jax._state_sharding import on_mesh_of
-from muon_jax._tree import Axes
+from muon_jax._tree import AxesLike
 
 _CALL = "diagnostics.monitor"
 _NEVER = -1
@@ -34,7 +34,7 @@ class MonitorState(NamedTuple):
 
 
 def monitor(
-    tx: optax.GradientTransformation, *, every: int = 100, axes: Axes = None
+    tx: optax.GradientTransformation, *, every: int = 100, axes: AxesLike = None
 ) -> optax.GradientTransformationExtraArgs:
     """Measures, at the first step and then at every so many, what a transformation does.
 
@@ -67,8 +67,7 @@ def monitor(
       4.0
     """
     _checks.check_positive_int(_CALL, "every", every)
-    if not isinstance(tx, optax.GradientTransformation):
-        raise _checks.invalid(_CALL, "tx", tx, "give an Optax transformation", TypeError)
+    _checks.check_transformation(_CALL, "tx", tx)
     inner = optax.with_extra_args_support(tx)
 
     def init(params: optax.Params) -> MonitorState:

@@ -17,7 +17,7 @@ from muon_jax._paths import named_leaves
 from muon_jax._same_leaves import check_same_leaves
 from muon_jax._sides import check_sides
 from muon_jax._state_sharding import on_mesh_of, zeros_beside
-from muon_jax._tree import Axes, resolve_views, tree_solver
+from muon_jax._tree import AxesLike, resolve_views, tree_solver
 from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale
 
 
@@ -40,7 +40,7 @@ def scale_by_muon(
     nesterov: bool = True,
     orthogonalizer: Orthogonalizer | None = None,
     scale: str | ShapeScale = "match_rms",
-    axes: Axes = None,
+    axes: AxesLike = None,
     momentum_dtype: Any = None,
     chunk_bytes: int | None = None,
     distribute: Distribute = "auto",
@@ -123,7 +123,7 @@ def muon_transformation(
     nesterov: bool,
     orthogonalizer: Orthogonalizer | None,
     scale: str | ShapeScale,
-    axes: Axes = None,
+    axes: AxesLike = None,
     momentum_dtype: Any = None,
     chunk_bytes: int | None = None,
     distribute: Distribute = "auto",

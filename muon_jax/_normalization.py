@@ -41,7 +41,7 @@ def normalize_schatten(matrix: Wide, arithmetic: Arithmetic) -> Normalized:
     """Bounds by the Schatten-8 norm."""
     trace, gram = _gram_of_unit_trace(matrix, arithmetic)
     gram_squared = arithmetic.multiply(gram, gram)
-    largest = _positive(jnp.sqrt(_frobenius(gram_squared)))  # bounds the eigenvalues of `gram`
+    largest = nonzero(jnp.sqrt(_frobenius(gram_squared)))  # bounds the eigenvalues of `gram`
     bound = jnp.sqrt(trace * largest)
     return Normalized(bound, gram / largest, gram_squared / jnp.square(largest))
 
@@ -57,7 +57,7 @@ def _gram_of_unit_trace(
 ) -> tuple[Float[Array, "*batch 1 1"], Square]:
     """Returns tr XXᵀ and XXᵀ / tr XXᵀ, whose powers neither overflow nor vanish at any size."""
     gram = arithmetic.gram(matrix)
-    trace = _positive(jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None])
+    trace = nonzero(jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None])
     return trace, gram / trace
 
 
@@ -134,6 +134,6 @@ def _frobenius(matrix: Float[Array, "*batch rows cols"]) -> Float[Array, "*batch
     return jnp.sqrt(jnp.sum(jnp.square(matrix), axis=_MATRIX, keepdims=True))
 
 
-def _positive(norm: Float[Array, "*batch 1 1"]) -> Float[Array, "*batch 1 1"]:
-    """Replaces zero by one, so that the zero matrix is divided into itself; NaN stays NaN."""
-    return jnp.where(norm == 0, 1, norm)
+def nonzero(divisor: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Replaces zero by one, so that zero is divided into itself; NaN stays NaN."""
+    return jnp.where(divisor == 0, 1, divisor)

@@ -16,7 +16,7 @@ from muon_jax._newton_schulz import newton_schulz
 from muon_jax._per_tree import built_per_tree, mask_for
 from muon_jax._routing import route
 from muon_jax._rules import FALLBACK, MUON, Rule
-from muon_jax._tree import Axes, resolve_views, tree_solver
+from muon_jax._tree import AxesLike, resolve_views, tree_solver
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
 from muon_jax._widening import in_range
 
@@ -121,7 +121,7 @@ def _scale_by_optax_muon(
     nesterov: bool,
     orthogonalizer: Orthogonalizer,
     scale: str | ShapeScale,
-    axes: Axes,
+    axes: AxesLike,
 ) -> optax.GradientTransformation:
     r"""Makes `scale_by_muon` with the Nesterov mix of optax.
 

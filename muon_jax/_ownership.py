@@ -88,7 +88,7 @@ class ShardedLeaf:
             self.held[axis][: len(self.wanted[axis])] == self.wanted[axis]
             for axis in self.batch_axes
         )
-        if loses_only and batch.isdisjoint(flat(self.unit_wanted)):
+        if loses_only and batch.isdisjoint(mesh_axes_in(self.unit_wanted)):
             return self
         return dataclasses.replace(self, held=self.wanted)
 
@@ -216,7 +216,8 @@ def owner_positions(owners: Axes, order: Axes, mesh: MeshShape) -> np.ndarray:
     return np.broadcast_to(positions, [mesh[axis] for axis in order]).ravel()
 
 
-def flat(spec: Spec) -> set[str]:
+def mesh_axes_in(spec: Spec) -> set[str]:
+    """All mesh axes along which an array is sharded."""
     return {axis for axes in spec for axis in axes}
 
 
@@ -234,8 +235,8 @@ def ordered(axes: Collection[str], mesh: MeshShape) -> Axes:
 def _bucket(
     leaf: ShardedLeaf, members: tuple[int, ...], mesh: MeshShape, share: Collection[str]
 ) -> Bucket:
-    fixed = flat(leaf.batch_held)
-    matrix = flat(leaf.unit_held) | flat(leaf.unit_wanted)
+    fixed = mesh_axes_in(leaf.batch_held)
+    matrix = mesh_axes_in(leaf.unit_held) | mesh_axes_in(leaf.unit_wanted)
     batch = math.prod(leaf.shape[axis] for axis in leaf.batch_axes)
     return Bucket(
         leaf=leaf,

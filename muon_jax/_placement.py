@@ -15,9 +15,9 @@ from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._ownership import Cost, ShardedLeaf, group_size
 from muon_jax._partitioning import solve_where_compiled
 from muon_jax._shardings import (
+    along,
     axes_of_type,
     explicit_axes,
-    kept,
     known_sharding,
     manual_axes,
     partition_spec,
@@ -70,7 +70,7 @@ def _solve_where_known(
     manual = manual_axes()
     entered = [axis for axis in sizes if axis not in manual]
     # A mesh axis of one device shards nothing, but the types inside a shard_map tell of it too.
-    wide = [axis for axis in sizes if sizes[axis] > 1 or axis in manual]
+    divided = [axis for axis in sizes if sizes[axis] > 1 or axis in manual]
 
     leaves = []
     for array, view, held, wanted in zip(arrays, views, layout.held, layout.wanted, strict=True):
@@ -80,7 +80,11 @@ def _solve_where_known(
             for size, axes in zip(array.shape, as_held, strict=True)
         )
         leaf = ShardedLeaf(
-            tuple(shape), array.dtype.name, view, kept(as_held, wide), kept(as_wanted, wide)
+            tuple(shape),
+            array.dtype.name,
+            view,
+            along(as_held, divided),
+            along(as_wanted, divided),
         )
         leaves.append(leaf)
     settled = [leaf.settled() for leaf in leaves]
@@ -98,7 +102,7 @@ def _solve_where_known(
             shards,
             settled,
             sizes,
-            share=set(layout.share) & set(wide),
+            share=set(layout.share) & set(divided),
             solve=solve,
             cost=cost,
             wire_dtype=layout.wire_dtype,
@@ -118,7 +122,7 @@ def _solve_where_known(
     ]
     in_specs, out_specs = (
         [
-            partition_spec(kept(spec_axes(spec, array.ndim), entered))
+            partition_spec(along(spec_axes(spec, array.ndim), entered))
             for array, spec in zip(arrays, specs, strict=True)
         ]
         for specs in (sources, layout.wanted)

@@ -13,6 +13,7 @@ from muon_jax._dtypes import wide_dtype
 from muon_jax._paths import map_named, named_leaves
 from muon_jax._qk_plan import Scaling, plan
 from muon_jax._qk_targets import QKPart, QKTarget, Shape
+from muon_jax._shardings import replicated
 from muon_jax._state_sharding import on_mesh_of
 
 _CALL = "clip_qk"
@@ -203,7 +204,8 @@ def _named_maxima(max_logits: Any, expected: Mapping[str, Shape]) -> dict[str, A
                 "Give one maximum a head, (heads,) or (layers, heads); if heads are miscounted, "
                 "declare by QKPart where they lie",
             )
-    return {layer: _replicated(S) for layer, S in maxima.items()}
+    # The axes of a small array would collide with those of a weight.
+    return {layer: replicated(S) for layer, S in maxima.items()}
 
 
 def _check_targets(targets: Any) -> None:
@@ -217,14 +219,6 @@ def _check_targets(targets: Any) -> None:
             raise _checks.invalid(
                 _CALL, f"targets[{layer!r}]", target, "give a QKTarget", TypeError
             )
-
-
-def _replicated(x: Array) -> Array:
-    """Unshards a small array of an explicit mesh, lest its axis collide with a weight's."""
-    sharding = jax.typeof(x).sharding
-    if not any(sharding.spec):
-        return x
-    return jax.reshard(x, jax.NamedSharding(sharding.mesh, jax.P()))
 
 
 def _counted(

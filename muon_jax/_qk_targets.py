@@ -3,11 +3,10 @@
 import math
 import numbers
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from muon_jax import _checks
-
-Shape: TypeAlias = tuple[int, ...]
+from muon_jax._matrix_axes import Shape
 
 _ROLES = ("query", "key", "rotary_query", "shared_key")
 

@@ -123,7 +123,7 @@ def muon(
     if fallback is None:
         adamw(None)  # refuses unusable arguments now, before there is a tree to mask
     else:
-        _check_transformation("fallback", fallback)
+        _checks.check_transformation("muon", "fallback", fallback)
         _refuse_beside_fallback(
             fallback_learning_rate=fallback_learning_rate,
             fallback_weight_decay=fallback_weight_decay,
@@ -140,7 +140,7 @@ def muon(
         raise _checks.invalid("muon", "others", dict(others), remedy)
 
     for label, other in others.items():
-        _check_transformation(f"others[{label!r}]", other)
+        _checks.check_transformation("muon", f"others[{label!r}]", other)
     rules = check_rules(rules, ambiguous, "muon")
 
     scaled_with = functools.partial(
@@ -305,12 +305,6 @@ def _fallback_adamw(
 
 def _times(step: Array, factor: float) -> Array:
     return step if factor == 1 else step * factor
-
-
-def _check_transformation(argument: str, value: Any) -> None:
-    if not isinstance(value, optax.GradientTransformation):
-        remedy = "give a gradient transformation, such as optax.set_to_zero()"
-        raise _checks.invalid("muon", argument, value, remedy, TypeError)
 
 
 def _refuse_beside_fallback(**arguments: Any) -> None:

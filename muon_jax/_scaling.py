@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from muon_jax import _checks
 from muon_jax._dtypes import wide_dtype
+from muon_jax._normalization import nonzero
 from muon_jax._types import Matrices, ShapeScale
 
 ADAMW_UPDATE_RMS = 0.2
@@ -84,11 +85,16 @@ def check_scale(call: str, scale: str | ShapeScale) -> None:
         raise _checks.invalid(call, "scale", scale, remedy)
 
 
+def shape_scale(scale: str | ShapeScale) -> ShapeScale | None:
+    """Returns the function of (rows, cols) that a scale is; None for one that is measured."""
+    return SHAPE_SCALES.get(scale) if isinstance(scale, str) else scale
+
+
 def scaler(scale: str | ShapeScale) -> Callable[[Matrices], Matrices]:
     """Turns a scale into the function that applies it to a batch of orthogonal matrices."""
-    if scale == UPDATE_NORM:
+    factor = shape_scale(scale)
+    if factor is None:
         return _to_adamw_rms
-    factor = SHAPE_SCALES[scale] if isinstance(scale, str) else scale
 
     def rescale(matrices: Matrices) -> Matrices:
         if matrices.size == 0:
@@ -102,5 +108,4 @@ def _to_adamw_rms(matrices: Matrices) -> Matrices:
     """Divides each matrix by its measured RMS, so that rank-deficient updates grow to full size."""
     wide = matrices.astype(wide_dtype(matrices.dtype))
     rms = jnp.sqrt(jnp.mean(jnp.square(wide), axis=(1, 2), keepdims=True))
-    safe = jnp.where(rms > 0, rms, 1)
-    return (ADAMW_UPDATE_RMS * wide / safe).astype(matrices.dtype)
+    return (ADAMW_UPDATE_RMS * wide / nonzero(rms)).astype(matrices.dtype)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from muon_jax import _checks
-from muon_jax._normalization import Wide, on_wide
+from muon_jax._normalization import Wide, nonzero, on_wide
 from muon_jax._polar import decompose
 from muon_jax._types import Matrices
 
@@ -26,11 +26,11 @@ class SteepestDescent:
         spectrum = decompose(matrix)
         values, largest = spectrum.values, spectrum.values[..., :1]
         # A number over itself may round to less than one, which a steep power takes to zero.
-        ratios = jnp.where(values < largest, values / jnp.where(largest == 0, 1, largest), 1)
+        ratios = jnp.where(values < largest, values / nonzero(largest), 1)
         powers = jnp.where(spectrum.present, ratios**self._exponent, 0)
         energy = jnp.sum(jnp.square(powers), axis=-1, keepdims=True)
         rank = jnp.sum(spectrum.present, axis=-1, keepdims=True, dtype=powers.dtype)
-        return spectrum.with_values(powers * jnp.sqrt(rank / jnp.where(energy == 0, 1, energy)))
+        return spectrum.with_values(powers * jnp.sqrt(rank / nonzero(energy)))
 
     @property
     def _exponent(self) -> float:

@@ -28,9 +28,17 @@ def partition_spec(spec: Spec) -> PartitionSpec:
     return PartitionSpec(*(axes or None for axes in spec))
 
 
-def kept(spec: Spec, axes: Sequence[str]) -> Spec:
+def along(spec: Spec, axes: Sequence[str]) -> Spec:
     """Leaves only some mesh axes in a spec."""
     return tuple(tuple(axis for axis in sharding if axis in axes) for sharding in spec)
+
+
+def replicated(array: Array) -> Array:
+    """Gathers an array whose type names its mesh axes; along Auto axes the compiler does so."""
+    sharding = jax.typeof(array).sharding
+    if not any(sharding.spec):
+        return array
+    return jax.reshard(array, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
 def known_sharding(array: Any) -> NamedSharding | None:

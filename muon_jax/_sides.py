@@ -10,7 +10,7 @@ from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._names import hides_bias, words_of
 from muon_jax._paths import hidden_by_masks, named_leaves
 from muon_jax._routing import see_all
-from muon_jax._scaling import SHAPE_SCALES
+from muon_jax._scaling import shape_scale
 from muon_jax._types import ShapeScale
 
 
@@ -31,7 +31,7 @@ def check_sides(
     Raises:
       ValueError: names the paths, and the way to let the rules see the whole tree.
     """
-    factor = SHAPE_SCALES.get(scale) if isinstance(scale, str) else scale
+    factor = shape_scale(scale)
     hidden = hidden_by_masks(params)
     if factor is None or not hidden:
         return

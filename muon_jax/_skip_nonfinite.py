@@ -57,9 +57,7 @@ def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransforma
       >>> updates["bias"].tolist(), int(state.skipped)
       ([0.0, 0.0, 0.0], 1)
     """
-    if not isinstance(tx, optax.GradientTransformation):
-        remedy = "give a gradient transformation, such as muon_jax.muon(3e-4)"
-        raise _checks.invalid(_CALL, "tx", tx, remedy, TypeError)
+    _checks.check_transformation(_CALL, "tx", tx)
     tx = optax.with_extra_args_support(tx)
 
     def init(params: optax.Params) -> SkipNonfiniteState:

@@ -6,14 +6,13 @@ times a step of Muon, so measure now and then.
 """
 
 import math
-from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
 from muon_jax._dtypes import wide_dtype
-from muon_jax._normalization import to_unit_range
+from muon_jax._normalization import nonzero, to_unit_range
 
 AnyMatrices = Float[Array, "*batch rows cols"]
 Values = Float[Array, "*batch short"]
@@ -52,7 +51,7 @@ def singular_value_entropy(matrices: AnyMatrices) -> Measure:
       Liu et al., `Muon is Scalable for LLM Training <https://arxiv.org/abs/2502.16982>`_, 2025,
       section 3.4, after Alter et al., 2000
     """
-    return _by_values("singular_value_entropy", matrices, entropy_of)
+    return entropy_of(scaled_singular_values(_checked("singular_value_entropy", matrices)))
 
 
 def stable_rank(matrices: AnyMatrices) -> Measure:
@@ -76,7 +75,7 @@ def stable_rank(matrices: AnyMatrices) -> Measure:
       >>> float(stable_rank(jnp.eye(3)))
       3.0
     """
-    return _by_values("stable_rank", matrices, stable_rank_of)
+    return stable_rank_of(scaled_singular_values(_checked("stable_rank", matrices)))
 
 
 def orthogonality_residual(matrices: AnyMatrices, *, up_to_scale: bool = False) -> Measure:
@@ -104,9 +103,10 @@ def orthogonality_residual(matrices: AnyMatrices, *, up_to_scale: bool = False) 
       >>> float(orthogonality_residual(2 * jnp.eye(3), up_to_scale=True))
       0.0
     """
+    matrices = _checked("orthogonality_residual", matrices)
     if up_to_scale:
-        return _by_values("orthogonality_residual", matrices, residual_up_to_scale_of)
-    return _by_values("orthogonality_residual", matrices, _residual_of, _plain_singular_values)
+        return residual_up_to_scale_of(scaled_singular_values(matrices))
+    return _distance_from_one(jnp.square(_singular_values(matrices)))
 
 
 def update_to_weight_rms(updates: AnyMatrices, weights: AnyMatrices) -> Measure:
@@ -143,40 +143,33 @@ def update_to_weight_rms(updates: AnyMatrices, weights: AnyMatrices) -> Measure:
     return step / jnp.where(step == 0, 1, size)
 
 
-def singular_values(matrices: AnyMatrices) -> Values:
+def scaled_singular_values(matrices: AnyMatrices) -> Values:
     """Returns the singular values times a power of two, so that their squares fit any format."""
-    return _values_of(matrices, to_unit_range)
+    return _singular_values(to_unit_range(matrices) if matrices.size else matrices)
 
 
-def _plain_singular_values(matrices: AnyMatrices) -> Values:
-    return _values_of(matrices, _wide)
-
-
-def _values_of(matrices: AnyMatrices, prepared: Callable[[AnyMatrices], AnyMatrices]) -> Values:
+def _singular_values(matrices: AnyMatrices) -> Values:
     """An empty matrix counts as zero, of which it has the one singular value."""
+    matrices = _widened(matrices)
     if matrices.size == 0:
-        return jnp.zeros((*matrices.shape[:-2], 1), _wide(matrices).dtype)
-    return jnp.linalg.svdvals(prepared(matrices))
+        return jnp.zeros((*matrices.shape[:-2], 1), matrices.dtype)
+    return jnp.linalg.svdvals(matrices)
 
 
 def entropy_of(values: Values) -> Measure:
     share = _shares(values)
     if values.shape[-1] == 1:
         return share[..., 0]
-    return -(share * jnp.log(_or_one(share))).sum(-1) / jnp.log(values.shape[-1])
+    return -(share * jnp.log(nonzero(share))).sum(-1) / jnp.log(values.shape[-1])
 
 
 def stable_rank_of(values: Values) -> Measure:
     share = _shares(values)
-    return share.sum(-1) / _or_one(share.max(-1))
+    return share.sum(-1) / nonzero(share.max(-1))
 
 
 def residual_up_to_scale_of(values: Values) -> Measure:
     return _distance_from_one(_shares(values) * values.shape[-1])
-
-
-def _residual_of(values: Values) -> Measure:
-    return _distance_from_one(jnp.square(values))
 
 
 def _distance_from_one(energy: Values) -> Measure:
@@ -186,32 +179,18 @@ def _distance_from_one(energy: Values) -> Measure:
 def _shares(values: Values) -> Values:
     """The part of the energy in each direction; all zero for the zero matrix."""
     energy = jnp.square(values)
-    return energy / _or_one(energy.sum(-1, keepdims=True))
-
-
-def _or_one(total: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Replaces zero, by which nothing can be divided; NaN stays NaN."""
-    return jnp.where(total == 0, 1, total)
-
-
-def _by_values(
-    call: str,
-    matrices: AnyMatrices,
-    measure: Callable[[Values], Measure],
-    values: Callable[[AnyMatrices], Values] = singular_values,
-) -> Measure:
-    return measure(values(_checked(call, matrices)))
+    return energy / nonzero(energy.sum(-1, keepdims=True))
 
 
 def _root_mean_square(matrices: AnyMatrices) -> Measure:
     """Squares no entry above one, which might overflow, and none of a matrix of tiny entries."""
-    wide = _wide(matrices)
-    largest = _or_one(jnp.max(jnp.abs(wide), axis=_MATRIX, keepdims=True, initial=0))
+    wide = _widened(matrices)
+    largest = nonzero(jnp.max(jnp.abs(wide), axis=_MATRIX, keepdims=True, initial=0))
     entries = max(1, math.prod(matrices.shape[-2:]))
     return largest[..., 0, 0] * jnp.sqrt(jnp.square(wide / largest).sum(_MATRIX) / entries)
 
 
-def _wide(matrices: AnyMatrices) -> AnyMatrices:
+def _widened(matrices: AnyMatrices) -> AnyMatrices:
     return matrices.astype(wide_dtype(matrices.dtype))
 
 

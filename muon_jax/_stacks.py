@@ -53,8 +53,8 @@ def stack_axes(
     ]
     stacks = []
     for count, is_second in zip(_leading_stacks(without, known, hidden), second, strict=True):
-        leading = tuple(range(count + 1 if is_second and count else count))
-        stacks.append(leading or (1,) * is_second)
+        only_second = is_second and not count
+        stacks.append((1,) if only_second else tuple(range(count + is_second)))
     return stacks
 
 

@@ -13,9 +13,9 @@ from jaxtyping import Array
 from muon_jax._checks import invalid, path_name
 from muon_jax._ownership import group_size
 from muon_jax._shardings import (
+    along,
     axes_of_type,
     check_spec,
-    kept,
     known_sharding,
     manual_axes,
     partition_spec,
@@ -48,9 +48,9 @@ def _constrained(array: Array, sharding: NamedSharding) -> Array:
     mesh, spec = sharding.mesh, spec_axes(sharding.spec, array.ndim)
     explicit, auto = (axes_of_type(mesh, kind) for kind in (AxisType.Explicit, AxisType.Auto))
     if explicit:
-        array = jax.reshard(array, NamedSharding(mesh, partition_spec(kept(spec, explicit))))
+        array = jax.reshard(array, NamedSharding(mesh, partition_spec(along(spec, explicit))))
     if auto:
-        rest = NamedSharding(mesh, partition_spec(kept(spec, auto)))
+        rest = NamedSharding(mesh, partition_spec(along(spec, auto)))
         array = lax.with_sharding_constraint(array, rest)
     return array
 
@@ -66,16 +66,14 @@ def on_mesh_of(params: Any, state: Tree) -> Tree:
     if len(meshes) != 1:
         return state
     everywhere = NamedSharding(meshes.pop(), PartitionSpec())
-    return jax.tree.map(
-        lambda leaf: (
-            jax.device_put(leaf, everywhere)
-            if isinstance(leaf, jax.Array)
-            and known_sharding(leaf) is None
-            and not (isinstance(leaf, Tracer) and leaf.ndim)
-            else leaf
-        ),
-        state,
-    )
+
+    def placed(leaf: Any) -> Any:
+        may_be_momentum = isinstance(leaf, Tracer) and leaf.ndim
+        if not isinstance(leaf, jax.Array) or known_sharding(leaf) or may_be_momentum:
+            return leaf
+        return jax.device_put(leaf, everywhere)
+
+    return jax.tree.map(placed, state)
 
 
 def zero1_shardings(params: Any, mesh: Mesh, axis: str | Sequence[str]) -> Any:

@@ -16,7 +16,7 @@ from muon_jax import _checks
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._muon import MuonState
 from muon_jax._paths import named_leaves
-from muon_jax._tree import Axes, resolve_views
+from muon_jax._tree import AxesLike, resolve_views
 
 Weights: TypeAlias = Mapping[str, int | str | Sequence[int | str]]
 """By path: the number or name of the PyTorch parameter, or one for every matrix of a stack."""
@@ -33,7 +33,7 @@ class Matrix(NamedTuple):
     view: MatrixAxes
 
 
-def matrices_of(call: str, state: Any, axes: Axes) -> dict[str, Matrix]:
+def matrices_of(call: str, state: Any, axes: AxesLike) -> dict[str, Matrix]:
     """Finds every parameter that Muon trains, by path.
 
     Raises:

@@ -12,8 +12,8 @@ from muon_jax._ownership import (
     Bucket,
     MeshShape,
     Spec,
-    flat,
     group_size,
+    mesh_axes_in,
     ordered,
     owner_positions,
     shard_shape,
@@ -78,7 +78,7 @@ def transfers_from_owners(
 ) -> list[Transfer]:
     """Plans the way from the owners to all who hold a shard of the result."""
     moves = [
-        (bucket, bucket.leaf.unit_wanted, ordered(flat(bucket.leaf.batch_dropped), mesh))
+        (bucket, bucket.leaf.unit_wanted, ordered(mesh_axes_in(bucket.leaf.batch_dropped), mesh))
         for bucket in buckets
     ]
     return _merged(moves, mesh, wire_dtype)
@@ -90,7 +90,7 @@ def _merged(
     """One transfer for all moves across the same axes among the same owners."""
     transfers: dict[tuple[Axes, Axes, Axes, str], dict[Bucket, Spec]] = {}
     for bucket, spec, dropped in moves:
-        crossed = ordered(flat(spec), mesh)
+        crossed = ordered(mesh_axes_in(spec), mesh)
         copies = tuple(axis for axis in bucket.owners if axis not in crossed)
         way = (crossed, copies, dropped, _narrower(bucket.leaf.dtype, wire_dtype))
         transfers.setdefault(way, {})[bucket] = spec

@@ -24,7 +24,7 @@ from muon_jax._shardings import with_explicit_as_auto
 from muon_jax._types import Matrices, Orthogonalizer, ShapeScale
 
 Tree = TypeVar("Tree")
-Axes: TypeAlias = MatrixAxes | Any | Callable[[Any], Any] | None
+AxesLike: TypeAlias = MatrixAxes | Any | Callable[[Any], Any] | None
 """A view for every leaf, a prefix tree of views, a function from the tree to such a tree, or None.
 
 In a prefix tree None leaves a leaf alone; None for the whole means the rules of `matrix_axes`.
@@ -35,7 +35,7 @@ _AXES_REMEDY = "Give a MatrixAxes or None for every leaf, as muon_jax.matrix_axe
 
 def orthogonalize_tree(
     tree: Tree,
-    axes: Axes = None,
+    axes: AxesLike = None,
     *,
     orthogonalizer: Orthogonalizer | None = None,
     scale: str | ShapeScale = "none",
@@ -140,7 +140,7 @@ def _solve_here(
     return [done.get(place, leaf) for place, leaf in enumerate(leaves)]
 
 
-def resolve_views(call: str, tree: Any, axes: Axes) -> list[MatrixAxes | None]:
+def resolve_views(call: str, tree: Any, axes: AxesLike) -> list[MatrixAxes | None]:
     """Returns the view of every leaf in order, checked against its shape."""
     if axes is None:
         axes = matrix_axes

@@ -14,7 +14,7 @@ from muon_jax import _checks, _moments, _torch_buffers
 from muon_jax._dtypes import wide_dtype
 from muon_jax._moments import AdamMoments, MuonMoment
 from muon_jax._torch_buffers import Weights
-from muon_jax._tree import Axes
+from muon_jax._tree import AxesLike
 
 __all__ = ["from_adamw", "from_optax", "from_torch", "to_optax", "to_torch"]
 
@@ -145,7 +145,7 @@ def from_torch(
     state: Any,
     weights: Weights,
     *,
-    axes: Axes,
+    axes: AxesLike,
     steps: int,
     heavy_ball: float | None = None,
 ) -> Any:
@@ -197,7 +197,7 @@ def to_torch(
     state_dict: Any,
     weights: Weights,
     *,
-    axes: Axes,
+    axes: AxesLike,
     heavy_ball: float | None = None,
 ) -> dict[str, Any]:
     """Goes on with `torch.optim.Muon` where muon_jax stopped.

@@ -23,6 +23,11 @@ def gaussian(*shape: int, seed: int = 0) -> NDArray[np.float64]:
     return np.random.default_rng(seed).normal(size=shape)
 
 
+def normal(seed: int, *shape: int) -> NDArray[np.float32]:
+    """Returns what `gaussian` does, in float32."""
+    return gaussian(*shape, seed=seed).astype(np.float32)
+
+
 def polar(matrix: ArrayLike) -> NDArray[np.floating]:
     """Returns the polar factor of every matrix of a batch, by SVD in float64."""
     left, _, right = np.linalg.svd(np.asarray(matrix, np.float64), full_matrices=False)

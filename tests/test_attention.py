@@ -11,14 +11,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from matrices import normal
 
 from muon_jax import attention
 
 HEADS, WIDTH, LAYERS = 2, 8, 3
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def projections(*layers):

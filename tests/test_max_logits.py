@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matrices import normal
 
 from muon_jax import _max_logits, attention
 
@@ -23,10 +24,6 @@ def measured(query, key, **options):
 @functools.partial(jax.jit, static_argnums=3)
 def masked_in_blocks_of_four(query, key, mask, is_causal):
     return attention.max_attention_logits(query, key, mask=mask, is_causal=is_causal, block_size=4)
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def dense_logits(query, key, visible: Any = True, scale=None):

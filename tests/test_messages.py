@@ -170,7 +170,7 @@ BAD_TYPES = [
     (
         lambda: muon_jax.skip_nonfinite(True),
         "muon_jax.skip_nonfinite(tx=True): give a gradient transformation, such as "
-        "muon_jax.muon(3e-4).",
+        "optax.set_to_zero().",
     ),
     (
         lambda: muon_jax.muon(1.0, skip_nonfinite=3),

@@ -256,7 +256,7 @@ def test_extra_arguments_reach_what_is_wrapped():
         (
             lambda: monitor(0.1),
             TypeError,
-            r"^muon_jax.diagnostics.monitor\(tx=0.1\): give an Optax transformation.$",
+            r"^muon_jax.diagnostics.monitor\(tx=0.1\): give a gradient transformation,",
         ),
         (
             lambda: monitor(optax.sgd(0.1)).update(

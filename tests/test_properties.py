@@ -13,7 +13,6 @@ from matrices import gaussian, log_uniform, polar, singular_values, with_spectru
 import muon_jax
 
 ORTHOGONALIZERS = {
-    "newton_schulz": muon_jax.newton_schulz(),
     "fast": muon_jax.newton_schulz("fast"),
     "accurate": muon_jax.newton_schulz("accurate"),
     "keller": muon_jax.newton_schulz("keller"),
@@ -145,7 +144,7 @@ def test_finite_input_gives_finite_output_of_bounded_size(
     assert singular_values(result).max() < 1.3
 
 
-@pytest.mark.parametrize("name", ["newton_schulz", "accurate", "bfloat16", "polar_by_svd"])
+@pytest.mark.parametrize("name", ["fast", "accurate", "bfloat16", "polar_by_svd"])
 @given(scale=st.floats(-3, 3))
 def test_rows_of_very_different_size_stay_finite(name, scale):
     matrix = gaussian(6, 10) * np.geomspace(1, 10.0 ** (10 * scale), 6)[:, None]

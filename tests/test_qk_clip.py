@@ -12,16 +12,13 @@ from flax import linen as nn
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matrices import normal
 
 from muon_jax._qk_clip import clip_qk
 from muon_jax._qk_targets import QKTarget
 from muon_jax.attention import collect_max_logits, max_attention_logits, reporting
 
 HEADS, WIDTH, HEAD_DIM, ROTARY, LATENT = 4, 16, 8, 4, 6
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def step(tx: Any, updates: Any, params: Any, max_logits: Any) -> tuple[Any, Any]:

@@ -6,15 +6,12 @@ import jax
 import numpy as np
 import optax
 import pytest
+from matrices import normal
 
 from muon_jax._qk_clip import clip_qk
 from muon_jax._qk_targets import QKPart, QKTarget
 
 LAYERS, WIDTH, HEADS, HEAD_DIM = 3, 16, 4, 8
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def step(tx: Any, updates: Any, params: Any, max_logits: Any) -> Any:
