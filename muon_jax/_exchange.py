@@ -42,10 +42,7 @@ from muon_jax._packing import (
 )
 from muon_jax._shardings import tracks_varying
 from muon_jax._transfers import Transfer, transfers_from_owners, transfers_to_owners
-from muon_jax._types import Matrices
-
-Solve: TypeAlias = Callable[[list[Matrices]], list[Matrices]]
-"""Orthogonalises batches of whole matrices of any shapes, each in its place."""
+from muon_jax._types import Solve
 
 Units: TypeAlias = Shaped[Array, "units *unit"]
 Buffers: TypeAlias = Shaped[Array, "devices capacity"]

@@ -1,12 +1,19 @@
 """Says which devices would orthogonalise which leaf, from shapes and shardings alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jax.sharding import NamedSharding, PartitionSpec
 
 from muon_jax._matrix_axes import MatrixAxes
-from muon_jax._ownership import Bucket, MeshShape, ShardedLeaf, owner_positions, plan_ownership
+from muon_jax._ownership import (
+    Bucket,
+    Cost,
+    MeshShape,
+    ShardedLeaf,
+    owner_positions,
+    plan_ownership,
+)
 from muon_jax._shardings import known_sharding, spec_axes
 
 Owners = tuple[int, ...]
@@ -16,7 +23,7 @@ Owners = tuple[int, ...]
 def owners_of(
     leaves: Sequence[Any],
     views: Sequence[MatrixAxes | None],
-    cost: Callable[[int, int], float],
+    cost: Cost,
 ) -> list[Owners]:
     """Plans who owns the matrices of every leaf, as an update on its mesh would.
 

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._ownership import Axes, MeshShape, Spec, group_size
-from muon_jax._types import Matrices
+from muon_jax._types import Matrices, Solve
 
 
 def to_units(leaf: Array, batch_axes: Sequence[int]) -> Array:
@@ -81,10 +81,20 @@ def side_by_side(flat: Sequence[Array], capacity: int) -> Array:
     return jnp.pad(joined, ((0, 0), (0, capacity - joined.shape[1])))
 
 
+def solve_leaves(leaves: Sequence[Array], views: Sequence[MatrixAxes], solve: Solve) -> list[Array]:
+    """Orthogonalises whole leaves of any shapes, all in one call of `solve`."""
+    parts = [view.to_matrices(leaf) for view, leaf in zip(views, leaves, strict=True)]
+    solved = iter(solve([part for group in parts for part in group]))
+    return [
+        view.from_matrices([next(solved) for _ in group], leaf.shape)
+        for view, leaf, group in zip(views, leaves, parts, strict=True)
+    ]
+
+
 def solve_units(
     units: Sequence[Array],
     views: Sequence[MatrixAxes],
-    solve: Callable[[list[Matrices]], list[Matrices]],
+    solve: Solve,
 ) -> list[Array]:
     """Orthogonalises whole units of any shapes, all in one call of `solve`."""
     parts = [jax.vmap(view.to_matrices)(each) for view, each in zip(views, units, strict=True)]

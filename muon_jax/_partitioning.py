@@ -21,12 +21,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from muon_jax._checks import refused
-from muon_jax._exchange import Solve, exchange_shards
+from muon_jax._exchange import exchange_shards
 from muon_jax._layout import CompilerLayout, shared_axes
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._ownership import Cost, MeshShape, ShardedLeaf, Spec, group_size
-from muon_jax._packing import solve_units
+from muon_jax._packing import solve_leaves
 from muon_jax._shardings import partition_spec, spec_axes, with_explicit_as_auto
+from muon_jax._types import Solve
 
 
 def solve_where_compiled(
@@ -73,8 +74,7 @@ def _solve(
     followed = slice(count, 2 * count) if like else slice(count)
 
     def alone(*leaves: Array) -> list[Array]:
-        units = solve_units([leaf[None] for leaf in leaves], views, solve)
-        return [unit[0] for unit in units]
+        return solve_leaves(leaves, views, solve)
 
     # The operation refuses functions that hold arrays, as an orthogonalizer may. What one device
     # does alone has no sharding, so none is in the types that it is traced with.

@@ -9,7 +9,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from muon_jax._checks import listed, refused
-from muon_jax._exchange import Solve, exchange_shards
+from muon_jax._exchange import exchange_shards
 from muon_jax._layout import CompilerLayout, Layout
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._ownership import Cost, ShardedLeaf, group_size
@@ -24,6 +24,7 @@ from muon_jax._shardings import (
     spec_axes,
     tracks_varying,
 )
+from muon_jax._types import Solve
 
 
 def solve_on_mesh(

@@ -11,17 +11,17 @@ from jaxtyping import Array
 from muon_jax import _checks
 from muon_jax._batching import orthogonalize_all
 from muon_jax._distribution import Distribute, check_distribute
-from muon_jax._exchange import Solve
 from muon_jax._layout import resolve_layout
 from muon_jax._matrix_axes import MatrixAxes
 from muon_jax._newton_schulz import newton_schulz
 from muon_jax._ownership import quintic_flops
+from muon_jax._packing import solve_leaves
 from muon_jax._paths import chosen_by_leaf, named_leaves
 from muon_jax._placement import solve_on_mesh
 from muon_jax._routing import matrix_axes
 from muon_jax._scaling import check_scale, scaler
 from muon_jax._shardings import with_explicit_as_auto
-from muon_jax._types import Matrices, Orthogonalizer, ShapeScale
+from muon_jax._types import Matrices, Orthogonalizer, ShapeScale, Solve
 
 Tree = TypeVar("Tree")
 AxesLike: TypeAlias = MatrixAxes | Any | Callable[[Any], Any] | None
@@ -124,16 +124,11 @@ def _solve_here(
     like: Sequence[Array],
 ) -> list[Array]:
     """Solves all leaves that have a view in one call, wherever XLA carries it out."""
+    viewed = {place: view for place, view in enumerate(views) if view is not None}
 
     def solve_all(*arrays: Array) -> list[Array]:
-        parts = [view.to_matrices(leaf) for view, leaf in zip(viewed.values(), arrays, strict=True)]
-        solved = iter(solve([part for group in parts for part in group]))
-        return [
-            view.from_matrices([next(solved) for _ in group], leaf.shape)
-            for view, leaf, group in zip(viewed.values(), arrays, parts, strict=True)
-        ]
+        return solve_leaves(arrays, list(viewed.values()), solve)
 
-    viewed = {place: view for place, view in enumerate(views) if view is not None}
     run = with_explicit_as_auto(solve_all, [like[place] for place in viewed])
     results = run(*(leaves[place] for place in viewed))
     done = dict(zip(viewed, results, strict=True))

@@ -1,6 +1,6 @@
 """Aliases that every floor shares."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import optax
@@ -8,6 +8,9 @@ from jaxtyping import Array, Float
 
 Matrices: TypeAlias = Float[Array, "batch rows cols"]
 """A batch of matrices: the one form in which the polar maths sees a parameter."""
+
+Solve: TypeAlias = Callable[[Sequence[Matrices]], list[Matrices]]
+"""Orthogonalises batches of whole matrices of any shapes, each in its place."""
 
 Orthogonalizer: TypeAlias = Callable[[Matrices], Matrices]
 """Maps every matrix of a batch to its (near-)orthogonal polar factor, in the same shape."""

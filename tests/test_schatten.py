@@ -126,46 +126,13 @@ def test_a_larger_p_spreads_the_spectrum_more_evenly():
     np.testing.assert_allclose(largest[-1], 1, atol=1e-5)
 
 
-@each_p
+@pytest.mark.parametrize("p", [p for p in EXPONENTS if p > 1])  # for one, rounding decides
 def test_where_all_directions_are_alike_every_p_agrees(p):
     for matrix in (polar(gaussian(6, 15)), np.outer([3.0, 4.0], [0.6, 0.0, 0.8]) / 5):
-        if p > 1:  # which of equal values is the largest is up to rounding
-            np.testing.assert_allclose(apply(p, matrix), matrix, atol=1e-5)
+        np.testing.assert_allclose(apply(p, matrix), matrix, atol=1e-5)
 
 
-@each_p
-def test_zero_stays_zero(p):
-    assert not apply(p, np.zeros((4, 6))).any()
-
-
-@each_p
-def test_directions_that_are_missing_stay_missing(p):
-    step = apply(p, with_spectrum([1.0, 0.8, 0, 0, 0, 0], 6, 9))
-    assert (singular_values(step)[2:] < 1e-5).all()
-
-
-# Symmetries and range
-
-
-@each_shape
-@each_p
-def test_rotations_and_transposition_commute(p, shape):
-    matrix = log_uniform(*shape, 30)
-    left, right = (polar(gaussian(size, size, seed=size)) for size in shape)
-    step = apply(p, matrix)
-    np.testing.assert_allclose(apply(p, left @ matrix @ right), left @ step @ right, atol=1e-4)
-    np.testing.assert_allclose(apply(p, matrix.T), step.T, atol=1e-4)
-
-
-@each_p
-def test_a_positive_factor_changes_nothing_at_any_magnitude(p):
-    matrix = gaussian(5, 7).astype(np.float32)
-    for scale in (1e-37, 1e-20, 3.0, 1e20, 1e37):
-        np.testing.assert_allclose(
-            apply(p, matrix * np.float32(scale)), apply(p, matrix), atol=1e-4
-        )
-    for exponent in (-90, 7, 90):
-        np.testing.assert_array_equal(apply(p, np.ldexp(matrix, exponent)), apply(p, matrix))
+# Range
 
 
 @pytest.mark.parametrize("p", [1, 2, 32])
@@ -198,25 +165,12 @@ def test_the_ends_of_every_format_are_finite(p, dtype):
 
 
 @each_p
-@pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_a_broken_matrix_breaks_no_other(p, poison):
-    healthy = gaussian(3, 5, 7).astype(np.float32)
-    broken = healthy.copy()
-    broken[1, 2, 3] = poison
-    expected, steps = compiled(p)(healthy), compiled(p)(broken)
-    assert jnp.isnan(steps[1]).all()
-    np.testing.assert_array_equal(steps[0], expected[0])
-    np.testing.assert_array_equal(steps[2], expected[2])
-
-
-@each_p
-def test_a_batch_is_a_loop_and_vmap_and_jit_change_nothing(p):
+def test_vmap_and_jit_change_nothing(p):
     batch = jnp.asarray(gaussian(3, 5, 7), jnp.float32)
     together, direct = compiled(p)(batch), muon_jax.steepest_descent(p)(batch)
     mapped = jax.vmap(muon_jax.steepest_descent(p))(batch[:, None])[:, 0]
-    for matrix, *steps in zip(batch, together, direct, mapped, strict=True):
-        for step in steps:
-            np.testing.assert_allclose(step, apply(p, matrix), atol=1e-5)
+    np.testing.assert_allclose(direct, together, atol=1e-5)
+    np.testing.assert_allclose(mapped, together, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4), (2, 3, 0)])
