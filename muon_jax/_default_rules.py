@@ -185,6 +185,12 @@ FUSED = (
         "fused gate and up",
     ),
     Rule(
+        layer(f"net_0/proj,net/{NUMBER}/proj"),
+        gates.gated_net,
+        "twice as wide as the way down: gate and up are each a matrix",
+        "fused gate and up",
+    ),
+    Rule(
         layer("in_proj"),
         gates.gated_input,
         "input and gate are each a matrix",

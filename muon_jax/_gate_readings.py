@@ -2,7 +2,7 @@
 
 from muon_jax._filter_readings import flattened_patch
 from muon_jax._leaves import Leaf
-from muon_jax._matrix_axes import MatrixAxes
+from muon_jax._matrix_axes import MatrixAxes, Shape
 from muon_jax._names import matches
 from muon_jax._readings import expert_stack, halves, in_parts, matrix, may_feed, oriented
 from muon_jax._rules import Outcome
@@ -53,6 +53,19 @@ def gated_up(leaf: Leaf) -> Outcome:
         return None
     if may_feed(leaf) if lead == 0 else expert_stack(leaf) is None:
         return None
+    return _led_back(leaf, down)
+
+
+def gated_net(leaf: Leaf) -> Outcome:
+    """As `gated_up`, where the way down stands two numbers further: `net_0/proj` and `net_2`."""
+    *place, first, _ = leaf.place
+    down = leaf.tree.shapes.get((*place, first.replace("0", "2"), leaf.words[-1]))
+    return _led_back(leaf, down) if len(leaf.core) == 2 and down and len(down) == 2 else None
+
+
+def _led_back(leaf: Leaf, down: Shape) -> MatrixAxes | None:
+    """Splits a layer in two where its way down takes half of its outputs to its inputs."""
+    lead = len(leaf.core) - 2
     view = oriented(leaf, lead)
     inner, outputs = reversed(down[lead:]) if leaf.outputs_first else down[lead:]
     fits = leaf.core[view.rows[0]] == outputs and leaf.core[view.cols[0]] == 2 * inner

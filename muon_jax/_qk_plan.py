@@ -145,7 +145,9 @@ def _read(
     # A query that also meets the key of all heads has to bring the whole factor there.
     meets_shared = "shared_key" in parts and "rotary_query" not in parts
     own_key = counts.get("key") == heads and not meets_shared
-    whole = {"query": not own_key, "rotary_query": True} | ({"key": False} if own_key else {})
+    whole = {"query": not own_key, "rotary_query": True}
+    if own_key:
+        whole["key"] = False
     scaled = [
         (name, Scaling(layer, parts[role], target.layer_axis, whole[role]))
         for role in whole
