@@ -6,13 +6,8 @@ from collections.abc import Callable
 from muon_jax._filter_readings import flattened_patch
 from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import MatrixAxes, Shape, Split, without_ones
-from muon_jax._names import (
-    ATTENTION,
-    ATTENTION_INPUT,
-    ATTENTION_OUTPUT,
-    FUSED_QUERY_KEY_VALUE,
-    matches,
-)
+from muon_jax._names import ATTENTION, ATTENTION_INPUT, ATTENTION_OUTPUT, FUSED_QUERY_KEY_VALUE
+from muon_jax._patterns import matches
 from muon_jax._readings import bias_leads, halves, in_parts, matrix, oriented, several
 from muon_jax._rules import Outcome
 

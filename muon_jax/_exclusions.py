@@ -5,7 +5,8 @@ The outcome is the fallback, or None where the leaf may be a matrix after all.
 
 from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import without_ones
-from muon_jax._names import ATTENTION_INPUT, EXPERTS, NORM, is_norm, matches
+from muon_jax._names import ATTENTION_INPUT, EXPERTS, NORM, is_norm
+from muon_jax._patterns import matches
 from muon_jax._readings import inputs_and_outputs
 from muon_jax._rules import FALLBACK, Outcome
 

@@ -2,7 +2,8 @@
 
 from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import MatrixAxes, Shape
-from muon_jax._names import ATTENTION_INPUT, matches
+from muon_jax._names import ATTENTION_INPUT
+from muon_jax._patterns import matches
 from muon_jax._readings import several
 from muon_jax._rules import FALLBACK, Outcome
 

@@ -3,7 +3,7 @@
 from muon_jax._filter_readings import flattened_patch
 from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import MatrixAxes, Shape
-from muon_jax._names import matches
+from muon_jax._patterns import matches
 from muon_jax._readings import expert_stack, halves, in_parts, matrix, may_feed, oriented
 from muon_jax._rules import Outcome
 

@@ -8,15 +8,8 @@ import re
 from collections.abc import Collection
 
 from muon_jax._leaves import Leaf
-from muon_jax._names import (
-    ATTENTION,
-    ATTENTION_INPUT,
-    FUSED_QUERY_KEY_VALUE,
-    WEIGHT,
-    Words,
-    is_norm,
-    matches,
-)
+from muon_jax._names import ATTENTION, ATTENTION_INPUT, FUSED_QUERY_KEY_VALUE, WEIGHT, is_norm
+from muon_jax._patterns import Words, matches
 from muon_jax._readings import feeds_dense, inputs_and_outputs, oriented
 from muon_jax._rules import FALLBACK, Outcome
 

@@ -19,15 +19,13 @@ from muon_jax._names import (
     NORM,
     STACK_AXIS,
     WEIGHT,
-    Words,
     biases_of,
     hides_bias,
-    matches,
     names_outputs_first,
     place_of,
-    words_of,
 )
 from muon_jax._paths import hidden_by_masks, named_leaves
+from muon_jax._patterns import Words, matches, words_of
 from muon_jax._stacks import stack_axes
 
 _WITH_HEADS = f"*/{{{ATTENTION_INPUT},{ATTENTION_OUTPUT}}}"

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from muon_jax._checks import check_non_negative, check_number, invalid, listed, refused
-from muon_jax._names import words_of
 from muon_jax._paths import hidden_by_masks, map_named, named_leaves
-from muon_jax._rules import check_pattern, fits
+from muon_jax._patterns import check_pattern, path_fits
 
 ARGUMENT = "learning_rate_multipliers"
 _SHOWN_PATHS = 3
@@ -47,12 +46,12 @@ def multipliers_of(params: Any, multipliers: Mapping[str, float], *, call: str) 
 
     def factor_of(name: str) -> float:
         for pattern, factor in multipliers.items():
-            if fits(pattern, name):
+            if path_fits(pattern, name):
                 unused.pop(pattern, None)
                 return float(factor)  # a NumPy scalar would widen updates of half precision
         return 1.0
 
-    factors = map_named(lambda path, _: factor_of("/".join(words_of(path))), params)
+    factors = map_named(lambda path, _: factor_of(path), params)
     for words in hidden_by_masks(params):
         factor_of("/".join(words))
     if unused:
@@ -62,7 +61,7 @@ def multipliers_of(params: Any, multipliers: Mapping[str, float], *, call: str) 
 
 def _decides_nothing(pattern: str, params: Any, call: str) -> Exception:
     paths = [path for path, _ in named_leaves(params)]
-    taken = [path for path in paths if fits(pattern, "/".join(words_of(path)))]
+    taken = [path for path in paths if path_fits(pattern, path)]
     if taken:
         return refused(
             call,

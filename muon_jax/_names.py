@@ -1,15 +1,8 @@
-"""Names of parameters: one pattern language, and the words that libraries use for the same thing.
+"""Names of parameters: the words that libraries use for the same thing."""
 
-Libraries join names by slashes or dots and disagree about case (`SelfAttention_0/query/kernel`,
-`self_attn.q_proj.weight`), so paths are compared as lower-case words joined by slashes.
-"""
-
-import functools
-import re
 from collections.abc import Collection
-from typing import TypeAlias
 
-Words: TypeAlias = tuple[str, ...]
+from muon_jax._patterns import Words, matches
 
 WEIGHT = "{kernel,weight,weights,w}"
 """Last words that say only "the array of this layer"; the word before names the layer."""
@@ -51,12 +44,6 @@ LATENT_UP = "{q,k,v,kv}_{b,up}{,_proj},w{q,k,v,kv}_b"
 """Up-projections of multi-head latent attention: from a latent to all heads."""
 
 
-def words_of(path: str) -> Words:
-    """Splits a path at slashes and dots, in lower case, without Haiku's `~`."""
-    words = tuple(word for word in re.split(r"[/.]", path.lower()) if word not in ("", "~"))
-    return words or ("",)
-
-
 def place_of(words: Words, arrays: str = WEIGHT) -> Words:
     """The words down to a layer and its name: without a final `kernel` and the like."""
     return words[:-1] if matches(arrays, words[-1]) else words
@@ -81,27 +68,3 @@ def hides_bias(words: Words, hidden: Collection[Words]) -> bool:
     """Tells whether the bias of the layer of a weight is among what is hidden."""
     place = place_of(words)
     return place != words and any(bias in hidden for bias in biases_of(place))
-
-
-def matches(pattern: str, text: str) -> bool:
-    """Tells whether a word, or words joined by `/`, fits a pattern as a whole.
-
-    A `*` that is a whole word stands for any number of words, also none; within a word it stands
-    for any characters, and `?` for one. `{query,key}` is either word, and a comma outside braces
-    parts patterns.
-    """
-    return _expression(pattern).fullmatch(text) is not None
-
-
-@functools.cache
-def _expression(pattern: str) -> re.Pattern[str]:
-    any_words, any_rest, any_text = r"(?<![^/,])\*/", r"(?<=/)\*(?![^,])", r"^\*$"
-    tokens = {"*": "[^/]*", "?": "[^/]", "{": "(?:", "}": ")", ",": "|"}
-    expression = ""
-    for match in re.finditer(f"({any_words})|({any_rest}|{any_text})|(.)", pattern.lower()):
-        words, rest, letter = match.groups()
-        if words or rest:
-            expression += "(?:.*/)?" if words else ".*"
-        else:
-            expression += tokens.get(letter, re.escape(letter))
-    return re.compile(expression)

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from muon_jax._checks import path_name, refused
-from muon_jax._names import Words, words_of
+from muon_jax._patterns import Words, words_of
 
 _BOXES = tuple(map(jax.tree_util.GetAttrKey, ("value", "array")))  # of Flax, of Haliax
 

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from muon_jax import _checks
-from muon_jax._names import words_of
 from muon_jax._paths import hidden_paths, named_leaves
+from muon_jax._patterns import path_fits
 from muon_jax._qk_targets import QKPart, QKTarget, Shape
-from muon_jax._rules import fits
 
 _CALL = "clip_qk"
 _WHERE_HEADS_LIE = "Say by QKPart where the heads lie: head_axis, fused, stretch"
@@ -107,7 +106,7 @@ def _matched(
         layers = [
             node
             for node in sorted(nodes)
-            if fits(pattern, "/".join(words_of(node))) and _join(node, path) in nodes
+            if path_fits(pattern, node) and _join(node, path) in nodes
         ]
         if not layers:
             raise _checks.refused(

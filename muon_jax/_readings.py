@@ -8,7 +8,8 @@ import re
 
 from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import MatrixAxes, Split
-from muon_jax._names import ATTENTION, EXPERTS, matches
+from muon_jax._names import ATTENTION, EXPERTS
+from muon_jax._patterns import matches
 from muon_jax._rules import Outcome
 
 

@@ -1,16 +1,13 @@
 """A rule: which paths, to which view or label, and why."""
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import TypeAlias
 
 from muon_jax._checks import invalid
 from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import MatrixAxes
-from muon_jax._names import matches
-
-_NO_WORD = re.compile(r"(?<![^/])~/")  # Haiku's, which paths are compared without
+from muon_jax._patterns import check_pattern, path_fits
 
 MUON = "muon"
 FALLBACK = "adamw"
@@ -66,7 +63,7 @@ class Rule:
 
     def fits(self, name: str) -> bool:
         """Tells whether the pattern fits the lower-case words of a path, joined by `/`."""
-        return fits(self.pattern, name)
+        return path_fits(self.pattern, name)
 
     def outcome(self, leaf: Leaf) -> Outcome:
         """Returns where a leaf that fits goes, or None where the rule does not apply after all."""
@@ -75,16 +72,3 @@ class Rule:
             remedy = 'let the function return a MatrixAxes, a label such as "adamw", or None'
             raise invalid("Rule", "to", found, remedy, TypeError)
         return found
-
-
-def check_pattern(call: str, argument: str, pattern: object) -> None:
-    """Refuses what is no pattern of paths."""
-    if not isinstance(pattern, str) or not pattern:
-        raise invalid(call, argument, pattern, 'give a pattern such as "*/kernel"')
-    if pattern.count("{") != pattern.count("}"):
-        raise invalid(call, argument, pattern, "close every brace, as in {query,key}")
-
-
-def fits(pattern: str, name: str) -> bool:
-    """Tells whether a pattern, as `Rule` describes them, fits the words of a path."""
-    return matches(_NO_WORD.sub("", pattern.replace(".", "/")), name)

@@ -7,8 +7,9 @@ import numpy as np
 
 from muon_jax._checks import listed, refused
 from muon_jax._matrix_axes import MatrixAxes
-from muon_jax._names import hides_bias, words_of
+from muon_jax._names import hides_bias
 from muon_jax._paths import hidden_by_masks, named_leaves
+from muon_jax._patterns import words_of
 from muon_jax._routing import see_all
 from muon_jax._scaling import shape_scale
 from muon_jax._types import ShapeScale

@@ -22,12 +22,11 @@ from muon_jax._names import (
     NORM_VECTOR,
     STACK_CONTAINER,
     WEIGHT,
-    Words,
     biases_of,
     is_norm,
-    matches,
     place_of,
 )
+from muon_jax._patterns import Words, matches
 
 _TABLE_OR_WEIGHT = f"{WEIGHT},embedding,embeddings"
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from muon_jax._names import matches, place_of, words_of
+from muon_jax._names import place_of
+from muon_jax._patterns import matches, words_of
 
 
 @pytest.mark.parametrize(
