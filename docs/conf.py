@@ -33,6 +33,7 @@ autodoc_member_order = "bysource"
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 add_module_names = False
+highlight_language = "text"  # what names no language is a command, or what one prints
 python_maximum_signature_line_length = 80
 
 html_theme = "sphinx_book_theme"

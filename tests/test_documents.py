@@ -38,6 +38,13 @@ def test_every_public_name_stands_once_in_the_reference():
     assert sorted(documented) == sorted(public)
 
 
+def test_every_module_has_its_floor_in_the_architecture():
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    _, floors, _ = re.split(r"^## (?:Floors|Around the library)$", page, flags=re.MULTILINE)
+    modules = {file.stem for file in (ROOT / "muon_jax").glob("*.py")} - {"__init__"}
+    assert modules - set(re.findall(r"`(\w+)`", floors)) == set()
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=named)
 def test_links_to_files_lead_somewhere(source):
     targets = [each for each in LINK.findall(source.read_text()) if "://" not in each]
