@@ -17,8 +17,18 @@ def convolution(leaf: Leaf) -> Outcome:
     view = flattened_patch(leaf)
     masked = view and leaf.tree.hidden and not _is_space(_space(leaf))
     if view and (masked or leaf.bias_is_hidden):
-        return tuple(dict.fromkeys((view, *several(leaf))))
+        return tuple(dict.fromkeys((view, *_all_filters(leaf), *several(leaf))))
     return view
+
+
+def _all_filters(leaf: Leaf) -> list[MatrixAxes]:
+    """One filter stored either way round, a transposed one, and a stack of filters."""
+    axes = range(len(leaf.core))
+    outputs = [axes[0], axes[1]] if leaf.outputs_first else [axes[-1], axes[-2]]
+    filters = [(axes, cols) for cols in (*outputs, axes[-1], axes[0])]
+    if len(axes) > 3:
+        filters.append((axes[1:], axes[1] if leaf.outputs_first else axes[-1]))
+    return [MatrixAxes([axis for axis in among if axis != cols], cols) for among, cols in filters]
 
 
 def flattened_patch(leaf: Leaf) -> MatrixAxes | None:

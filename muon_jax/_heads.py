@@ -50,12 +50,12 @@ def end_of_named_head(leaf: Leaf) -> Outcome:
 
 
 def vocabulary(leaf: Leaf) -> Outcome:
-    """A matrix outside all layers that has an output for every row of the largest embedding.
+    """A matrix that has an output for every row of the largest embedding, as nothing else does.
 
-    Nothing else may be as wide, unless it has the whole shape of an embedding, reversed or not,
-    that stands in the same part of the model.
+    One with the shape of an embedding that stands beside it or beside a part of it, reversed or
+    not, may be as wide as others.
     """
-    if leaf.stack or _in_layer(leaf) or len(leaf.core) != 2:
+    if leaf.stack or len(leaf.core) != 2:
         return None
     inputs, outputs = inputs_and_outputs(leaf)
     if inputs == outputs or feeds_dense(leaf):
@@ -91,7 +91,7 @@ def _feeds(leaf: Leaf) -> bool:
         return False
     _, outputs = inputs_and_outputs(leaf)
     parent = leaf.place[:-1]
-    norms = [name for name in leaf.tree.children.get(parent, ()) if is_norm(name)]
+    norms = [name for name in leaf.tree.children[parent] if is_norm(name)]
     vectors = [
         leaf.tree.shapes.get((*parent, name, word))
         for name in norms
@@ -123,17 +123,6 @@ def _attends(leaf: Leaf) -> bool:
     """Tells whether it belongs to attention, whose heads have nothing to do with logits."""
     named = any(matches(ATTENTION, word) for word in leaf.place)
     return named or leaf.beside(f"{ATTENTION_INPUT},{FUSED_QUERY_KEY_VALUE}") is not None
-
-
-def _in_layer(leaf: Leaf) -> bool:
-    """Tells whether it stands in one of several: below a number, or a name that others share."""
-    for depth, word in enumerate(leaf.place[:-1]):
-        stem = word.rstrip("0123456789")
-        others = leaf.tree.children[leaf.place[:depth]].keys() - {word}
-        alike = any(other.rstrip("0123456789") == stem for other in others)
-        if not stem or (stem != word and alike):
-            return True
-    return False
 
 
 def _only_here(leaf: Leaf, size: int, besides: Collection[Words]) -> bool:

@@ -56,13 +56,13 @@ def by_bias(leaf: Leaf) -> Outcome:
 
 
 def several(leaf: Leaf) -> tuple[MatrixAxes, ...]:
-    """All that an array of three axes or more may be."""
-    first, *inner, last = range(len(leaf.core))
-    return (
-        MatrixAxes(rows=inner[-1], cols=last),
-        MatrixAxes(rows=(first, *inner), cols=last),
-        MatrixAxes(rows=first, cols=(*inner, last)),
-    )
+    """What an array of three axes or more may be: a stack of matrices, or one, cut at any axis."""
+    axes = range(len(leaf.core))
+    cuts = [(axes[:cut], axes[cut:]) for cut in reversed(axes[1:])]
+    pairs = [(axes[-2:-1], axes[-1:]), *cuts]
+    if leaf.outputs_first:
+        pairs = [(axes[-1:], axes[-2:-1]), *((cols, rows) for rows, cols in reversed(cuts))]
+    return tuple(MatrixAxes(rows, cols) for rows, cols in pairs)
 
 
 def oriented(leaf: Leaf, lead: int = 0) -> MatrixAxes:

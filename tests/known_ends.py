@@ -50,6 +50,23 @@ ENDS = {
         "up/kernel": ((3, 3, 16, 8), "0,1,2|3"),  # of both ways down and up
         "out_conv/kernel": ((3, 3, 8, 3), "0,1,2|3"),
     },
+    "a U-Net whose time is as wide as some channels": {
+        "time/kernel": ((6, 8), "0|1"),
+        "conv_in/kernel": ((3, 3, 3, 8), "0,1,2|3"),
+        "conv_down/kernel": ((3, 3, 8, 16), "0,1,2|3"),
+        "depthwise_conv/kernel": ((7, 7, 1, 16), "-"),
+        "conv_up/kernel": ((3, 3, 24, 8), "0,1,2|3"),
+        "conv_out/kernel": ((3, 3, 8, 3), "0,1,2|3"),
+    },
+    "a generator that narrows unevenly": {
+        "Dense_0/kernel": ((6, 4 * 4 * 16), "0|1"),
+        "ConvTranspose_0/kernel": ((4, 4, 16, 12), "0,1,2|3"),
+        "ConvTranspose_1/kernel": ((4, 4, 12, 3), "0,1,2|3"),
+    },
+    "a classifier of gray images with one filter": {
+        "Conv_0/kernel": ((3, 3, 1, 8), "-"),  # of one channel
+        "Dense_0/kernel": ((8, 16), "-"),
+    },
     "a U-Net that scales and shifts by the time": {
         "time_mlp/kernel": ((8, 32), "0|1"),
         "conv_in/kernel": ((3, 3, 3, 8), "0,1,2|3"),
@@ -101,6 +118,8 @@ ENDS = {
         "sequential/classifier/3/weight": ((32, 32), "1|0"),
         "sequential/classifier/6/weight": ((10, 32), "-"),
         "filters/head/0/weight": ((8, 4, 3, 3), "1,2,3|0"),
+        "filters/head/layers_0/kernel": ((3, 3, 4, 8), "0,1,2|3"),
+        "general/head/out/kernel": ((4, 2, 8), "-"),
         "equinox/head/layers/0/weight": ((8, 6), "1|0"),
         "equinox/head/layers/1/weight": ((10, 8), "-"),
         "nnx/head/layers/0/kernel": ((6, 8), "0|1"),
@@ -117,8 +136,8 @@ ENDS = {
         "word_embeddings/embedding": ((99, 8), "-"),
     },
     "a head of torch before a norm, and logits after it": {
-        "head/dense/weight": ((8, 8), "1|0"),
-        "head/norm/weight": ((8,), "-"),
+        "model/head/dense/weight": ((8, 8), "1|0"),
+        "model/head/norm/weight": ((8,), "-"),
         "decoder/weight": ((99, 8), "-"),
         "tok_embeddings/weight": ((99, 8), "-"),
     },
@@ -193,6 +212,11 @@ ENDS = {
         "Decoder_0/Block_0/Dense_0/kernel": ((8, 32), "0|1"),
         "Decoder_0/Block_1/Dense_0/kernel": ((8, 32), "0|1"),
         "Decoder_0/Dense_0/kernel": ((8, 99), "-"),
+    },
+    "a vocabulary of Haiku behind more features than an embedding has": {
+        "lm/~/embed/embeddings": ((99, 8), "-"),
+        "lm/~/linear/w": ((16, 99), "-"),
+        "lm/~/linear/b": ((99,), "-"),
     },
     "a vocabulary behind more features than a bare embedding has": {
         "w_e": ((99, 8), "-"),

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import optax
 import pytest
 from matrices import gaussian
+from routes import tree_of
 
 import muon_jax
+from muon_jax._routing import route
 
 
 def tree_of_arrays(**shapes):
@@ -64,6 +66,23 @@ def test_what_a_hidden_shape_decides_is_asked_for_and_then_right(params, path):
         muon_jax.orthogonalize_tree(params[layer][name], views[layer][name], **options),
         atol=1e-5,
     )
+
+
+LOGITS = {
+    "policy_head/out/kernel": {"policy_head/out/kernel": (8, 18), "norm/scale": (7,)},
+    "linear/kernel": {"embed/embedding": (99, 8), "linear/kernel": (16, 99), "norm/scale": (8,)},
+    "fc/kernel": {"conv/kernel": (3, 3, 3, 8), "conv/bias": (8,), "fc/kernel": (8, 10)},
+}
+
+
+@pytest.mark.parametrize("path", LOGITS)
+def test_what_may_be_logits_is_asked_for(path):
+    """What a mask hides may be as wide, or turn a filter round."""
+    whole = tree_of(LOGITS[path])
+    assert {leaf.path: leaf.label for leaf in jax.tree.leaves(route(whole))}[path] == "adamw"
+    masked = jax.tree.map(lambda leaf: leaf if leaf.ndim > 1 else optax.MaskedNode(), whole)
+    with pytest.raises(ValueError, match=rf'(?s)The tree is masked.*Rule\("{path}"'):
+        route(masked)
 
 
 def test_an_output_layer_confirms_heads_whose_bias_is_hidden():
