@@ -2,7 +2,7 @@
 
 python tests/mutation.py run           # hours; a change that is judged is not judged again
 python tests/mutation.py run _tree …   # only of these modules
-python tests/mutation.py again …       # puts what is left to the slower tests too
+python tests/mutation.py again …       # puts what is left to all tests that there are now
 python tests/mutation.py report        # the table of docs/reference/mutation.md
 
 mutmut makes the changes, one expression at a time, under mutants/, and keeps the verdicts there:
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -118,8 +118,8 @@ class Reach:
         return list(tests[: max(1, within)])
 
 
-def run(modules: Sequence[str], open_verdict: int | None, patience: float) -> None:
-    """Judges the changes of some modules, or of all, on which there is the given verdict."""
+def run(modules: Sequence[str], opened: Collection[int | None], patience: float) -> None:
+    """Judges the changes of some modules, or of all, on which there is one of these verdicts."""
     os.chdir(ROOT)
     generate()
     judges: dict[int, Judge] = {}
@@ -144,7 +144,7 @@ def run(modules: Sequence[str], open_verdict: int | None, patience: float) -> No
             pool.submit(settle, data, mutant)
             for data in mutants_of(modules)
             for mutant, verdict in data.exit_code_by_key.items()
-            if verdict == open_verdict
+            if verdict in opened
         ]
         for each in waiting:
             each.result()
@@ -245,9 +245,9 @@ def report() -> str:
 if __name__ == "__main__":
     command, *modules = sys.argv[1:] or ["run"]
     if command == "run":
-        run(modules, None, PATIENCE)
+        run(modules, [None], PATIENCE)
     elif command == "again":
-        run(modules, SUSPICIOUS, math.inf)
+        run(modules, LEFT, math.inf)
     elif command != "report":
         sys.exit(f"{command}: give run, again or report")
     os.chdir(ROOT)
