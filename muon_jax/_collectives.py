@@ -47,13 +47,13 @@ class Collective:
     """One collective of a compiled program.
 
     Attributes:
-        kind: its name in HLO, such as `"all-to-all"`.
-        group: how many devices take part in it together.
-        times: how often one run of the program carries it out; a loop of unknown length counts as
-            one time.
-        received_bytes: what one device receives by it in one run of the program, on a ring.
-        in_loop: whether it stands in a loop.
-        in_branch: whether it stands in a conditional.
+      kind: its name in HLO, such as `"all-to-all"`.
+      group: how many devices take part in it together.
+      times: how often one run of the program carries it out; a loop of unknown length counts as
+        one time.
+      received_bytes: what one device receives by it in one run of the program, on a ring.
+      in_loop: whether it stands in a loop.
+      in_branch: whether it stands in a conditional.
     """
 
     kind: str
@@ -69,7 +69,7 @@ class Collectives:
     """What the devices send each other in one run of a compiled program.
 
     Attributes:
-        operations: every collective in the order of the program.
+      operations: every collective in the order of the program.
     """
 
     operations: tuple[Collective, ...]
@@ -109,19 +109,19 @@ def collectives(compiled: Any) -> Collectives:
     """Lists what the devices of a compiled program send each other.
 
     Args:
-        compiled: what `jax.jit(f).lower(...).compile()` returns.
+      compiled: what `jax.jit(f).lower(...).compile()` returns.
 
     Returns:
-        Every collective with its count, its bytes and whether it stands in a loop. Both branches
-        of a conditional count.
+      Every collective with its count, its bytes and whether it stands in a loop. Both branches
+      of a conditional count.
 
     Raises:
-        TypeError: it is a function, or what is not yet compiled.
+      TypeError: it is a function, or what is not yet compiled.
 
     Examples:
-        >>> import jax
-        >>> print(collectives(jax.jit(jax.numpy.sin).lower(1.0).compile()))
-        no collectives
+      >>> import jax
+      >>> print(collectives(jax.jit(jax.numpy.sin).lower(1.0).compile()))
+      no collectives
     """
     text = compiled.as_text() if hasattr(compiled, "as_text") else ""
     computations, entry = _computations(text)
@@ -231,19 +231,19 @@ def assert_lean(
     AdamW as the baseline: what is left is what Muon adds.
 
     Args:
-        compiled: the step, as `jax.jit(step).lower(...).compile()` returns it.
-        count: how many collectives it may carry out beyond the baseline.
-        received_bytes: how many bytes a device may receive beyond the baseline; None does not ask.
-        baseline: a compiled step whose communication is taken for granted; None is none.
-        nested: whether what is added may stand in a loop or a conditional, as it does in a scan
-            over steps.
+      compiled: the step, as `jax.jit(step).lower(...).compile()` returns it.
+      count: how many collectives it may carry out beyond the baseline.
+      received_bytes: how many bytes a device may receive beyond the baseline; None does not ask.
+      baseline: a compiled step whose communication is taken for granted; None is none.
+      nested: whether what is added may stand in a loop or a conditional, as it does in a scan
+        over steps.
 
     Raises:
-        AssertionError: it communicates more. The message lists what was found.
+      AssertionError: it communicates more. The message lists what was found.
 
     Examples:
-        >>> import jax
-        >>> assert_lean(jax.jit(jax.numpy.sin).lower(1.0).compile(), count=0)
+      >>> import jax
+      >>> assert_lean(jax.jit(jax.numpy.sin).lower(1.0).compile(), count=0)
     """
     found = collectives(compiled)
     granted = Collectives(()) if baseline is None else collectives(baseline)

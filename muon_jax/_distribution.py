@@ -21,24 +21,24 @@ class Distribution:
     default `distribute="auto"` finds mesh and specs itself, except inside `shard_map`.
 
     Args:
-        mesh: the mesh that plain `PartitionSpec`s in `specs` speak of; None is the one that
-            `jax.set_mesh` or the surrounding `shard_map` set.
-        specs: how the parameters are sharded: a `PartitionSpec` or `NamedSharding` for all, or a
-            prefix tree of them. Give it inside `shard_map`, and where a step with Auto axes is to
-            be exported or found again in the persistent compilation cache.
-        axes: the mesh axes along which devices take work over from each other; None is all. Leave
-            out an axis with a slow network: devices along it then repeat work instead. Shards
-            cross the axes that shard a matrix in any case.
-        wire_dtype: `jnp.bfloat16` halves what travels, at a relative error of 2⁻⁹ in each entry of
-            the momentum and of the update. None sends the dtype of the momentum.
+      mesh: the mesh that plain `PartitionSpec`s in `specs` speak of; None is the one that
+        `jax.set_mesh` or the surrounding `shard_map` set.
+      specs: how the parameters are sharded: a `PartitionSpec` or `NamedSharding` for all, or a
+        prefix tree of them. Give it inside `shard_map`, and where a step with Auto axes is to
+        be exported or found again in the persistent compilation cache.
+      axes: the mesh axes along which devices take work over from each other; None is all. Leave
+        out an axis with a slow network: devices along it then repeat work instead. Shards
+        cross the axes that shard a matrix in any case.
+      wire_dtype: `jnp.bfloat16` halves what travels, at a relative error of 2⁻⁹ in each entry of
+        the momentum and of the update. None sends the dtype of the momentum.
 
     Raises:
-        TypeError: for a mesh, a spec or axes of another type.
-        ValueError: for another wire dtype, or a mesh without specs.
+      TypeError: for a mesh, a spec or axes of another type.
+      ValueError: for another wire dtype, or a mesh without specs.
 
     Examples:
-        >>> Distribution(wire_dtype=jnp.bfloat16).wire_dtype
-        'bfloat16'
+      >>> Distribution(wire_dtype=jnp.bfloat16).wire_dtype
+      'bfloat16'
     """
 
     mesh: AnyMesh | None = None

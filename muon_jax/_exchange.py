@@ -62,16 +62,16 @@ def exchange_shards(
     """Orthogonalises sharded leaves; runs on every device of the mesh at once.
 
     Args:
-        shards: what this device holds of every leaf, as the leaf's `held` says.
-        leaves: what the shards are shards of, settled.
-        mesh: the size of every mesh axis.
-        share: the mesh axes along which devices take work over from each other.
-        solve: the work of an owner.
-        cost: the work of one matrix, by which it is shared evenly.
-        wire_dtype: a narrower dtype for what travels.
+      shards: what this device holds of every leaf, as the leaf's `held` says.
+      leaves: what the shards are shards of, settled.
+      mesh: the size of every mesh axis.
+      share: the mesh axes along which devices take work over from each other.
+      solve: the work of an owner.
+      cost: the work of one matrix, by which it is shared evenly.
+      wire_dtype: a narrower dtype for what travels.
 
     Returns:
-        What this device must hold of every result, as the leaf's `wanted` says.
+      What this device must hold of every result, as the leaf's `wanted` says.
     """
     buckets = plan_ownership(leaves, mesh, share, cost)
     units = {
@@ -183,7 +183,7 @@ def _unpack_results(transfer: Transfer, buffers: Shaped[Array, "..."]) -> dict[B
     """Sorts the shards that all owners have sent.
 
     Returns:
-        For each bucket an array (devices along the dropped axes, units, *shard of a unit).
+      For each bucket an array (devices along the dropped axes, units, *shard of a unit).
     """
     parts, owners = group_size(transfer.dropped, transfer.mesh), transfer.owners.size
     buffers = buffers.reshape(parts, owners, transfer.capacity)

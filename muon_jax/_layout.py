@@ -33,12 +33,12 @@ class Layout:
     """Where matrices lie on a mesh, and who may help with them.
 
     Args:
-        call: the public call, for messages.
-        mesh: the mesh.
-        held: the spec in which each leaf comes.
-        wanted: the spec in which each result must go.
-        share: the mesh axes along which devices may take work over from each other.
-        wire_dtype: a narrower dtype for what travels.
+      call: the public call, for messages.
+      mesh: the mesh.
+      held: the spec in which each leaf comes.
+      wanted: the spec in which each result must go.
+      share: the mesh axes along which devices may take work over from each other.
+      wire_dtype: a narrower dtype for what travels.
     """
 
     call: str
@@ -54,10 +54,10 @@ class CompilerLayout:
     """The layout of leaves whose shardings only the compiler will know.
 
     Args:
-        call: as in `Layout`.
-        like: arrays whose shardings the results are to have; None is the leaves themselves.
-        share: as in `Layout`; None is every mesh axis.
-        wire_dtype: as in `Layout`.
+      call: as in `Layout`.
+      like: arrays whose shardings the results are to have; None is the leaves themselves.
+      share: as in `Layout`; None is every mesh axis.
+      wire_dtype: as in `Layout`.
     """
 
     call: str
@@ -79,15 +79,15 @@ def resolve_layout(
     Explicit mesh, the user's word, a leaf itself where it is not traced, and last the compiler.
 
     Args:
-        call: the public call, for messages.
-        tree: the leaves that are to be orthogonalised.
-        views: of every leaf in order; a leaf without one is passed by.
-        distribute: what the user said.
-        like: a tree of the same structure, usually the parameters, whose shardings the results are
-            to have; None is `tree`.
+      call: the public call, for messages.
+      tree: the leaves that are to be orthogonalised.
+      views: of every leaf in order; a leaf without one is passed by.
+      distribute: what the user said.
+      like: a tree of the same structure, usually the parameters, whose shardings the results are
+        to have; None is `tree`.
 
     Returns:
-        The layout of the leaves that have a view, or None where one device does all the work.
+      The layout of the leaves that have a view, or None where one device does all the work.
     """
     if distribute == "off" or not any(views):
         return None

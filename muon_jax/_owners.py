@@ -28,12 +28,12 @@ def owners_of(
     """Plans who owns the matrices of every leaf, as an update on its mesh would.
 
     Args:
-        leaves: arrays or `jax.ShapeDtypeStruct`s; one without a sharding counts as whole.
-        views: of every leaf; one without is nobody's.
-        cost: the work of one matrix.
+      leaves: arrays or `jax.ShapeDtypeStruct`s; one without a sharding counts as whole.
+      views: of every leaf; one without is nobody's.
+      cost: the work of one matrix.
 
     Returns:
-        The owners of each leaf; none where the leaves lie on no mesh, or on several.
+      The owners of each leaf; none where the leaves lie on no mesh, or on several.
     """
     owners: list[Owners] = [()] * len(leaves)
     shardings = [known_sharding(leaf) for leaf in leaves]

@@ -33,11 +33,11 @@ class ShardedLeaf:
     """A leaf as the plan sees it; equal leaves are interchangeable.
 
     Args:
-        shape: of the whole leaf, over all devices.
-        dtype: the name of its dtype.
-        view: which axes are rows and cols; the others are batch axes.
-        held: the sharding in which it comes.
-        wanted: the sharding in which the result must go.
+      shape: of the whole leaf, over all devices.
+      dtype: the name of its dtype.
+      view: which axes are rows and cols; the others are batch axes.
+      held: the sharding in which it comes.
+      wanted: the sharding in which the result must go.
     """
 
     shape: tuple[int, ...]
@@ -98,12 +98,12 @@ class Bucket:
     """All matrices of equal leaves: what they have in common, and who owns how many.
 
     Args:
-        leaf: any of the members.
-        members: the positions of the members among all leaves.
-        units: how many units of each member a device holds (or holds shards of).
-        owners: the mesh axes whose coordinates name an owner.
-        shares: for every owner, in the order of its coordinates, the range of units that it takes
-            from all members laid end to end.
+      leaf: any of the members.
+      members: the positions of the members among all leaves.
+      units: how many units of each member a device holds (or holds shards of).
+      owners: the mesh axes whose coordinates name an owner.
+      shares: for every owner, in the order of its coordinates, the range of units that it takes
+        from all members laid end to end.
     """
 
     leaf: ShardedLeaf
@@ -129,14 +129,14 @@ def plan_ownership(
     """Gathers equal leaves into buckets and gives every unit of them to an owner.
 
     Args:
-        leaves: all leaves of one update, settled.
-        mesh: the mesh that their shardings speak of.
-        share: the mesh axes along which devices take work over from each other. Those that shard
-            rows or cols do so in any case, and those that shard a batch axis never.
-        cost: the work of one matrix.
+      leaves: all leaves of one update, settled.
+      mesh: the mesh that their shardings speak of.
+      share: the mesh axes along which devices take work over from each other. Those that shard
+        rows or cols do so in any case, and those that shard a batch axis never.
+      cost: the work of one matrix.
 
     Returns:
-        The buckets, in the order in which their first members come.
+      The buckets, in the order in which their first members come.
     """
     members: dict[ShardedLeaf, list[int]] = {}
     for position, leaf in enumerate(leaves):
@@ -165,13 +165,13 @@ def assign_units(
     broken by position, never by chance.
 
     Args:
-        units: how many units each bucket has.
-        costs: of one unit of each bucket.
-        owners: the mesh axes whose coordinates name an owner of each bucket.
-        mesh: the size of every mesh axis.
+      units: how many units each bucket has.
+      costs: of one unit of each bucket.
+      owners: the mesh axes whose coordinates name an owner of each bucket.
+      mesh: the size of every mesh axis.
 
     Returns:
-        For each bucket, how many units each owner takes.
+      For each bucket, how many units each owner takes.
 
     References:
         Graham, Bounds on multiprocessing timing anomalies, SIAM J. Appl. Math. 17, 1969.

@@ -36,7 +36,7 @@ def cut(whole: Array, spec: Spec, axes: Axes, mesh: MeshShape) -> Array:
     """Cuts an array into the shards that `spec` gives to the devices along `axes`.
 
     Returns:
-        An array of shape (devices along `axes`, *shard shape).
+      An array of shape (devices along `axes`, *shard shape).
     """
     split_shape: list[int] = []
     places: dict[str, int] = {}

@@ -37,14 +37,14 @@ def solve_on_mesh(
     """Orthogonalises the leaves that have a view, every matrix on one device.
 
     Args:
-        leaves: all leaves of an update.
-        views: of every leaf in order; a leaf without one passes through.
-        layout: where the leaves with a view lie, from `resolve_layout`.
-        solve: orthogonalises batches of whole matrices, of any shapes, each in its place.
-        cost: the work of one matrix of (rows, cols), by which it is shared evenly.
+      leaves: all leaves of an update.
+      views: of every leaf in order; a leaf without one passes through.
+      layout: where the leaves with a view lie, from `resolve_layout`.
+      solve: orthogonalises batches of whole matrices, of any shapes, each in its place.
+      cost: the work of one matrix of (rows, cols), by which it is shared evenly.
 
     Returns:
-        The leaves in the same order, shapes and dtypes, with the shardings that the layout wants.
+      The leaves in the same order, shapes and dtypes, with the shardings that the layout wants.
     """
     done = list(leaves)
     places = [place for place, view in enumerate(views) if view is not None]

@@ -110,7 +110,7 @@ def check_spec(
     """Refuses a spec under which a leaf cannot lie on the mesh.
 
     Args:
-        divided: mesh axes over which `shape` is divided already.
+      divided: mesh axes over which `shape` is divided already.
     """
     what = f"{spec} does not fit {path!r} of shape {tuple(shape)}"
     if len(spec) > len(shape):

@@ -85,22 +85,22 @@ def zero1_shardings(params: Any, mesh: Mesh, axis: str | Sequence[str]) -> Any:
     divides is best: owners hold their matrices already, and nothing travels to them.
 
     Args:
-        params: parameters, or a momentum like them: arrays or their `jax.ShapeDtypeStruct`.
-        mesh: the mesh.
-        axis: the mesh axis, or axes, along which the parameters are repeated.
+      params: parameters, or a momentum like them: arrays or their `jax.ShapeDtypeStruct`.
+      mesh: the mesh.
+      axis: the mesh axis, or axes, along which the parameters are repeated.
 
     Returns:
-        A tree of `NamedSharding` for `jax.device_put` or `out_shardings`. A leaf that is sharded
-        along `axis` already, or that it does not divide, keeps its sharding.
+      A tree of `NamedSharding` for `jax.device_put` or `out_shardings`. A leaf that is sharded
+      along `axis` already, or that it does not divide, keeps its sharding.
 
     Raises:
-        ValueError: the mesh has no such axis, or not those by which a parameter is sharded.
+      ValueError: the mesh has no such axis, or not those by which a parameter is sharded.
 
     Examples:
-        >>> import jax, jax.numpy as jnp
-        >>> mesh = jax.make_mesh((1,), ("data",))
-        >>> tuple(zero1_shardings({"kernel": jnp.ones((8, 4))}, mesh, "data")["kernel"].spec)
-        ('data', None)
+      >>> import jax, jax.numpy as jnp
+      >>> mesh = jax.make_mesh((1,), ("data",))
+      >>> tuple(zero1_shardings({"kernel": jnp.ones((8, 4))}, mesh, "data")["kernel"].spec)
+      ('data', None)
     """
     axes = (axis,) if isinstance(axis, str) else tuple(axis)
     unknown = [name for name in axes if name not in mesh.shape]

@@ -25,13 +25,13 @@ class Transfer:
     """What crosses the same mesh axes in the same dtype, to the owners or back.
 
     Args:
-        crossed: mesh axes that shard every unit; its shards cross them.
-        copies: the other axes that name an owner: devices along them hold equal shards.
-        dropped: axes along which devices own different units of a batch that the result is to hold
-            whole.
-        wire: the name of the dtype that travels.
-        specs: how the units of each bucket are sharded, in the order of packing.
-        mesh: the size of every mesh axis.
+      crossed: mesh axes that shard every unit; its shards cross them.
+      copies: the other axes that name an owner: devices along them hold equal shards.
+      dropped: axes along which devices own different units of a batch that the result is to hold
+        whole.
+      wire: the name of the dtype that travels.
+      specs: how the units of each bucket are sharded, in the order of packing.
+      mesh: the size of every mesh axis.
     """
 
     crossed: Axes
