@@ -80,8 +80,8 @@ What shapes do not show, and the rules take as it comes most often:
 - A bare two-axis array of an unusual name is a weight, not a table.
 - A last layer that no name, table or convolution shows to be the head, such as `Dense_1` or `fc`,
   is a matrix like the others; and so is a table of a name that no library uses.
-- A layer outside all blocks with a usual name of a last one is the head if it has the shape of an
-  embedding beside it, or outputs as many as the largest embedding has rows and nothing else has.
+- A layer with a usual name of a last one is the head if it has the shape of an embedding beside it,
+  or as many outputs as the largest embedding has rows and nothing else has.
 - The one dense layer at the top of a convolutional network is its head, unless the filters make an
   image and it makes their channels, as in a generator or where a U-Net learns the time.
 - Of the layers of a head, those that feed another or a norm are matrices, and the last one is the

@@ -6,9 +6,17 @@ from collections.abc import Callable
 from muon_jax._filter_readings import flattened_patch
 from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import MatrixAxes, Shape, Split, without_ones
-from muon_jax._names import ATTENTION, ATTENTION_INPUT, ATTENTION_OUTPUT, FUSED_QUERY_KEY_VALUE
-from muon_jax._patterns import matches
-from muon_jax._readings import bias_leads, halves, in_parts, matrix, oriented, several
+from muon_jax._names import ATTENTION_INPUT, ATTENTION_OUTPUT
+from muon_jax._readings import (
+    QUERY,
+    bias_leads,
+    halves,
+    in_attention,
+    in_parts,
+    matrix,
+    oriented,
+    several,
+)
 from muon_jax._rules import Outcome
 
 
@@ -44,11 +52,9 @@ def attention_output(leaf: Leaf) -> Outcome:
         return MatrixAxes(rows=(0, 1, 2), cols=3) if query and query[1:] == heads else None
     if len(leaf.core) != 3:
         return None
-    named = any(matches(ATTENTION, word) for word in leaf.place)
-    queried = leaf.beside(f"{ATTENTION_INPUT},{FUSED_QUERY_KEY_VALUE}")
-    if not named and not queried:
+    if not in_attention(leaf):
         return None
-    if leaf.bias_is_hidden and not queried:
+    if leaf.bias_is_hidden and not leaf.beside(QUERY):
         return several(leaf)
     return MatrixAxes(rows=(0, 1), cols=2)
 

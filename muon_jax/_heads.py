@@ -8,9 +8,9 @@ import re
 from collections.abc import Collection
 
 from muon_jax._leaves import Leaf
-from muon_jax._names import ATTENTION, ATTENTION_INPUT, FUSED_QUERY_KEY_VALUE, WEIGHT, is_norm
+from muon_jax._names import WEIGHT, is_norm
 from muon_jax._patterns import Words, matches
-from muon_jax._readings import feeds_dense, inputs_and_outputs, oriented
+from muon_jax._readings import feeds_dense, in_attention, inputs_and_outputs, oriented
 from muon_jax._rules import FALLBACK, Outcome
 
 NAMED_HEADS = "*_head,*_classifier,head_*"
@@ -25,7 +25,8 @@ def logits(leaf: Leaf) -> Outcome:
 def end_of_head(leaf: Leaf) -> Outcome:
     """A layer of a head, unless it feeds another; where a number is all its name, a matrix."""
     numbered = re.fullmatch(r"(layers_)?\d+", leaf.layer)
-    if (numbered and len(leaf.core) != 2) or _attends(leaf) or _feeds(leaf) or _comes_before(leaf):
+    attends = in_attention(leaf)  # whose heads have nothing to do with logits
+    if (numbered and len(leaf.core) != 2) or attends or _feeds(leaf) or _comes_before(leaf):
         return None
     beside = any(
         words[:-2] == leaf.place[:-1] and matches(f"{WEIGHT},scale", words[-1])
@@ -117,12 +118,6 @@ def _feeds_filters(leaf: Leaf) -> bool:
 
 def _comes_before(leaf: Leaf) -> bool:
     return any(word.startswith("pre_") for word in leaf.place[-2:])
-
-
-def _attends(leaf: Leaf) -> bool:
-    """Tells whether it belongs to attention, whose heads have nothing to do with logits."""
-    named = any(matches(ATTENTION, word) for word in leaf.place)
-    return named or leaf.beside(f"{ATTENTION_INPUT},{FUSED_QUERY_KEY_VALUE}") is not None
 
 
 def _only_here(leaf: Leaf, size: int, besides: Collection[Words]) -> bool:

@@ -84,7 +84,7 @@ def resolve_layout(
       views: of every leaf in order; a leaf without one is passed by.
       distribute: what the user said.
       like: a tree of the same structure, usually the parameters, whose shardings the results are
-        to have; None is `tree`.
+        to have.
 
     Returns:
       The layout of the leaves that have a view, or None where one device does all the work.

@@ -26,7 +26,7 @@ from muon_jax._names import (
 )
 from muon_jax._paths import hidden_by_masks, named_leaves
 from muon_jax._patterns import Words, matches, words_of
-from muon_jax._stacks import stack_axes
+from muon_jax._stacks import bias_beside, stack_axes
 
 _WITH_HEADS = f"*/{{{ATTENTION_INPUT},{ATTENTION_OUTPUT}}}"
 """Layers whose weights have more axes than two, and are no filters."""
@@ -96,9 +96,7 @@ class Tree:
     def _channels(self, words: Words, shape: Shape) -> Shape:
         """Outputs are where the bias says, or else the name."""
         inputs, outputs = shape[1::-1] if names_outputs_first(words) else shape[2:]
-        bias = next(
-            (self.shapes[each] for each in biases_of(words[:-1]) if each in self.shapes), ()
-        )
+        bias = bias_beside(words, self.shapes)
         return (outputs, inputs) if bias == (inputs,) != (outputs,) else (inputs, outputs)
 
 

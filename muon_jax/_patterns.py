@@ -31,7 +31,12 @@ def check_pattern(call: str, argument: str, pattern: object) -> None:
 
 def path_fits(pattern: str, path: str) -> bool:
     """Tells whether a user's pattern, as `Rule` describes them, fits a path."""
-    return matches(_NO_WORD.sub("", pattern.replace(".", "/")), "/".join(words_of(path)))
+    return name_fits(pattern, "/".join(words_of(path)))
+
+
+def name_fits(pattern: str, name: str) -> bool:
+    """As `path_fits`, for the words of a path joined by `/`."""
+    return matches(_NO_WORD.sub("", pattern.replace(".", "/")), name)
 
 
 def matches(pattern: str, text: str) -> bool:

@@ -8,9 +8,11 @@ import re
 
 from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import MatrixAxes, Split
-from muon_jax._names import ATTENTION, EXPERTS
+from muon_jax._names import ATTENTION, ATTENTION_INPUT, EXPERTS, FUSED_QUERY_KEY_VALUE
 from muon_jax._patterns import matches
 from muon_jax._rules import Outcome
+
+QUERY = f"{ATTENTION_INPUT},{FUSED_QUERY_KEY_VALUE}"
 
 
 def matrix(leaf: Leaf) -> MatrixAxes | None:
@@ -85,6 +87,12 @@ def expert_stack(leaf: Leaf) -> Outcome:
     return None
 
 
+def in_attention(leaf: Leaf) -> bool:
+    """Tells whether a layer belongs to attention, by a name or a query beside it."""
+    named = any(matches(ATTENTION, word) for word in leaf.place)
+    return named or leaf.beside(QUERY) is not None
+
+
 def bias_leads(leaf: Leaf) -> bool:
     """Tells whether the bias has the first axes of the weight, and not the last ones."""
     bias = leaf.bias or ()
@@ -111,11 +119,10 @@ def inputs_and_outputs(leaf: Leaf) -> tuple[int, int]:
 def may_feed(leaf: Leaf) -> dict[str, int]:
     """The outputs of all matrices beside a matrix that have as many inputs as it has outputs."""
     _, outputs = inputs_and_outputs(leaf)
-    tables = set(leaf.tree.tables.values())
     beside = {
         name: shape[::-1] if leaf.outputs_first else shape
         for name, shape in leaf.neighbours.items()
-        if shape and len(shape) == 2 and shape not in tables
+        if shape and len(shape) == 2 and shape not in leaf.tree.tables.values()
     }
     return {name: made for name, (taken, made) in beside.items() if taken == outputs}
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from muon_jax._checks import invalid
 from muon_jax._leaves import Leaf
 from muon_jax._matrix_axes import MatrixAxes
-from muon_jax._patterns import check_pattern, path_fits
+from muon_jax._patterns import check_pattern, name_fits
 
 MUON = "muon"
 FALLBACK = "adamw"
@@ -63,7 +63,7 @@ class Rule:
 
     def fits(self, name: str) -> bool:
         """Tells whether the pattern fits the lower-case words of a path, joined by `/`."""
-        return path_fits(self.pattern, name)
+        return name_fits(self.pattern, name)
 
     def outcome(self, leaf: Leaf) -> Outcome:
         """Returns where a leaf that fits goes, or None where the rule does not apply after all."""

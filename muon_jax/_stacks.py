@@ -108,7 +108,7 @@ def _by_rank(shapes: Mapping[Words, Shape], hidden: Collection[Words]) -> Iterat
     attention = _stacked_in_attention(shapes)
     for words, shape in shapes.items():
         rank = _rank_by_name(words, shape)
-        bias = _bias(words, shapes)
+        bias = bias_beside(words, shapes)
         untold = rank == 2 and any(each in hidden for each in biases_of(words[:-1]))
         fits = (bias == shape if rank == 1 else bias[0] == shape[0]) if bias else not untold
         if rank and len(shape) > rank and fits:
@@ -156,7 +156,7 @@ def _least_rank(words: Words) -> int:
 def _by_bias(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:
     """A bias has the output axes of its layer, so what it has besides is stacked."""
     for words, shape in shapes.items():
-        lead, *rest = _bias(words, shapes) or (0,)
+        lead, *rest = bias_beside(words, shapes) or (0,)
         outputs = without_ones(tuple(rest))
         first, last = shape[1 : 1 + len(outputs)], shape[len(shape) - len(outputs) :]
         explained = (lead, *rest) == shape[len(shape) - 1 - len(rest) :] or _holds(words, lead)
@@ -172,7 +172,7 @@ def _holds(words: Words, parts: int) -> bool:
     return bool(place) and fused is not None and matches(fused, place[-1])
 
 
-def _bias(words: Words, shapes: Mapping[Words, Shape]) -> Shape:
+def bias_beside(words: Words, shapes: Mapping[Words, Shape]) -> Shape:
     """The shape of the bias beside a weight; nothing where there is none."""
     biases = biases_of(words[:-1]) if matches(WEIGHT, words[-1]) else ()
     return next((shapes[each] for each in biases if each in shapes), ())
