@@ -8,11 +8,11 @@ PYTHON ?= $(shell $(FIND_PYTHON))
 BIN := .venv/bin
 UV := $(BIN)/uv
 READY := .venv/.ready
-CORE := coefficients messages minimax momentum_rms muon newton_schulz properties public rules scaling
+CORE := test_messages.py test_public.py polar/test_schedules.py polar/test_minimax.py polar/test_newton_schulz.py polar/test_properties.py routing/test_rule.py transforms/test_momentum_rms.py transforms/test_scale.py transforms/test_scale_by_muon.py
 DOCS_READY := .venv/.docs
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_REQUIRE_VIRTUALENV PIP_USER PIP_TARGET
 
-.PHONY: demo test test-all test-oldest test-newest test-wheel mutation audit check docs format clean
+.PHONY: demo test test-all test-oldest test-newest test-wheel audit check docs format clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -61,12 +61,7 @@ test-wheel: $(READY)
 	$(UV) pip install --quiet --python build/wheel/env build/wheel/*.whl pytest hypothesis
 	$(UV) pip check --python build/wheel/env
 	cp -R tests pyproject.toml CHANGELOG.md build/wheel
-	cd build/wheel && env/bin/pytest $(CORE:%=tests/test_%.py) -k "not docstrings_run[attention]"
-
-# Which changes of the floors up to _tree no test notices; hours for all, and what is judged is not
-# judged again. `make mutation ONLY="_segments _names"` takes these modules.
-mutation: $(READY)
-	$(BIN)/python tests/mutation.py run $(ONLY)
+	cd build/wheel && env/bin/pytest $(CORE:%=tests/%) -k "not docstrings_run[attention]"
 
 # Known vulnerabilities of what is installed. Needs https://pypi.org/pypi/…/json, where they are.
 audit: $(READY)

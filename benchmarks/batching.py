@@ -15,7 +15,7 @@ import tyro
 from measuring import compile_for, conditions, interleaved, median_ratio, table
 
 import muon_jax
-from muon_jax._batching import orthogonalize_all
+from muon_jax.polar._batching import orthogonalize_all
 
 Leaves = Sequence[Any]
 polar = muon_jax.newton_schulz()

@@ -28,9 +28,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from measuring import conditions, table
 
 import muon_jax
-from muon_jax._ownership import ShardedLeaf, plan_ownership
-from muon_jax._transfers import transfers_to_owners
 from muon_jax.diagnostics import collectives
+from muon_jax.mesh._ownership import ShardedLeaf, plan_ownership
+from muon_jax.mesh._transfers import transfers_to_owners
 from tests.mesh_bounds import COLLECTIVES, SHARDS_AND_REPLICAS, TEMPORARY_SHARE, wire_bytes
 from tests.mesh_setup import LAYOUTS, make_mesh
 

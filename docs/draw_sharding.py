@@ -13,7 +13,7 @@ from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path as Curve
 
 import muon_jax
-from muon_jax._ownership import ShardedLeaf, plan_ownership
+from muon_jax.mesh._ownership import ShardedLeaf, plan_ownership
 
 DEVICES, LAYERS, WIDTH = 4, 2, 256
 SHAPES = {"qkv": (1, 3), "out": (1, 1), "up": (1, 2), "down": (2, 1)}

@@ -11,8 +11,8 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 
 from architectures import ARCHITECTURES  # noqa: E402
 
-from muon_jax._default_rules import FUSED, NOT_FOR_MUON, UNKNOWN, WEIGHTS  # noqa: E402
-from muon_jax._explain import explain  # noqa: E402
+from muon_jax.explain._explain import explain  # noqa: E402
+from muon_jax.routing._default_rules import FUSED, NOT_FOR_MUON, UNKNOWN, WEIGHTS  # noqa: E402
 
 PAGE = REPOSITORY / "docs" / "reference" / "models.md"
 

@@ -1,9 +1,13 @@
-"""Aliases that every floor shares."""
+"""Type aliases and number formats that every package shares."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 Matrices: TypeAlias = Float[Array, "batch rows cols"]
@@ -22,3 +26,14 @@ Mask: TypeAlias = Any | Callable[[optax.Params], Any]
 """A prefix tree of booleans, or a function from the parameters to one."""
 
 ScalarOrSchedule: TypeAlias = optax.ScalarOrSchedule
+
+
+def common_dtype(*dtypes: DTypeLike) -> np.dtype:
+    """The narrowest format that holds all of these, also where JAX may not promote by itself."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*dtypes)
+
+
+def wide_dtype(*dtypes: DTypeLike) -> np.dtype:
+    """The narrowest format of at least float32 that holds all of these."""
+    return common_dtype(*dtypes, jnp.float32)

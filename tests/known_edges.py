@@ -3,7 +3,7 @@
 Expected are the view, `-` for the fallback, or `?` for an error that shows the readings.
 """
 
-from muon_jax._matrix_axes import MatrixAxes, Split
+from muon_jax.views._matrix_axes import MatrixAxes, Split
 
 EDGES = {
     "heads in groups that share a key": {

@@ -1,0 +1,231 @@
+"""The answer of `explain`: numbers for every parameter, and the table that shows them."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from muon_jax.explain._tables import Row, Table
+from muon_jax.views._matrix_axes import MatricesShape, MatrixAxes, Shape
+
+_COLUMNS = (
+    "parameter",
+    ">leaves",
+    "shape",
+    "goes to",
+    "matrices",
+    "rule",
+    "inputs -> outputs",
+    ">scale",
+    ">FLOPs",
+    ">share",
+    ">state",
+    ">decay",
+    ">learning rate",
+    "sharding",
+    "owners",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainedLeaf:
+    """What happens to one parameter.
+
+    Attributes:
+      path: its names joined by `/`.
+      shape: as stored.
+      dtype: the name of its dtype.
+      label: `"muon"`, `"adamw"`, or a label that a rule of yours gives.
+      rule: the rule that matched.
+      why: the reason of that rule.
+      axes: how it is viewed as matrices; None unless the label is `"muon"`.
+      matrices: (count, rows, cols) of its matrices, rows being inputs; one entry a shape.
+      scale: the factor on the orthogonal update, for each entry of `matrices`; None where it is
+        measured on the update.
+      weight_decay: a number, or `"schedule"`; None under a label of yours.
+      learning_rate_multiplier: factor on its whole step, 1 if no pattern fits its path.
+      flops: FLOPs of orthogonalising it once; None if the orthogonalizer does not tell.
+      state_bytes: size of its momentum, or of AdamW's two moments.
+      sharding: its partition over a mesh, if it has one.
+      owners: the devices that orthogonalise its matrices, by their positions in the mesh; empty off
+        a mesh.
+    """
+
+    path: str
+    shape: Shape
+    dtype: str
+    label: str
+    rule: str
+    why: str
+    axes: MatrixAxes | None
+    matrices: tuple[MatricesShape, ...]
+    scale: tuple[float | None, ...]
+    weight_decay: float | str | None
+    learning_rate_multiplier: float
+    flops: int | None
+    state_bytes: int
+    sharding: str | None
+    owners: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What happens to a model: print it, show it in a notebook, or read its numbers.
+
+    Attributes:
+      leaves: one entry a parameter, in the order of the tree.
+      adamw_state_bytes: what AdamW alone would keep for these parameters.
+    """
+
+    leaves: tuple[ExplainedLeaf, ...]
+    adamw_state_bytes: int
+
+    @property
+    def flops(self) -> int | None:
+        """FLOPs of orthogonalising the whole model once; None if the orthogonalizer is silent."""
+        flops = [leaf.flops for leaf in self.leaves]
+        return None if None in flops else sum(filter(None, flops))
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of the optimizer's state, on all devices together."""
+        return sum(leaf.state_bytes for leaf in self.leaves)
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """How many numbers go to each label."""
+        sizes: dict[str, int] = {}
+        for leaf in self.leaves:
+            sizes[leaf.label] = sizes.get(leaf.label, 0) + leaf.size
+        return sizes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything as numbers, strings, lists and dictionaries, ready for JSON."""
+        leaves = [
+            {field.name: _plain(getattr(leaf, field.name)) for field in dataclasses.fields(leaf)}
+            for leaf in self.leaves
+        ]
+        return {
+            "leaves": leaves,
+            "parameters": self.parameters,
+            "flops": self.flops,
+            "state_bytes": self.state_bytes,
+            "adamw_state_bytes": self.adamw_state_bytes,
+        }
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def __rich__(self) -> Any:
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+    def table(self) -> Table:
+        """Lays it out: parameters that differ in nothing but a number share a row."""
+        groups: dict[ExplainedLeaf, list[ExplainedLeaf]] = {}
+        for leaf in self.leaves:
+            alike = dataclasses.replace(leaf, path=re.sub(r"\d+", "*", leaf.path), owners=())
+            groups.setdefault(alike, []).append(leaf)
+        rows = [_row(group, self.flops) for group in groups.values()]
+        used = [column for column in range(len(_COLUMNS)) if any(row[column] for row in rows)]
+        whys = {f"{leaf.rule}: {leaf.why}": None for leaf in self.leaves}
+        return Table(
+            tuple(_COLUMNS[column] for column in used),
+            [tuple(row[column] for column in used) for row in rows],
+            [*self._totals(), "", *whys],
+        )
+
+    def _totals(self) -> list[str]:
+        every = max(1, sum(self.parameters.values()))
+        parts = [f"{size / every:.1%} to {label}" for label, size in self.parameters.items()]
+        matrices = [shape for leaf in self.leaves for shape in leaf.matrices]
+        count = sum(batch for batch, _, _ in matrices)
+        shapes = len({frozenset(sides) for _, *sides in matrices})
+        noun = "matrix" if count == 1 else "matrices"
+        cost = f": {_decimal(self.flops, 'FLOP')} to orthogonalise" if self.flops else ""
+        size = _decimal(sum(self.parameters.values()))
+        return [
+            f"{size} parameters: {', '.join(parts) or 'none'}",
+            f"{count} {noun} of {shapes} shape{'s' * (shapes != 1)}{cost}",
+            f"{_binary(self.state_bytes)} of state; AdamW alone {_binary(self.adamw_state_bytes)}",
+        ]
+
+
+def _row(group: Sequence[ExplainedLeaf], total_flops: int | None) -> Row:
+    leaf = group[0]
+    matrices = [f"{len(group) * count} of {rows}x{cols}" for count, rows, cols in leaf.matrices]
+    scale = ["measured" if factor is None else f"{factor:.3g}" for factor in leaf.scale]
+    flops = sum(each.flops or 0 for each in group)
+    return (
+        _common_path([each.path for each in group]),
+        str(len(group)) if len(group) > 1 else "",
+        "x".join(map(str, leaf.shape)) or "scalar",
+        leaf.label,
+        ", ".join(matrices),
+        leaf.rule,
+        "" if leaf.axes is None else _view(leaf.axes),
+        ", ".join(dict.fromkeys(scale)),
+        _decimal(flops) if flops else "",
+        f"{flops / total_flops:.1%}" if flops and total_flops else "",
+        _binary(sum(each.state_bytes for each in group)),
+        "" if leaf.weight_decay is None else f"{leaf.weight_decay}",
+        "" if leaf.learning_rate_multiplier == 1 else f"x {leaf.learning_rate_multiplier:g}",
+        leaf.sharding or "",
+        _ranges(sorted({owner for each in group for owner in each.owners})),
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Writes neighbours as a range: 0-3, 6."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    stops = [n for n in numbers if n + 1 not in numbers]
+    pairs = zip(starts, stops, strict=True)
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in pairs)
+
+
+def _common_path(paths: Sequence[str]) -> str:
+    """Writes `*` for every number in which the paths differ."""
+    split = [re.split(r"(\d+)", path) for path in paths]
+    return "".join(
+        pieces[0] if len(set(pieces)) == 1 else "*" for pieces in zip(*split, strict=True)
+    )
+
+
+def _view(axes: MatrixAxes) -> str:
+    rows, cols = (",".join(map(str, group)) for group in (axes.rows, axes.cols))
+    if axes.split is None:
+        return f"{rows} -> {cols}"
+    split = axes.split
+    plain = split.of == "cols" and not split.interleaved
+    return f"{rows} -> {cols}, split {split.parts if plain else split}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, MatrixAxes):
+        return repr(value)
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _decimal(value: int, unit: str = "") -> str:
+    return _scaled(value, 1000, [prefix + unit for prefix in ("", "k", "M", "G", "T", "P", "E")])
+
+
+def _binary(value: int) -> str:
+    return _scaled(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB"))
+
+
+def _scaled(value: float, base: int, units: Sequence[str]) -> str:
+    """Writes three digits and a unit."""
+    power = 0
+    while value >= base and power + 1 < len(units):
+        value, power = value / base, power + 1
+    digits = f"{value:.3g}" if power and value < 100 else f"{value:.0f}"
+    return f"{digits} {units[power]}".strip()

@@ -1,0 +1,137 @@
+"""Reads what JAX knows about the sharding of an array, and checks what a user says about it."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeAlias
+
+import jax
+from jax import lax
+from jax.core import Tracer
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from muon_jax._checks import refused
+from muon_jax.mesh._ownership import Axes, MeshShape, Spec, group_size
+
+AnyMesh: TypeAlias = Mesh | AbstractMesh
+
+
+def spec_axes(spec: PartitionSpec, ndim: int) -> Spec:
+    """Writes a PartitionSpec as the tuple of mesh axes on each of `ndim` axes."""
+    entries = [*spec, *(None,) * (ndim - len(spec))]
+    return tuple(
+        () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+        for entry in entries
+    )
+
+
+def partition_spec(spec: Spec) -> PartitionSpec:
+    return PartitionSpec(*(axes or None for axes in spec))
+
+
+def along(spec: Spec, axes: Sequence[str]) -> Spec:
+    """Leaves only some mesh axes in a spec."""
+    return tuple(tuple(axis for axis in sharding if axis in axes) for sharding in spec)
+
+
+def replicated(array: Array) -> Array:
+    """Gathers an array whose type names its mesh axes; along Auto axes the compiler does so."""
+    sharding = jax.typeof(array).sharding
+    if not any(sharding.spec):
+        return array
+    return jax.reshard(array, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def known_sharding(array: Any) -> NamedSharding | None:
+    """The mesh and spec of an array as far as they are known while tracing.
+
+    An array that is there has its sharding; one that is traced has it in its type where the mesh is
+    Explicit. What becomes of a traced array along Auto axes only the compiler will know.
+    """
+    if not isinstance(array, Tracer):
+        sharding = getattr(array, "sharding", None)
+        return sharding if isinstance(sharding, NamedSharding) else None
+    sharding = jax.typeof(array).sharding
+    return sharding if types_of(sharding.mesh) == {AxisType.Explicit} else None
+
+
+def types_of(mesh: AnyMesh) -> set[AxisType]:
+    """The types of the mesh axes along which there is more than one device."""
+    pairs = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {kind for axis, kind in pairs if mesh.shape[axis] > 1}
+
+
+def axes_of_type(mesh: AnyMesh, wanted: AxisType) -> Axes:
+    pairs = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return tuple(axis for axis, kind in pairs if kind == wanted)
+
+
+def explicit_axes(mesh: AnyMesh) -> Axes:
+    return axes_of_type(mesh, AxisType.Explicit)
+
+
+def with_explicit_as_auto(
+    function: Callable[..., list[Array]], like: Sequence[Array]
+) -> Callable[..., list[Array]]:
+    """Lets a function compute on Explicit axes as on Auto ones; its results lie as `like` does."""
+    types = [jax.typeof(array).sharding for array in like]
+    mesh = next((kind.mesh for kind in types if explicit_axes(kind.mesh)), None)
+    if mesh is None:
+        return function
+    # What lies on no mesh counts as whole on every device.
+    types = [NamedSharding(mesh, PartitionSpec()) if kind.mesh.empty else kind for kind in types]
+    as_auto: Any = jax.sharding.auto_axes(function, axes=explicit_axes(mesh), out_sharding=types)
+    return as_auto
+
+
+def manual_axes() -> Axes:
+    """The mesh axes of the shard_map (or pmap) that is being traced."""
+    return tuple(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def varying_axes(array: Array) -> frozenset[str]:
+    """The manual mesh axes along which devices may hold different values, if JAX keeps track."""
+    kind: Any = jax.typeof(array)
+    return kind.mat.varying
+
+
+def tracks_varying(axes: Axes) -> bool:
+    """Whether JAX keeps track: not under `check_vma=False`, in a pmap or in custom partitioning."""
+    return bool(varying_axes(lax.axis_index(axes)))
+
+
+def check_spec(
+    call: str,
+    path: str,
+    shape: Sequence[int],
+    spec: PartitionSpec,
+    mesh: MeshShape,
+    divided: Collection[str] = (),
+) -> None:
+    """Refuses a spec under which a leaf cannot lie on the mesh.
+
+    Args:
+      divided: mesh axes over which `shape` is divided already.
+    """
+    what = f"{spec} does not fit {path!r} of shape {tuple(shape)}"
+    if len(spec) > len(shape):
+        raise refused(call, f"{what}: it has only {len(shape)} axes", "Give one entry per axis")
+    if PartitionSpec.UNCONSTRAINED in tuple(spec):
+        raise refused(call, f"{what}: it leaves an axis open", "Name mesh axes or None for each")
+    sharding = spec_axes(spec, len(shape))
+    used = [axis for axes in sharding for axis in axes]
+    unknown = [axis for axis in used if axis not in mesh]
+    if unknown:
+        raise refused(
+            call, f"{what}: the mesh has no axis {unknown[0]!r}", f"Its axes are {', '.join(mesh)}"
+        )
+    twice = [axis for axis in used if used.count(axis) > 1]
+    if twice:
+        raise refused(call, f"{what}: it names {twice[0]!r} twice", "Name every mesh axis once")
+    for place, (size, axes) in enumerate(zip(shape, sharding, strict=True)):
+        if size % group_size(set(axes) - set(divided), mesh):
+            over = " × ".join(f"{axis}={mesh[axis]}" for axis in axes)
+            raise refused(
+                call,
+                f"{what}: axis {place} does not divide evenly over {over}",
+                "Pad the leaf to a multiple, or leave that axis unsharded in its spec",
+            )

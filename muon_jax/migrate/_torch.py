@@ -1,0 +1,166 @@
+"""The momentum buffers of PyTorch's Muons, and how they lie beside parameters of JAX.
+
+PyTorch keeps a weight as (outputs, inputs) and numbers parameters in the order of its groups. What
+passes here is NumPy; PyTorch itself is never imported.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from muon_jax import _checks
+from muon_jax.transforms._muon import MuonState
+from muon_jax.transforms._orthogonalize import AxesLike, resolve_views
+from muon_jax.trees._paths import named_leaves
+from muon_jax.views._matrix_axes import MatrixAxes
+
+Weights: TypeAlias = Mapping[str, int | str | Sequence[int | str]]
+"""By path: the number or name of the PyTorch parameter, or one for every matrix of a stack."""
+
+Buffer: TypeAlias = Float[np.ndarray, "outputs inputs"]
+
+_BUFFER = "momentum_buffer"
+
+
+class Matrix(NamedTuple):
+    """The momentum of one parameter that Muon trains, and how it is a batch of matrices."""
+
+    average: Float[Array, "..."]
+    view: MatrixAxes
+
+
+def matrices_of(call: str, state: Any, axes: AxesLike) -> dict[str, Matrix]:
+    """Finds every parameter that Muon trains, by path.
+
+    Raises:
+      ValueError: `axes` has no view of one.
+    """
+    found = {}
+    for part in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, MuonState)):
+        if isinstance(part, MuonState):
+            views = resolve_views(call, part.momentum, axes)
+            for (path, leaf), view in zip(named_leaves(part.momentum), views, strict=True):
+                if view is None:
+                    raise _checks.refused(
+                        call,
+                        f"axes has no view of '{path}', which Muon trains",
+                        "Give the views that it trains by, such as muon_jax.matrix_axes(params)",
+                    )
+                # PyTorch keeps a fused weight in one piece, as JAX does.
+                found[path] = Matrix(leaf, MatrixAxes(view.rows, view.cols))
+    return found
+
+
+def numbers_of(
+    call: str, state_dict: Any, weights: Weights, matrices: Mapping[str, Matrix]
+) -> dict[str, list[int]]:
+    """Resolves the parameters of every path to the numbers under which PyTorch keeps their state.
+
+    Raises:
+      ValueError: this is no state_dict, a path is not named, or a parameter is unknown.
+    """
+    if not (isinstance(state_dict, Mapping) and {"state", "param_groups"} <= set(state_dict)):
+        remedy = "Give what `state_dict()` of the PyTorch optimizer returned"
+        raise _checks.refused(call, "state_dict lacks 'state' or 'param_groups'", remedy)
+    if differing := sorted(set(weights) ^ set(matrices)):
+        raise _checks.refused(
+            call,
+            f"weights and the matrices of state differ in {_checks.listed(map(repr, differing))}",
+            "Name the PyTorch parameter of every matrix that Muon trains, and of no other",
+        )
+    groups = state_dict["param_groups"]
+    known = {number: number for group in groups for number in group["params"]}
+    for group in groups:
+        known |= dict(zip(group.get("param_names", ()), group["params"], strict=False))
+    found, owners = {}, {}
+    for path, given in weights.items():
+        keys = [given] if isinstance(given, SupportsIndex | str) else given
+        if unknown := [key for key in keys if key not in known]:
+            raise _checks.refused(
+                call,
+                f"'{path}' stands for parameter {unknown[0]!r}, which state_dict does not have",
+                f"Choose of {_checks.listed(map(repr, known))}; names are there if the optimizer "
+                "was made from `named_parameters()`",
+            )
+        found[path] = [known[key] for key in keys]
+        for number in found[path]:
+            if (owner := owners.setdefault(number, path)) != path:
+                raise _checks.refused(
+                    call,
+                    f"'{owner}' and '{path}' both stand for parameter {number!r}",
+                    "Name a parameter of its own for each",
+                )
+    return found
+
+
+def buffer_of(call: str, state_dict: Any, number: int, path: str) -> Buffer:
+    """Reads one buffer.
+
+    Raises:
+      ValueError: it is not there.
+      TypeError: NumPy cannot read it.
+    """
+    entry = state_dict["state"].get(number, {})
+    if _BUFFER not in entry:
+        raise _checks.refused(
+            call,
+            f"parameter {number} of state_dict, for '{path}', has no {_BUFFER!r}",
+            "Take the state_dict after a step, of the optimizer that trains this matrix",
+        )
+    try:
+        return np.asarray(entry[_BUFFER], np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _checks.refused(
+            call,
+            f"NumPy cannot read the {_BUFFER!r} of parameter {number}, for '{path}': {error}",
+            "Put `buffer.float().cpu().numpy()` in its place",
+            TypeError,
+        ) from None
+
+
+def to_leaf(call: str, buffers: Sequence[Buffer], matrix: Matrix, path: str) -> Float[Array, "..."]:
+    """Lays the buffers of one parameter down as JAX stores it.
+
+    Raises:
+      ValueError: there are too many or too few, or one has another shape.
+    """
+    shape = matrix.average.shape
+    ((batch, rows, cols),) = matrix.view.matrix_shapes(shape)
+    found = [buffer.shape for buffer in buffers]
+    if found != [(cols, rows)] * batch:
+        raise _checks.refused(
+            call,
+            f"'{path}' of shape {shape}, by {matrix.view!r}, is {batch} of shape {(cols, rows)} "
+            f"in PyTorch, but the buffers have shapes {_checks.listed(map(str, found))}",
+            "Name its own parameters in weights, and its view in axes",
+        )
+    return matrix.view.from_matrices([jnp.stack([buffer.T for buffer in buffers])], shape)
+
+
+def from_leaf(call: str, matrix: Matrix, count: int, path: str) -> list[Buffer]:
+    """Takes a momentum apart into buffers as PyTorch stores them, in memory of their own.
+
+    Raises:
+      ValueError: they are not as many as the PyTorch parameters.
+    """
+    (matrices,) = matrix.view.to_matrices(jnp.asarray(matrix.average, jnp.float32))
+    if len(matrices) != count:
+        raise _checks.refused(
+            call,
+            f"'{path}', by {matrix.view!r}, is {len(matrices)} matrices, but {count} parameters "
+            "of PyTorch",
+            "Name one parameter for every matrix in weights, or another view in axes",
+        )
+    return [np.array(each.T, order="C") for each in matrices]
+
+
+def with_buffers(state_dict: Any, buffers: Mapping[int, Buffer]) -> dict[str, Any]:
+    """Returns a copy of the state_dict that holds these buffers."""
+    entries = dict(state_dict["state"])
+    for number, buffer in buffers.items():
+        entries[number] = {**entries.get(number, {}), _BUFFER: buffer}
+    return {**state_dict, "state": entries}

@@ -1,0 +1,15 @@
+"""Whole optimizers: Muon for the matrices, another optimizer for the rest."""
+
+from muon_jax.optimizers._muon import momentum_rms as momentum_rms
+from muon_jax.optimizers._muon import muon as muon
+from muon_jax.optimizers._muon import muon_clip as muon_clip
+
+__all__ = [
+    "momentum_rms",
+    "muon",
+    "muon_clip",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

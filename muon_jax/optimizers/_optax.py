@@ -1,0 +1,152 @@
+"""optax.contrib.muon as a recipe: its routing, and a Nesterov mix that is corrected for bias."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from muon_jax import _checks
+from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
+from muon_jax.polar._newton_schulz import newton_schulz
+from muon_jax.routing._context import Leaf
+from muon_jax.routing._route import route
+from muon_jax.routing._rule import FALLBACK, MUON, Rule
+from muon_jax.transforms._muon import MuonState, muon_transformation
+from muon_jax.transforms._orthogonalize import AxesLike, resolve_views, tree_solver
+from muon_jax.transforms._per_tree import built_per_tree, mask_for
+from muon_jax.transforms._widening import in_range
+from muon_jax.views._matrix_axes import MatrixAxes
+
+_CALL = "recipes.optax"
+
+
+def _as_matrix(leaf: Leaf) -> MatrixAxes | str:
+    return MatrixAxes(0, 1) if len(leaf.shape) == 2 else FALLBACK
+
+
+_EVERY_2D = Rule("*", _as_matrix, "optax.contrib.muon reads arrays by their rank", "rank")
+
+
+def optax_muon(
+    learning_rate: ScalarOrSchedule,
+    *,
+    beta: float = 0.95,
+    nesterov: bool = True,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Mask | None = None,
+    consistent_rms: float | None = None,
+    adam_learning_rate: ScalarOrSchedule | None = None,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    orthogonalizer: Orthogonalizer | None = None,
+    rules: Sequence[Rule] = (),
+) -> optax.GradientTransformationExtraArgs:
+    """Trains as `optax.contrib.muon` does, by the arguments of that function.
+
+    Every array of two axes is a matrix, embeddings too, and all else goes to AdamW, unless a rule
+    says otherwise. The Nesterov mix is corrected for bias, which matters in the first 1/(1 − β)
+    steps or so.
+
+    Args:
+      learning_rate: of both optimizers, or a schedule of it.
+      beta: decay of the average, in [0, 1).
+      nesterov: look one step ahead, in both optimizers.
+      weight_decay: Muon's, decoupled.
+      weight_decay_mask: which of Muon's leaves decay; None is all.
+      consistent_rms: scale updates by this times √max(rows, cols); None is √max(1, cols/rows).
+      adam_learning_rate: AdamW's; None is `learning_rate`.
+      adam_weight_decay: AdamW's, decoupled.
+      orthogonalizer: from (batch, rows, cols) to the same shape; None is five steps of Jordan's
+        quintic in float32. The source's `"dion"` is `newton_schulz("you",
+        normalization="frobenius")`.
+      rules: views, or the label `"adamw"`, by path; they stand for the source's dimension numbers.
+
+    Returns:
+      An optimizer for any tree of parameters.
+
+    Raises:
+      TypeError or ValueError: for an argument out of its range, and for a view that does not fit.
+
+    Examples:
+      >>> from muon_jax import recipes
+      >>> tx = recipes.optax(0.02, weight_decay=0.1, consistent_rms=0.2)
+
+    References:
+      https://optax.readthedocs.io/en/latest/api/contrib.html
+    """
+    _checks.check_no_schedule(_CALL, "beta", beta)
+    _checks.check_fraction(_CALL, "beta", beta)
+    _checks.check_non_negative(_CALL, "learning_rate", learning_rate)
+    _checks.check_non_negative(_CALL, "weight_decay", weight_decay)
+    if orthogonalizer is None:
+        orthogonalizer = newton_schulz("keller", normalization="frobenius")
+    scale: str | ShapeScale = "keller"
+    if consistent_rms is not None:
+        _checks.check_non_negative(_CALL, "consistent_rms", consistent_rms)
+        scale = _consistent(consistent_rms)
+
+    if adam_learning_rate is None:
+        adam_learning_rate = learning_rate
+    _checks.check_non_negative(_CALL, "adam_learning_rate", adam_learning_rate)
+    _checks.check_non_negative(_CALL, "adam_weight_decay", adam_weight_decay)
+    adam = in_range(
+        optax.adamw(adam_learning_rate, weight_decay=adam_weight_decay, nesterov=nesterov)
+    )
+
+    def routed(tree: Any) -> optax.GradientTransformationExtraArgs:
+        routes = route(tree, rules=(*rules, _EVERY_2D), call=_CALL)
+        muon = optax.chain(
+            _scale_by_optax_muon(
+                beta, nesterov, orthogonalizer, scale, jax.tree.map(lambda r: r.axes, routes)
+            ),
+            optax.add_decayed_weights(
+                weight_decay, mask_for(_CALL, "weight_decay_mask", tree, weight_decay_mask)
+            ),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+        labels = jax.tree.map(lambda r: r.label, routes)
+        return optax.multi_transform({MUON: muon, FALLBACK: adam}, lambda _: labels)
+
+    return built_per_tree(_CALL, routed)
+
+
+def _consistent(rms: float) -> ShapeScale:
+    return lambda rows, cols: rms * math.sqrt(max(rows, cols))
+
+
+def _scale_by_optax_muon(
+    beta: float,
+    nesterov: bool,
+    orthogonalizer: Orthogonalizer,
+    scale: str | ShapeScale,
+    axes: AxesLike,
+) -> optax.GradientTransformation:
+    r"""Makes `scale_by_muon` with the Nesterov mix of optax.
+
+    After :math:`t` gradients that is :math:`\beta M / (1 - \beta^{t+1}) + (1 - \beta) G / (1 -
+    \beta^t)`. The polar factor ignores a common factor, so only the ratio of the two divisors is
+    left: the gradient weighs :math:`1 + \beta` times as much as in `scale_by_muon` at the first
+    step, and as much after many. Without Nesterov nothing is left.
+    """
+    plain = muon_transformation(
+        _CALL, momentum=beta, nesterov=False, orthogonalizer=orthogonalizer, scale=scale, axes=axes
+    )
+    if not nesterov:
+        return plain
+    solve = tree_solver(_CALL, orthogonalizer, scale, None, "auto")
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, Any]:
+        count = jnp.asarray(optax.safe_increment(state.count))
+        average = optax.tree.update_moment(updates, state.momentum, beta, 1)
+        fresh = (1 - beta) * (1 - beta ** (count + 1)) / (1 - beta**count)
+        mixed = jax.tree.map(lambda m, g: beta * m + fresh * g, average, updates)
+        views = resolve_views(_CALL, updates, axes)
+        solved = solve(mixed, views, updates if params is None else params)
+        average = optax.tree.cast_like(average, state.momentum)
+        return optax.tree.cast_like(solved, updates), MuonState(count, average)
+
+    return optax.GradientTransformation(plain.init, update)

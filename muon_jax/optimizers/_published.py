@@ -1,0 +1,259 @@
+"""The published Muons by name, each with the rates, decays and number format of its source.
+
+`muon_jax.muon` is the library's own choice; these are for results that should be comparable with
+those of others. Every recipe is held to its source by twenty and more steps of both; the table in
+`docs/reference/parity.md` says how closely, and where they differ. Matrices are found by the
+library's rules, since most sources leave that to the user; `optax` alone brings a rule of its own.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+# Names alone: one of the recipes is called `optax`.
+from optax import GradientTransformationExtraArgs, adamw
+
+from muon_jax import _checks
+from muon_jax._types import ScalarOrSchedule
+from muon_jax.clip._targets import QKTarget
+from muon_jax.optimizers._muon import momentum_rms, muon, muon_clip
+from muon_jax.optimizers._optax import optax_muon as optax
+from muon_jax.polar._newton_schulz import NewtonSchulz, newton_schulz
+from muon_jax.polar._svd import polar_by_svd
+from muon_jax.transforms._widening import in_range
+
+__all__ = ["keller", "kimi_k2", "moonlight", "optax", "procrustes", "torch"]
+
+_ADJUSTMENTS = MappingProxyType({"original": "keller", "match_rms_adamw": "match_rms"})
+"""What `torch.optim.Muon` calls the scales."""
+
+
+def keller(
+    learning_rate: ScalarOrSchedule = 0.02,
+    *,
+    weight_decay: ScalarOrSchedule = 0.0,
+    adam_learning_rate: ScalarOrSchedule = 3e-4,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    dtype: Any = "bfloat16",
+    **muon_arguments: Any,
+) -> GradientTransformationExtraArgs:
+    """Trains as `MuonWithAuxAdam` of KellerJordan/Muon does.
+
+    Momentum 0.95 with Nesterov, five steps of Jordan's quintic, updates scaled by
+    √max(1, outputs/inputs); Adam with b1 = 0.9, b2 = 0.95, eps = 1e-10 for the rest.
+
+    Args:
+      learning_rate: Muon's, or a schedule of it.
+      weight_decay: Muon's, decoupled.
+      adam_learning_rate: Adam's; the source's example uses 0.04 to 0.6, by kind of parameter.
+      adam_weight_decay: Adam's, decoupled.
+      dtype: format of the operands of products; `"float32"` spares the source's rounding.
+      muon_arguments: any other argument of `muon_jax.muon`, such as `rules`.
+
+    Returns:
+      An optimizer for any tree of parameters.
+
+    Raises:
+      TypeError or ValueError: as `muon_jax.muon` does.
+
+    Examples:
+      >>> from muon_jax import recipes
+      >>> tx = recipes.keller(0.05, adam_learning_rate=0.04)
+
+    References:
+      https://github.com/KellerJordan/Muon
+    """
+    call = "recipes.keller"
+    _checks.check_non_negative(call, "adam_learning_rate", adam_learning_rate)
+    _checks.check_non_negative(call, "adam_weight_decay", adam_weight_decay)
+    adam = adamw(adam_learning_rate, b1=0.9, b2=0.95, eps=1e-10, weight_decay=adam_weight_decay)
+    source = {"orthogonalizer": _jordan(dtype), "scale": "keller", "fallback": in_range(adam)}
+    return muon(learning_rate, weight_decay=weight_decay, **(source | muon_arguments))
+
+
+def moonlight(
+    learning_rate: ScalarOrSchedule = 1e-3,
+    *,
+    weight_decay: ScalarOrSchedule = 0.1,
+    dtype: Any = "bfloat16",
+    **muon_arguments: Any,
+) -> GradientTransformationExtraArgs:
+    """Trains as the Muon of MoonshotAI/Moonlight does.
+
+    Momentum 0.95 with Nesterov, five steps of Jordan's quintic, updates scaled by
+    0.2·√max(outputs, inputs); AdamW with b1 = 0.9, b2 = 0.95 and the same rate and decay for the
+    rest. The source accumulates heavy ball, whose polar factor is that of the average.
+
+    Args:
+      learning_rate: of both optimizers, or a schedule of it.
+      weight_decay: of both, decoupled.
+      dtype: as for `keller`.
+      muon_arguments: any other argument of `muon_jax.muon`, such as `rules`.
+
+    Returns:
+      An optimizer for any tree of parameters.
+
+    Raises:
+      TypeError or ValueError: as `muon_jax.muon` does.
+
+    Examples:
+      >>> from muon_jax import recipes
+      >>> tx = recipes.moonlight(2e-4)
+
+    References:
+      https://github.com/MoonshotAI/Moonlight, examples/toy_train.py
+    """
+    source = {"orthogonalizer": _jordan(dtype), "scale": "match_rms"}
+    if "fallback" not in muon_arguments:
+        source["fallback_nesterov"] = False
+    return muon(learning_rate, weight_decay=weight_decay, **(source | muon_arguments))
+
+
+def torch(
+    learning_rate: ScalarOrSchedule = 1e-3,
+    *,
+    weight_decay: ScalarOrSchedule = 0.1,
+    adjust_lr_fn: Literal["original", "match_rms_adamw"] = "original",
+    adam_learning_rate: ScalarOrSchedule = 1e-3,
+    adam_weight_decay: ScalarOrSchedule = 0.01,
+    dtype: Any = "bfloat16",
+    **muon_arguments: Any,
+) -> GradientTransformationExtraArgs:
+    """Trains as `torch.optim.Muon` does, with `torch.optim.AdamW` beside it.
+
+    Momentum 0.95 with Nesterov and five steps of Jordan's quintic. AdamW has PyTorch's defaults,
+    b2 = 0.999 among them.
+
+    Args:
+      learning_rate: Muon's, or a schedule of it.
+      weight_decay: Muon's, decoupled.
+      adjust_lr_fn: `"original"` scales updates by √max(1, outputs/inputs), `"match_rms_adamw"` by
+        0.2·√max(outputs, inputs).
+      adam_learning_rate: AdamW's.
+      adam_weight_decay: AdamW's.
+      dtype: as for `keller`.
+      muon_arguments: any other argument of `muon_jax.muon`: `momentum`, `nesterov`, `rules`, ….
+
+    Returns:
+      An optimizer for any tree of parameters. The source takes matrices alone; fused, stacked and
+      convolution kernels are read as `muon_jax.explain` shows.
+
+    Raises:
+      TypeError or ValueError: for another `adjust_lr_fn`, and as `muon_jax.muon` does.
+
+    Examples:
+      >>> from muon_jax import recipes
+      >>> tx = recipes.torch(1e-3, adjust_lr_fn="match_rms_adamw")
+
+    References:
+      https://docs.pytorch.org/docs/stable/generated/torch.optim.Muon.html
+    """
+    call = "recipes.torch"
+    _checks.check_choice(call, "adjust_lr_fn", adjust_lr_fn, _ADJUSTMENTS)
+    _checks.check_non_negative(call, "adam_learning_rate", adam_learning_rate)
+    _checks.check_non_negative(call, "adam_weight_decay", adam_weight_decay)
+    source = {
+        "orthogonalizer": _jordan(dtype),
+        "scale": _ADJUSTMENTS[adjust_lr_fn],
+        "fallback": in_range(adamw(adam_learning_rate, weight_decay=adam_weight_decay)),
+    }
+    return muon(learning_rate, weight_decay=weight_decay, **(source | muon_arguments))
+
+
+def kimi_k2(
+    learning_rate: ScalarOrSchedule = 2e-4,
+    *,
+    threshold: float = 100.0,
+    targets: Mapping[str, QKTarget] | None = None,
+    weight_decay: ScalarOrSchedule = 0.1,
+    dtype: Any = "bfloat16",
+    **muon_arguments: Any,
+) -> GradientTransformationExtraArgs:
+    """Trains by MuonClip, as Kimi K2's report writes it.
+
+    Its Algorithm 1: momentum 0.95 without Nesterov, updates scaled by 0.2·√max(outputs, inputs),
+    decay, and then QK-Clip. AdamW with the same rate and decay trains the rest, as in `moonlight`.
+
+    Args:
+      learning_rate: of both optimizers, or a schedule of it.
+      threshold: τ of `muon_jax.clip_qk`.
+      targets: as for `muon_jax.clip_qk`.
+      weight_decay: of both, decoupled.
+      dtype: as for `keller`.
+      muon_arguments: any other argument of `muon_jax.muon`, such as `rules`.
+
+    Returns:
+      An optimizer whose `update` takes `max_logits=`, as that of `muon_jax.muon_clip`.
+
+    Raises:
+      TypeError or ValueError: as `muon_jax.muon_clip` does.
+
+    Examples:
+      >>> from muon_jax import recipes
+      >>> tx = recipes.kimi_k2(2e-4, threshold=100.0)
+
+    References:
+      Kimi Team, Kimi K2: Open Agentic Intelligence, 2025, https://arxiv.org/abs/2507.20534
+    """
+    source = {"nesterov": False, "orthogonalizer": _jordan(dtype), "scale": "match_rms"}
+    return muon_clip(
+        learning_rate,
+        threshold=threshold,
+        targets=targets,
+        weight_decay=weight_decay,
+        **(source | muon_arguments),
+    )
+
+
+def procrustes(
+    learning_rate: ScalarOrSchedule = 1e-3,
+    *,
+    weight_decay: ScalarOrSchedule = 0.01,
+    momentum: float = 0.9,
+    **muon_arguments: Any,
+) -> GradientTransformationExtraArgs:
+    """Trains each parameter along the element of unit size that is nearest to its momentum.
+
+    For a matrix that is the exact polar factor, the solution of the orthogonal Procrustes problem;
+    for everything else the momentum over its root mean square. No Nesterov, no scale by shape.
+
+    Args:
+      learning_rate: the spectral norm of a matrix's step, and the RMS of any other.
+      weight_decay: decoupled, of all parameters.
+      momentum: decay of the average, in [0, 1).
+      muon_arguments: any other argument of `muon_jax.muon`; `orthogonalizer=inverse_sqrt()` is the
+        coupled iteration in place of the SVD.
+
+    Returns:
+      An optimizer for any tree of parameters, with one moment for each.
+
+    Raises:
+      TypeError or ValueError: as `muon_jax.muon` does.
+
+    Examples:
+      >>> import muon_jax
+      >>> from muon_jax import recipes
+      >>> tx = recipes.procrustes(1e-3, orthogonalizer=muon_jax.inverse_sqrt())
+    """
+    call = "recipes.procrustes"
+    if callable(momentum):
+        raise _checks.invalid(call, "momentum", momentum, "give a number in [0, 1)", TypeError)
+    _checks.check_fraction(call, "momentum", momentum)
+    rest = momentum_rms(learning_rate, weight_decay=weight_decay, momentum=momentum)
+    source = {
+        "nesterov": False,
+        "orthogonalizer": polar_by_svd(),
+        "scale": "none",
+        "fallback": rest,
+    }
+    return muon(
+        learning_rate,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        **(source | muon_arguments),
+    )
+
+
+def _jordan(dtype: Any) -> NewtonSchulz:
+    """Five steps of Jordan's quintic from the Frobenius norm, as all of these sources take them."""
+    return newton_schulz("keller", dtype=dtype, normalization="frobenius")

@@ -1,0 +1,190 @@
+"""Newton-Schulz: a composed odd polynomial of X, which drives every singular value to one.
+
+An odd polynomial acts on singular values alone, p(U S Vᵀ) = U p(S) Vᵀ, and needs only products:
+with the Gram matrix R = XXᵀ of the short side, p(X) = (c₀ I + c₁ R + c₂ R² + …) X. Several steps in
+a row may stay on the Gram matrix, Q ← Q (c₀ I + Z), R ← (c₀ I + Z) R (c₀ I + Z), and meet X once
+at their end; `muon_jax.polar._gram_plan` plans where that is cheaper and still accurate.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from muon_jax import _checks
+from muon_jax._types import Matrices
+from muon_jax.polar._gram_plan import TOLERANCE, Plan, plan
+from muon_jax.polar._minimax import Schedule
+from muon_jax.polar._normalize import (
+    Square,
+    Wide,
+    identity_like,
+    normalize_frobenius,
+    normalize_schatten,
+    on_wide,
+)
+from muon_jax.polar._precision import ARITHMETICS, Arithmetic, arithmetic
+from muon_jax.polar._schedules import CoefficientsLike, schedule
+
+_CALL = "newton_schulz"
+
+# Rounded operands err at random, and a sum over fewer entries than this does not average it out.
+_SMALLEST_ROUNDED_SIDE = 64
+
+_NORMALIZATIONS = MappingProxyType(
+    {"schatten": normalize_schatten, "frobenius": normalize_frobenius}
+)
+
+
+@dataclass(frozen=True)
+class NewtonSchulz:
+    """The value that `newton_schulz` returns: an orthogonalizer that knows its plan and its cost.
+
+    Attributes:
+      schedule: the coefficients of every step.
+      arithmetic: the format in which products are formed.
+      gram: whether steps may share a Gram matrix where that is cheaper.
+      normalization: `"schatten"` or `"frobenius"`.
+    """
+
+    schedule: Schedule
+    arithmetic: Arithmetic
+    gram: bool
+    normalization: str
+
+    def __call__(self, matrices: Matrices) -> Matrices:
+        return on_wide(_CALL, matrices, self.on_wide)
+
+    def plan(self, rows: int, cols: int) -> Plan:
+        """Says which steps share a Gram matrix for this shape; `print` it."""
+        for name, size in (("rows", rows), ("cols", cols)):
+            _checks.check_positive_int(f"{_CALL}().plan", name, size)
+        short, long = sorted((rows, cols))
+        return plan(
+            self.schedule,
+            long / short,
+            roundoff=self._arithmetic(short).roundoff,
+            tolerance=TOLERANCE if self.gram else 0.0,
+            squared_by_norm=self.normalization == "schatten",
+        )
+
+    def flops(self, rows: int, cols: int) -> int:
+        """Counts the FLOPs of the products for one matrix of this shape."""
+        return self.plan(rows, cols).flops(rows, cols) if rows and cols else 0
+
+    def on_wide(self, matrix: Wide) -> Wide:
+        """Orthogonalises a matrix, or a batch, that lies wide with entries of order one."""
+        arithmetic = self._arithmetic(matrix.shape[-2])
+        normalize = _NORMALIZATIONS[self.normalization]
+        for start, stop in self.plan(*matrix.shape[-2:]).segments:
+            # Between steps a matrix has no more digits than products read: half the memory traffic.
+            matrix = arithmetic.rounded(matrix)
+            if start:
+                bound, gram, gram_squared = 1.0, arithmetic.gram(matrix), None
+            else:
+                bound, gram, gram_squared = normalize(matrix, arithmetic)
+            steps = self.schedule[start:stop]
+            if len(steps) == 1 and arithmetic.rounds:
+                # Added to its multiple of the identity, a factor would be rounded to the digits
+                # of the sum; that multiple of X is exact.
+                ((linear, *higher),) = steps
+                factor = _polynomial(gram, gram_squared, higher, arithmetic)
+                product = arithmetic.multiply(factor / bound, matrix)
+                matrix = linear / bound * matrix.astype(product.dtype) + product
+            else:
+                factor = _factor(gram, gram_squared, steps, arithmetic)
+                matrix = arithmetic.multiply(factor / bound, matrix)
+        return matrix
+
+    def _arithmetic(self, short: int) -> Arithmetic:
+        return self.arithmetic if short >= _SMALLEST_ROUNDED_SIDE else ARITHMETICS["float32"]
+
+
+def newton_schulz(
+    coefficients: CoefficientsLike = "fast",
+    *,
+    steps: int | None = None,
+    dtype: Any = None,
+    form: Literal["auto", "direct"] = "auto",
+    normalization: Literal["schatten", "frobenius"] = "schatten",
+) -> NewtonSchulz:
+    """Makes the orthogonalizer that applies a composed odd polynomial to the singular values.
+
+    A schedule that drives the values of [ℓ, 1] into a narrow band around one leaves smaller ones
+    where the product of its slopes takes them. `docs/explanation/orthogonalizers.md` compares the
+    schedules.
+
+    Args:
+      coefficients: `"fast"` or `"accurate"`, the library's own designs; `"minimax"`, its own design
+        of `steps` quintic steps; a published set: `"keller"`, `"polar_express"`, `"cans"`, `"you"`,
+        `"dion"` and others, which an error lists; one row (c₀, c₁, …) of c₀x + c₁x³ + …, which
+        every step repeats; or one row a step.
+      steps: how many steps; None is the set's own number, and 5 for one row.
+      dtype: format of the operands of every product; sums are always float32 or wider. None or
+        `"float32"` is full float32 on every backend; `"bfloat16"` and `"float16"` are much faster
+        where matrix units exist; `"tensorfloat32"` is that on NVIDIA GPUs. Matrices with a short
+        side under 64 stay in float32, where it costs nothing and their rounding would not average
+        out.
+      form: `"auto"` lets steps share one Gram matrix where that is cheaper and rounding allows it;
+        `"direct"` takes every step on the matrix itself.
+      normalization: `"schatten"` divides by the Schatten-8 norm, which is tight and free;
+        `"frobenius"` is what the published iterations do.
+
+    Returns:
+      An orthogonalizer: a callable from (batch, rows, cols) to the same shape and dtype. It is a
+      hashable value with `plan(rows, cols)` and `flops(rows, cols)`.
+
+    Raises:
+      TypeError or ValueError: for an unknown name, unusable coefficients, or more steps than the
+        set has rows and no rule to go on.
+
+    Examples:
+      >>> import jax, muon_jax
+      >>> polar = muon_jax.newton_schulz("accurate")
+      >>> y = polar(jax.random.normal(jax.random.key(0), (1, 64, 256)))[0]
+      >>> bool(jax.numpy.allclose(y @ y.T, jax.numpy.eye(64), atol=0.02))
+      True
+      >>> print(muon_jax.newton_schulz("keller").plan(64, 64))
+      steps 1-5 on X; 10 wide and 5 square products
+
+    References:
+      Jordan et al., `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024;
+      Amsel et al., `The Polar Express <https://arxiv.org/abs/2505.16932>`_, 2025
+    """
+    number_format = arithmetic(_CALL, dtype)
+    _checks.check_choice(_CALL, "form", form, ("auto", "direct"))
+    _checks.check_choice(_CALL, "normalization", normalization, _NORMALIZATIONS)
+    rows = schedule(coefficients, steps, arithmetic=number_format.name)
+    return NewtonSchulz(rows, number_format, form == "auto", normalization)
+
+
+def _factor(
+    gram: Square, gram_squared: Square | None, steps: Schedule, arithmetic: Arithmetic
+) -> Square:
+    """Composes steps on the Gram matrix R alone, to the Q of X ← QX."""
+    total = gram
+    for index, (linear, *higher) in enumerate(steps):
+        polynomial = _polynomial(gram, gram_squared, higher, arithmetic)
+        step = linear * identity_like(gram) + polynomial
+        total = arithmetic.multiply(total, step) if index else step
+        if index + 1 < len(steps):
+            gram, gram_squared = arithmetic.multiply(step, arithmetic.multiply(gram, step)), None
+    return total
+
+
+def _polynomial(
+    gram: Square, gram_squared: Square | None, coefficients: Sequence[float], arithmetic: Arithmetic
+) -> Square:
+    """Returns c₁ R + c₂ R² + c₃ R³ + c₄ R⁴ with as few products as its degree allows."""
+    total = coefficients[0] * gram
+    if len(coefficients) == 1:
+        return total
+    if gram_squared is None:
+        gram_squared = arithmetic.multiply(gram, gram)
+    total = total + coefficients[1] * gram_squared
+    if len(coefficients) == 2:
+        return total
+    inner = coefficients[2] * gram
+    if len(coefficients) == 4:
+        inner = inner + coefficients[3] * gram_squared
+    return total + arithmetic.multiply(gram_squared, inner)

@@ -1,0 +1,139 @@
+"""Scales matrices so that no singular value exceeds one, for every finite input.
+
+A polar iteration converges only from singular values in (0, 1], and faster the closer the largest
+is to one. The Schatten-8 norm of X, ‖σ‖₈ = ‖(XXᵀ)²‖_F^¼, is a certified bound that is at most
+m^⅛ too large for m rows, where the Frobenius norm may be √m too large; and its ingredients XXᵀ and
+(XXᵀ)² are just what the first step of the iteration multiplies anyway.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from muon_jax import _checks
+from muon_jax._types import Matrices
+from muon_jax.polar._precision import Arithmetic
+
+Wide = Float[Array, "*batch rows cols"]
+Square = Float[Array, "*batch rows rows"]
+
+_MATRIX = (-2, -1)
+_SUBNORMAL_LIFT = 64  # binary orders; any number that moves subnormals well into the normal range
+_FLOAT32_SUBNORMAL_UNIT = -149  # the smallest positive float32 is 2^-149
+
+
+class Normalized(NamedTuple):
+    """A bound on the largest singular value of X, and the Gram matrix R of X / bound.
+
+    X itself is left to the first step, whose factor takes the bound in for a square product's worth
+    of memory traffic where dividing X would cost a wide one.
+    """
+
+    bound: Float[Array, "*batch 1 1"]
+    gram: Square
+    gram_squared: Square | None
+
+
+def normalize_schatten(matrix: Wide, arithmetic: Arithmetic) -> Normalized:
+    """Bounds by the Schatten-8 norm."""
+    trace, gram = _gram_of_unit_trace(matrix, arithmetic)
+    gram_squared = arithmetic.multiply(gram, gram)
+    largest = nonzero(jnp.sqrt(_frobenius(gram_squared)))  # bounds the eigenvalues of `gram`
+    bound = jnp.sqrt(trace * largest)
+    return Normalized(bound, gram / largest, gram_squared / jnp.square(largest))
+
+
+def normalize_frobenius(matrix: Wide, arithmetic: Arithmetic) -> Normalized:
+    """Bounds by the Frobenius norm, as the published Newton-Schulz iterations do."""
+    trace, gram = _gram_of_unit_trace(matrix, arithmetic)
+    return Normalized(jnp.sqrt(trace), gram, None)
+
+
+def _gram_of_unit_trace(
+    matrix: Wide, arithmetic: Arithmetic
+) -> tuple[Float[Array, "*batch 1 1"], Square]:
+    """Returns tr XXᵀ and XXᵀ / tr XXᵀ, whose powers neither overflow nor vanish at any size."""
+    gram = arithmetic.gram(matrix)
+    trace = nonzero(jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None])
+    return trace, gram / trace
+
+
+def on_wide(call: str, matrices: Matrices, polar: Callable[[Wide], Wide]) -> Matrices:
+    """Runs a polar map on matrices as it wants them, and gives results back as they came.
+
+    The map sees float32 or wider, short side first, entries of order one, and no batch axis where
+    the batch is of one: backends multiply plain matrices faster than batches of one.
+
+    Raises:
+      TypeError: if the matrices are not real floating-point.
+      ValueError: if they have no batch axis, or several.
+    """
+    if not jnp.issubdtype(matrices.dtype, jnp.floating):
+        remedy = "Give real ones; the polar factor of A + iB is that of [[A, -B], [B, A]]"
+        raise _checks.refused(call, f"the matrices are {matrices.dtype}", remedy, TypeError)
+    if matrices.ndim != 3:
+        remedy = "Give (batch, rows, cols), such as matrix[None] of one alone"
+        raise _checks.refused(call, f"the matrices have shape {matrices.shape}", remedy)
+    if matrices.size == 0:
+        return matrices
+    _, rows, cols = matrices.shape
+    stack = to_unit_range(matrices[0] if len(matrices) == 1 else matrices)
+    done = polar(stack.mT).mT if rows > cols else polar(stack)
+    return done.astype(matrices.dtype).reshape(matrices.shape)
+
+
+def to_unit_range(matrix: Wide) -> Wide:
+    """Multiplies each matrix by the power of two that brings its largest entry to the order of one.
+
+    Powers of two are exact, so the polar factor of the result is that of the input. Half-precision
+    input is widened to float32.
+    """
+    if matrix.dtype != jnp.float64:
+        matrix = _lift_subnormals(matrix.astype(jnp.float32))
+    return matrix * to_order_of_one(jnp.max(jnp.abs(matrix), axis=_MATRIX, keepdims=True))
+
+
+def to_order_of_one(size: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns the power of two that brings a size to the order of one.
+
+    The size's inverse would not do: that of a large one is subnormal, which backends flush to zero.
+    """
+    _, exponent = jnp.frexp(size)
+    limit = jnp.finfo(size.dtype).maxexp - 2  # beyond it 2^-exponent itself would be subnormal
+    return jnp.ldexp(jnp.ones((), size.dtype), -jnp.clip(exponent, -limit, limit))
+
+
+def _lift_subnormals(matrix: Float[Array, "*batch rows cols"]) -> Wide:
+    """Multiplies tiny matrices by 2^64, reading subnormal entries from their bits.
+
+    Backends flush subnormal operands to zero, which would turn a tiny gradient into no gradient.
+    """
+    bits = lax.bitcast_convert_type(matrix, jnp.uint32)
+    tiny = jnp.max(bits & 0x7FFFFFFF, axis=_MATRIX, keepdims=True) < _bits_of(2.0**-64)
+    subnormal = (bits & 0x7F800000) == 0
+    mantissa = (bits & 0x007FFFFF).astype(jnp.float32)
+    magnitude = mantissa * 2.0 ** (_SUBNORMAL_LIFT + _FLOAT32_SUBNORMAL_UNIT)
+    from_bits = jnp.where(bits >> 31 == 0, magnitude, -magnitude)
+    lifted = matrix * jnp.where(tiny, 2.0**_SUBNORMAL_LIFT, 1.0)
+    return jnp.where(tiny & subnormal, from_bits, lifted)
+
+
+def _bits_of(number: float) -> Array:
+    return lax.bitcast_convert_type(jnp.float32(number), jnp.uint32)
+
+
+def identity_like(square: Square) -> Square:
+    """Returns one identity matrix for every matrix of a batch."""
+    return jnp.broadcast_to(jnp.eye(square.shape[-1], dtype=square.dtype), square.shape)
+
+
+def _frobenius(matrix: Float[Array, "*batch rows cols"]) -> Float[Array, "*batch 1 1"]:
+    return jnp.sqrt(jnp.sum(jnp.square(matrix), axis=_MATRIX, keepdims=True))
+
+
+def nonzero(divisor: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Replaces zero by one, so that zero is divided into itself; NaN stays NaN."""
+    return jnp.where(divisor == 0, 1, divisor)

@@ -1,0 +1,96 @@
+"""In which number format matrices are multiplied, said once and inherited by nothing.
+
+JAX's default precision turns a float32 product into one bfloat16 pass on TPU and into TF32 on GPU.
+A polar iteration whose plan assumes float32 may then diverge, so every product here names its own.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from muon_jax import _checks
+from muon_jax._types import wide_dtype
+from muon_jax.polar._gram_plan import ROUNDOFF
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """A format for the operands of a product; sums are always float32 or wider.
+
+    Attributes:
+      name: as the user names it.
+      operands: the dtype that operands are rounded to, None to keep that of the iterate.
+      precision: what the backend may do to those operands.
+    """
+
+    name: str
+    operands: Any
+    precision: lax.Precision
+
+    @property
+    def roundoff(self) -> float:
+        """The relative error of a rounded operand."""
+        return ROUNDOFF[self.name]
+
+    @property
+    def rounds(self) -> bool:
+        """Whether operands have fewer digits than the iterate."""
+        return self.name != "float32"
+
+    def rounded(self, matrix: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Returns what a product reads of an operand."""
+        return matrix if self.operands is None else matrix.astype(self.operands)
+
+    def multiply(
+        self, left: Float[Array, "*batch rows inner"], right: Float[Array, "*batch inner cols"]
+    ) -> Float[Array, "*batch rows cols"]:
+        """Multiplies with these operands."""
+        return jnp.matmul(self.rounded(left), self.rounded(right), **self._as_for(left))
+
+    def gram(self, matrix: Float[Array, "*batch rows cols"]) -> Float[Array, "*batch rows rows"]:
+        """Returns the Gram matrix XXᵀ with these operands.
+
+        Without a transpose in the program: XLA's CPU backend multiplies half-precision operands in
+        float32 if one of them is the transpose of the other.
+        """
+        operand = self.rounded(matrix)
+        return jnp.einsum("...ik,...jk->...ij", operand, operand, **self._as_for(matrix))
+
+    def _as_for(self, operand: Float[Array, "..."]) -> dict[str, Any]:
+        """Returns how to multiply: what a backend may round, and the dtype of sums."""
+        sums = wide_dtype(operand.dtype)
+        return {"precision": self.precision, "preferred_element_type": sums}
+
+
+ARITHMETICS = MappingProxyType(
+    {
+        each.name: each
+        for each in (
+            Arithmetic("float32", None, lax.Precision.HIGHEST),
+            # HIGH is TF32 on NVIDIA GPUs, three bfloat16 passes on TPUs, float32 on CPUs.
+            Arithmetic("tensorfloat32", None, lax.Precision.HIGH),
+            Arithmetic("float16", jnp.float16, lax.Precision.DEFAULT),
+            Arithmetic("bfloat16", jnp.bfloat16, lax.Precision.DEFAULT),
+        )
+    }
+)
+
+
+def arithmetic(call: str, dtype: Any) -> Arithmetic:
+    """Resolves a dtype or its name; None is float32."""
+    if dtype is None:
+        return ARITHMETICS["float32"]
+    name = dtype if isinstance(dtype, str) else _dtype_name(dtype)
+    _checks.check_choice(call, "dtype", name, tuple(ARITHMETICS))
+    return ARITHMETICS[name]
+
+
+def _dtype_name(dtype: Any) -> str:
+    try:
+        return jnp.dtype(dtype).name
+    except TypeError:
+        return repr(dtype)

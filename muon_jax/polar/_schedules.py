@@ -1,0 +1,286 @@
+"""Named schedules: the published ones as data with their source, and the library's own designs.
+
+Every schedule expects singular values in [0, 1]. Sources reach that by the Frobenius norm, which
+wastes most of the range, or by rescaling rows, which changes the polar factor. Unless asked for the
+Frobenius norm, muon_jax divides by a tighter bound on the largest singular value.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from muon_jax._checks import check_choice, check_positive_int, invalid
+from muon_jax.polar._minimax import Schedule, design, stretch
+
+CoefficientsLike: TypeAlias = str | Sequence[float] | Sequence[Sequence[float]]
+"""A name, one row that every step repeats, or one row a step."""
+
+_CALL = "newton_schulz"
+_REMEDY = "give a name, one row of 2 to 5 finite numbers, or a sequence of such rows"
+_DEFAULT_STEPS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A schedule as its source ships it.
+
+    Attributes:
+      rows: The coefficients of x, x³, … of every step.
+      steps: How many steps the source takes.
+      repeats: Whether the source goes on with the last row beyond the end.
+      normalisation: What the source divides a matrix by before the first step.
+      source: Where the rows stand.
+      bare: Whether every row is best on exactly the interval that the one before leaves, so that a
+        singular value which rounding pushes out of it grows without bound.
+    """
+
+    rows: Schedule
+    steps: int
+    normalisation: str
+    source: str
+    repeats: bool = False
+    bare: bool = False
+
+
+_KELLER = (3.4445, -4.7750, 2.0315)
+
+# design end 1e-3, cushion 0.02407327424182761, eight steps
+_POLAR_EXPRESS: Schedule = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+)
+
+
+def _with_margin(rows: Schedule, margin: float) -> Schedule:
+    """Stretches all rows but the last, as the code of Polar Express does for bfloat16."""
+    return (*(stretch(row, margin) for row in rows[:-1]), rows[-1])
+
+
+PUBLISHED = MappingProxyType(
+    {
+        # Fitted for the slope at 0; leaves singular values in about [0.7, 1.2].
+        "keller": Published(
+            (_KELLER,),
+            steps=5,
+            normalisation="Frobenius norm",
+            source="https://kellerjordan.github.io/posts/muon/",
+            repeats=True,
+        ),
+        # Fitted row by row. optax.contrib.muon calls it "dion", NVIDIA "quintic".
+        "you": Published(
+            (
+                (4.0848, -6.8946, 2.9270),
+                (3.9505, -6.3029, 2.6377),
+                (3.7418, -5.5913, 2.3037),
+                (2.8769, -3.1427, 1.2046),
+                (2.8366, -3.0525, 1.2012),
+            ),
+            steps=5,
+            normalisation="Frobenius norm",
+            source="https://x.com/YouJiacheng/status/1905861218138804534",
+        ),
+        # The minimax chain itself, before the safety factor that its authors' code applies.
+        "polar_express": Published(
+            _POLAR_EXPRESS,
+            steps=5,
+            normalisation="Frobenius norm × 1.01",
+            source="https://arxiv.org/abs/2505.16932",
+            repeats=True,
+            bare=True,
+        ),
+        # What its authors' code runs: safety 1.01 on all but the last of the eight rows.
+        "polar_express_safe": Published(
+            _with_margin(_POLAR_EXPRESS, 1.01),
+            steps=5,
+            normalisation="Frobenius norm × 1.01",
+            source="https://arxiv.org/abs/2505.16932",
+            repeats=True,
+        ),
+        # Polar Express designed anew for five steps: end 1e-3, cushion 0.02, safety 1.02 inside
+        # the recursion. modded-nanogpt and nanochat run the same rows.
+        "dion": Published(
+            (
+                (8.156554524902461, -22.48329292557795, 15.878769915207462),
+                (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+                (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+                (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+                (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+            ),
+            steps=5,
+            normalisation="Frobenius norm × 1.02",
+            source="https://github.com/microsoft/dion/blob/main/dion/polar_express.py",
+        ),
+        # Five rows of Polar Express with safety 1.05 on every one, the last included.
+        "gram_newton_schulz": Published(
+            tuple(stretch(row, 1.05) for row in _POLAR_EXPRESS[:5]),
+            steps=5,
+            normalisation="Frobenius norm",
+            source="https://github.com/Dao-AILab/gram-newton-schulz",
+        ),
+        # The minimax chain of design end 1e-3 without cushion or safety.
+        "cans": Published(
+            (
+                (8.4703, -25.1081, 18.6293),
+                (4.1828, -3.1087, 0.5806),
+                (3.9619, -2.9541, 0.5630),
+                (3.2866, -2.4647, 0.5074),
+                (2.2737, -1.6447, 0.4162),
+            ),
+            steps=5,
+            normalisation="Frobenius norm",
+            source="https://arxiv.org/abs/2506.10935",
+            bare=True,
+        ),
+        # Fitted to spectra after its row rescaling, which muon_jax does not do. The same authors'
+        # earlier rows, from (4.0098, -7.0585, 2.4635) on, are left out: they send 1 to -1.
+        "turbo": Published(
+            (
+                (4.6051, -9.6552, 5.6769),
+                (4.7505, -6.0861, 2.1790),
+                (2.7763, -2.3190, 0.5523),
+                (2.4231, -2.2861, 0.8193),
+            ),
+            steps=4,
+            normalisation="square roots of the row sums of |XXᵀ| (AOL)",
+            source="https://github.com/microsoft/dion/blob/main/dion/newton_schulz_triton.py",
+        ),
+        # Minimax cubics of design end 7e-3, each stretched upwards to peak at 1.3.
+        "cubic": Published(
+            (
+                (3.3656576, -3.3420992),
+                (2.5744352, -1.4957376),
+                (2.5368962, -1.4312570),
+                (2.4418906, -1.2764040),
+                (2.2230472, -0.9630650),
+            ),
+            steps=5,
+            normalisation="Frobenius norm",
+            source="https://arxiv.org/abs/2606.00371",
+        ),
+        # Eight steps to get near 1 and two that have a double fixed point there.
+        "deepseek": Published(
+            (*(_KELLER,) * 8, *((2.0, -1.5, 0.5),) * 2),
+            steps=10,
+            normalisation="Frobenius norm",
+            source="https://huggingface.co/deepseek-ai/DeepSeek-V4-Pro",
+        ),
+    }
+)
+
+# The spread for which the library's own designs minimise their rms error. Polar error, as a
+# fraction of optax.contrib.muon's (0.190, 0.195, 0.445, 0.246): a Gaussian 512×512 matrix, spectra
+# log-uniform over 1e2 and 1e3, momenta of a small language model where σ ≥ 1e-3 σ_max.
+#                        200                   500                   1000
+#   9, 9, 9      .31 .08 .68 .89       .44 .33 .56 .75       .62 .55 .53 .74
+#   9, 9, 9, 5   .23 .00 .41 .44       .20 .02 .23 .19       .21 .11 .13 .11
+# A smaller spread gives up real momenta, a larger one well-conditioned matrices.
+_CONDITIONING = 500.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Designs:
+    """What the library designs for one kind of arithmetic: a margin for rounding, and degrees."""
+
+    inflation: float
+    fast: tuple[int, ...]
+    accurate: tuple[int, ...]
+
+
+# On a wide interval a step of degree 9 has coefficients up to 600 and explodes right above it, so
+# only float32 is exact enough: with TF32 or float16 operands 9, 9, 9 ends with singular values up
+# to 3e4 on an ill-conditioned matrix, and with bf16 operands 9, 9, 9, 5 up to 1e3 on common ones.
+# The last of four steps has a narrow interval and coefficients under 10; nothing ends above 1.22
+# in the tests, though with bf16 operands some matrices end higher. Five quintics are more exact
+# (0.08 to 0.18 of optax's error on Gaussian matrices, where 5, 5, 5, 9 has 0.38) for 15 products
+# instead of 13: `minimax` has them.
+_DESIGNS = MappingProxyType(
+    {
+        "float32": _Designs(1.002, fast=(9, 9, 9), accurate=(9, 9, 9, 5)),
+        "tensorfloat32": _Designs(1.005, fast=(5, 5, 5, 9), accurate=(5,) * 6),
+        "float16": _Designs(1.005, fast=(5, 5, 5, 9), accurate=(5,) * 6),
+        "bfloat16": _Designs(1.01, fast=(5, 5, 5, 9), accurate=(5,) * 6),
+    }
+)
+
+NAMES = ("fast", "accurate", "minimax", *PUBLISHED)
+
+
+def schedule(
+    coefficients: CoefficientsLike, steps: int | None = None, *, arithmetic: str = "float32"
+) -> Schedule:
+    """Resolves a name or explicit coefficients to the polynomial of every step.
+
+    Args:
+      coefficients: `"fast"` or `"accurate"`, the library's own designs; `"minimax"`, its own design
+        of `steps` quintic steps; a published name; one row, which every step repeats; or one row
+        a step.
+      steps: How many steps to take. None is the design's or the source's own number, all rows of
+        an explicit table, and otherwise 5.
+      arithmetic: How matrix products will round, which a design of the library allows for:
+        `"float32"`, `"tensorfloat32"`, `"float16"` or `"bfloat16"`. Published rows stay as they
+        are; but bare ones are stretched for all but float32, or rounding would blow them up.
+
+    Returns:
+      One tuple of 2 to 5 finite coefficients a step.
+
+    Raises:
+      ValueError: For an unknown name, for rows of the wrong length or not finite, and for more
+        steps than there are rows where the source does not say that the last one repeats.
+      TypeError: For coefficients that are no numbers, and for steps that are no whole number.
+    """
+    if steps is not None:
+        check_positive_int(_CALL, "steps", steps)
+    if not isinstance(coefficients, str):
+        rows = _validated(coefficients)
+        one_row = len(rows) == 1
+        return _take("the table", rows, steps or (_DEFAULT_STEPS if one_row else None), one_row)
+    check_choice(_CALL, "coefficients", coefficients, NAMES)
+    if coefficients in PUBLISHED:
+        known = PUBLISHED[coefficients]
+        rows = _take(repr(coefficients), known.rows, steps or known.steps, known.repeats)
+        if known.bare and arithmetic != "float32":
+            return _with_margin(rows, _DESIGNS[arithmetic].inflation)
+        return rows
+    return _own_design(coefficients, steps, _DESIGNS[arithmetic])
+
+
+def _own_design(name: str, steps: int | None, designs: _Designs) -> Schedule:
+    if name == "minimax":
+        degrees = (5,) * (steps or _DEFAULT_STEPS)
+    else:
+        degrees = designs.fast if name == "fast" else designs.accurate
+        if steps not in (None, len(degrees)):
+            remedy = f"{name!r} has {len(degrees)} steps; leave steps out, or choose 'minimax'"
+            raise invalid(_CALL, "steps", steps, remedy)
+    return design(degrees, conditioning=_CONDITIONING, inflation=designs.inflation)
+
+
+def _take(name: str, rows: Schedule, steps: int | None, repeats: bool) -> Schedule:
+    steps = steps or len(rows)
+    missing = max(0, steps - len(rows))
+    if missing and not repeats:
+        remedy = f"{name} has {len(rows)} rows and no rule beyond them; take at most {len(rows)}"
+        raise invalid(_CALL, "steps", steps, remedy)
+    return rows[:steps] + rows[-1:] * missing
+
+
+def _validated(coefficients: Any) -> Schedule:
+    try:
+        given = tuple(coefficients)
+        rows = (given,) if given and np.ndim(given[0]) == 0 else given
+        rows = tuple(tuple(float(c) for c in row) for row in rows)
+    except (TypeError, ValueError):
+        raise invalid(_CALL, "coefficients", coefficients, _REMEDY, TypeError) from None
+    if not rows or not all(2 <= len(row) <= 5 and all(map(math.isfinite, row)) for row in rows):
+        raise invalid(_CALL, "coefficients", coefficients, _REMEDY)
+    return rows

@@ -1,0 +1,140 @@
+"""Other ways to the polar factor: exactly by SVD, and by the coupled iteration."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from muon_jax import _checks
+from muon_jax._types import Matrices
+from muon_jax.polar._normalize import (
+    Square,
+    Wide,
+    identity_like,
+    normalize_schatten,
+    on_wide,
+)
+from muon_jax.polar._precision import ARITHMETICS
+
+_EXACT = ARITHMETICS["float32"]
+_multiply = _EXACT.multiply
+
+_GROWTH = 1.5**2  # of a small eigenvalue, in a coupled step
+
+
+@dataclass(frozen=True)
+class PolarBySvd:
+    """The value that `polar_by_svd` returns."""
+
+    def __call__(self, matrices: Matrices) -> Matrices:
+        return on_wide("polar_by_svd", matrices, _by_svd)
+
+
+def polar_by_svd() -> PolarBySvd:
+    """Makes the exact orthogonalizer: U Vᵀ of the singular value decomposition U S Vᵀ.
+
+    The yardstick for the others, and slow: backends run an SVD serially, with many small kernels.
+    Directions whose singular value is zero up to rounding stay zero, as an iteration would leave
+    them; so the zero matrix maps to itself.
+
+    Returns:
+      An orthogonalizer: a callable from (batch, rows, cols) to the same shape and dtype.
+
+    Examples:
+      >>> import jax, muon_jax
+      >>> x = jax.random.normal(jax.random.key(0), (1, 3, 5))
+      >>> y = muon_jax.polar_by_svd()(x)[0]
+      >>> bool(jax.numpy.allclose(y @ y.T, jax.numpy.eye(3), atol=1e-5))
+      True
+    """
+    return PolarBySvd()
+
+
+class Decomposed(NamedTuple):
+    """A singular value decomposition, and which of its values are more than rounding."""
+
+    left: Square
+    values: Float[Array, "*batch rows"]
+    right: Wide
+    present: Bool[Array, "*batch rows"]
+
+    def with_values(self, values: Float[Array, "*batch rows"]) -> Wide:
+        """Puts a matrix together from the same directions and other singular values."""
+        return _multiply(values[..., None, :] * self.left, self.right)
+
+
+def decompose(matrix: Wide) -> Decomposed:
+    left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
+    # Of the long side only the root: a vector of millions of entries is no noise.
+    rows, cols = matrix.shape[-2:]
+    noise = max(rows, math.sqrt(cols)) * jnp.finfo(matrix.dtype).eps * values[..., :1]
+    return Decomposed(left, values, right, values > noise)
+
+
+def _by_svd(matrix: Wide) -> Wide:
+    spectrum = decompose(matrix)
+    return spectrum.with_values(jnp.where(spectrum.present, 1.0, 0.0))
+
+
+@dataclass(frozen=True)
+class InverseSqrt:
+    """The value that `inverse_sqrt` returns."""
+
+    steps: int
+
+    def __call__(self, matrices: Matrices) -> Matrices:
+        return on_wide("inverse_sqrt", matrices, self._polar)
+
+    def _polar(self, matrix: Wide) -> Wide:
+        bound, gram, _ = normalize_schatten(matrix, _EXACT)
+        identity = identity_like(gram)
+        # Rounding makes eigenvalues of zero negative. They grow with every step, and from minus one
+        # on without bound, so where there are steps enough for that a shift keeps them positive.
+        noise = math.sqrt(gram.shape[-1]) * float(jnp.finfo(gram.dtype).eps)
+        if self.steps * math.log(_GROWTH) > -math.log(noise):
+            gram = gram + noise * identity
+
+        def step(_: int, pair: tuple[Square, Square]) -> tuple[Square, Square]:
+            root, inverse = pair
+            factor = 1.5 * identity - 0.5 * _multiply(inverse, root)
+            return _multiply(root, factor), _multiply(factor, inverse)
+
+        # The first step by hand: its Z is the identity, which needs no products.
+        factor = 1.5 * identity - 0.5 * gram
+        first = (_multiply(gram, factor), factor)
+        _, inverse = lax.fori_loop(1, self.steps, step, first)
+        return _multiply(inverse / bound, matrix)
+
+
+def inverse_sqrt(steps: int = 15) -> InverseSqrt:
+    """Makes the orthogonalizer (XXᵀ)^(-1/2) X by the coupled Newton-Schulz iteration.
+
+    From Y = XXᵀ and Z = I, each step multiplies both by (3I − ZY)/2; Y tends to the square root and
+    Z to its inverse. It works on the short side alone, but a singular value σ below the largest
+    enters as σ² and grows by 2.25 a step at most: `newton_schulz` reaches the same accuracy for a
+    fraction of the products. It is here as the method of the reference sketches.
+
+    Args:
+      steps: iterations, at least 1. Fifteen bring singular values above a hundredth of the largest
+        to one.
+
+    Returns:
+      An orthogonalizer: a callable from (batch, rows, cols) to the same shape and dtype.
+
+    Raises:
+      TypeError or ValueError: if `steps` is no whole number of at least 1.
+
+    Examples:
+      >>> import jax, muon_jax
+      >>> y = muon_jax.inverse_sqrt()(jax.random.normal(jax.random.key(0), (1, 3, 5)))[0]
+      >>> bool(jax.numpy.allclose(y @ y.T, jax.numpy.eye(3), atol=1e-3))
+      True
+
+    References:
+      Higham, `Functions of Matrices: Theory and Computation`, SIAM 2008, eq. 6.35
+    """
+    _checks.check_positive_int("inverse_sqrt", "steps", steps)
+    return InverseSqrt(steps)

@@ -1,0 +1,25 @@
+"""Optax gradient transformations around the polar map."""
+
+from muon_jax.transforms._momentum_rms import MomentumRmsState as MomentumRmsState
+from muon_jax.transforms._momentum_rms import scale_by_momentum_rms as scale_by_momentum_rms
+from muon_jax.transforms._muon import MuonState as MuonState
+from muon_jax.transforms._muon import scale_by_muon as scale_by_muon
+from muon_jax.transforms._orthogonalize import orthogonalize_tree as orthogonalize_tree
+from muon_jax.transforms._scale import hidden_size as hidden_size
+from muon_jax.transforms._skip_nonfinite import SkipNonfiniteState as SkipNonfiniteState
+from muon_jax.transforms._skip_nonfinite import skip_nonfinite as skip_nonfinite
+
+__all__ = [
+    "MomentumRmsState",
+    "MuonState",
+    "SkipNonfiniteState",
+    "hidden_size",
+    "orthogonalize_tree",
+    "scale_by_momentum_rms",
+    "scale_by_muon",
+    "skip_nonfinite",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,106 @@
+"""Momentum of unit RMS, for leaves that are no matrices."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from muon_jax import _checks
+from muon_jax.mesh._state import zeros_beside
+from muon_jax.polar._normalize import nonzero, to_order_of_one
+from muon_jax.transforms._ema import averaged, stored
+
+
+class MomentumRmsState(NamedTuple):
+    """What `scale_by_momentum_rms` carries from step to step.
+
+    Attributes:
+      momentum: moving average of the gradients, in the structure of the parameters.
+    """
+
+    momentum: optax.Updates
+
+
+def scale_by_momentum_rms(
+    *, momentum: float = 0.9, max_norm: float | None = None, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    r"""Divides the momentum of every leaf by its root mean square.
+
+    .. math::
+      M \leftarrow \mu M + (1 - \mu) G, \qquad U = M / (\operatorname{rms}(M) + \epsilon)
+
+    What orthogonalisation is to a matrix this is to a vector: the update keeps the direction of the
+    momentum and has a size of its own, an RMS of one. It holds one copy of the parameters where
+    AdamW holds two. Unlike AdamW it does not treat entries apart, so it suits norms and biases
+    better than embeddings, whose rows see very different numbers of gradients.
+
+    Args:
+      momentum: decay of the average, in [0, 1).
+      max_norm: bound on the Euclidean norm of each leaf's momentum, applied after the division, so
+        that wide leaves do not take larger steps than narrow ones; None does not bound it.
+      eps: added to the root mean square, at least 0; momenta far below it give small updates.
+
+    Returns:
+      A transformation whose updates have the shape and dtype of the gradients and point along them.
+
+    Raises:
+      TypeError or ValueError: if an argument is out of its range.
+
+    Examples:
+      >>> import jax, muon_jax
+      >>> tx = muon_jax.scale_by_momentum_rms(momentum=0.0)
+      >>> gradient = jax.numpy.array([3.0, -3.0])
+      >>> updates, _ = tx.update(gradient, tx.init(gradient))
+      >>> [round(float(x), 3) for x in updates]
+      [1.0, -1.0]
+    """
+    return momentum_rms_transformation(
+        "scale_by_momentum_rms", momentum=momentum, max_norm=max_norm, eps=eps
+    )
+
+
+def momentum_rms_transformation(
+    call: str, *, momentum: float, max_norm: float | None, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """Makes `scale_by_momentum_rms` for a public call, which its errors name."""
+    for name, value in (("momentum", momentum), ("max_norm", max_norm), ("eps", eps)):
+        _checks.check_no_schedule(call, name, value)
+    _checks.check_fraction(call, "momentum", momentum)
+    _checks.check_non_negative(call, "eps", eps)
+    if max_norm is not None:
+        _checks.check_non_negative(call, "max_norm", max_norm)
+
+    def init(params: optax.Params) -> MomentumRmsState:
+        return MomentumRmsState(jax.tree.map(zeros_beside, params))
+
+    def update(
+        updates: optax.Updates, state: MomentumRmsState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, MomentumRmsState]:
+        del params
+        average = jax.tree.map(
+            lambda old, new: averaged(old, new, momentum), state.momentum, updates
+        )
+        scaled = jax.tree.map(
+            lambda leaf, like: _unit_rms(leaf, eps, max_norm).astype(like.dtype), average, updates
+        )
+        kept = jax.tree.map(lambda leaf, like: stored(leaf, like.dtype), average, state.momentum)
+        return scaled, MomentumRmsState(kept)
+
+    # Optax types every state as one union, which a precise signature does not match.
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _unit_rms(leaf: Float[Array, "..."], eps: float, max_norm: float | None) -> Float[Array, "..."]:
+    if leaf.size == 0:
+        return leaf
+    # The squares of a large gradient overflow and those of a small one vanish.
+    power = to_order_of_one(jnp.max(jnp.abs(leaf)))
+    unit = leaf * power
+    size = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(unit)))) + eps * power
+    scaled = unit / nonzero(size)
+    if max_norm is not None:
+        norm = jnp.linalg.norm(scaled)
+        scaled = scaled * jnp.minimum(1.0, max_norm / nonzero(norm))
+    return scaled

@@ -1,0 +1,222 @@
+"""The transformation: momentum, then its nearest orthogonal matrix, then a scale by shape."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from muon_jax import _checks
+from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale, common_dtype
+from muon_jax.mesh._distribution import Distribute
+from muon_jax.mesh._state import on_mesh_of, zeros_beside
+from muon_jax.transforms._ema import averaged, stored
+from muon_jax.transforms._orthogonalize import AxesLike, resolve_views, tree_solver
+from muon_jax.transforms._same_leaves import check_same_leaves
+from muon_jax.transforms._sides import check_sides
+from muon_jax.trees._paths import named_leaves
+from muon_jax.views._matrix_axes import MatrixAxes
+
+
+class MuonState(NamedTuple):
+    """What Muon carries from step to step: data alone, no configuration.
+
+    Attributes:
+      count: number of updates so far.
+      momentum: moving average of the gradients, in the structure of the parameters; leaves that
+        have no view hold `optax.MaskedNode()`.
+    """
+
+    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
+    momentum: optax.Updates
+
+
+def scale_by_muon(
+    *,
+    momentum: ScalarOrSchedule = 0.95,
+    nesterov: bool = True,
+    orthogonalizer: Orthogonalizer | None = None,
+    scale: str | ShapeScale = "match_rms",
+    axes: AxesLike = None,
+    momentum_dtype: Any = None,
+    chunk_bytes: int | None = None,
+    distribute: Distribute = "auto",
+) -> optax.GradientTransformation:
+    r"""Replaces each gradient by the scaled nearest orthogonal matrix of its momentum.
+
+    With gradient :math:`G`, momentum :math:`M`, decay :math:`\mu` and a factor :math:`s` that
+    depends on the shape,
+
+    .. math::
+      M \leftarrow \mu M + (1 - \mu) G, \qquad
+      U = s \cdot \operatorname{polar}(\mu M + (1 - \mu) G),
+
+    where :math:`\operatorname{polar}(A S B^\top) = A B^\top` for a singular value decomposition,
+    and without Nesterov the polar factor is that of :math:`M`. The average is the same as heavy
+    ball, :math:`M \leftarrow \mu M + G`, up to a factor, which the polar factor ignores; so there
+    is no bias to correct. Nothing here decays weights or knows a learning rate: chain it.
+
+    Every leaf must be a matrix by its view. Send the others elsewhere with `optax.multi_transform`
+    and `label_params`, or let `muon` do so; `optax.MaskedNode` passes through. Under a mask, the
+    default rules lack the shapes that it hides, and refuse what these may decide, such as
+    convolutions whose biases are masked: pass `axes=muon_jax.matrix_axes(params)` to such a chain.
+
+    Args:
+      momentum: decay of the average, in [0, 1), or a schedule of it by step.
+      nesterov: look one step ahead, as the formula shows.
+      orthogonalizer: from (batch, rows, cols) to the same shape; None is `newton_schulz()`.
+      scale: size of the update. `"match_rms"`: 0.2·√max(rows, cols), the RMS of a typical AdamW
+        update; `"keller"`: √max(1, cols/rows); `"spectral"`: √(cols/rows); `"update_norm"`: 0.2
+        over the measured RMS; `"none"`; `hidden_size(width)`; or any callable of (rows, cols),
+        which are (inputs, outputs) whichever way the parameter stores them.
+      axes: how leaves are matrices: a `MatrixAxes`, a prefix tree of them (None: pass that leaf's
+        gradient on unchanged), or a function from parameters to such a tree; None applies the
+        default rules by path and shape.
+      momentum_dtype: dtype that the momentum is stored in; None is that of the parameter. It is
+        always computed in float32 or wider.
+      chunk_bytes: bound on the float32 size of the matrices orthogonalised at a time, which bounds
+        the extra memory; None chooses by backend.
+      distribute: who works on which matrix on a mesh. `"auto"`: every device takes its part of the
+        matrices, wherever their shards lie; `"off"`: XLA decides; or a `Distribution`, which
+        `shard_map` needs. On one device all are the same.
+
+    Returns:
+      A transformation whose updates have the shape and dtype of the gradients, the sharding of the
+      parameters and singular values near the scale, and point along the gradient: chain it with
+      `optax.scale_by_learning_rate`.
+
+    Raises:
+      TypeError or ValueError: at once for an unusable argument, and at `init` for parameters that
+        are not floating-point, have no matrix view, or hold no array at all.
+
+    Examples:
+      >>> import jax, muon_jax, optax
+      >>> params = {"dense": {"kernel": jax.numpy.ones((4, 8))}}
+      >>> tx = optax.chain(muon_jax.scale_by_muon(), optax.scale_by_learning_rate(0.02))
+      >>> updates, state = tx.update(params, tx.init(params), params)
+
+    References:
+      Jordan et al., `Muon: An optimizer for hidden layers in neural networks
+      <https://kellerjordan.github.io/posts/muon/>`_, 2024;
+      Liu et al., `Muon is Scalable for LLM Training <https://arxiv.org/abs/2502.16982>`_, 2025
+    """
+    return muon_transformation(
+        "scale_by_muon",
+        momentum=momentum,
+        nesterov=nesterov,
+        orthogonalizer=orthogonalizer,
+        scale=scale,
+        axes=axes,
+        momentum_dtype=momentum_dtype,
+        chunk_bytes=chunk_bytes,
+        distribute=distribute,
+    )
+
+
+def muon_transformation(
+    call: str,
+    *,
+    momentum: ScalarOrSchedule,
+    nesterov: bool,
+    orthogonalizer: Orthogonalizer | None,
+    scale: str | ShapeScale,
+    axes: AxesLike = None,
+    momentum_dtype: Any = None,
+    chunk_bytes: int | None = None,
+    distribute: Distribute = "auto",
+) -> optax.GradientTransformation:
+    """Makes `scale_by_muon` for a public call, which its errors name."""
+    _checks.check_fraction(call, "momentum", momentum)
+    _checks.check_bool(call, "nesterov", nesterov)
+    momentum_dtype = _checks.check_float_dtype(call, "momentum_dtype", momentum_dtype)
+    solve = tree_solver(call, orthogonalizer, scale, chunk_bytes, distribute)
+
+    def init(params: optax.Params) -> MuonState:
+        _check_arrays(call, params)
+        views = resolve_views(call, params, axes)
+        if axes is None:
+            _check_all_routed(call, params, views)
+            check_sides(params, views, scale, call=call)
+        zeros = jax.tree.map(
+            lambda leaf: zeros_beside(leaf, momentum_dtype), _masked(params, views)
+        )
+        return on_mesh_of(params, MuonState(jnp.zeros([], jnp.int32), zeros))
+
+    def update(
+        updates: optax.Updates, state: MuonState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, MuonState]:
+        gradients, treedef = jax.tree.flatten(updates)
+        views = resolve_views(call, updates, axes)
+        check_same_leaves(state.momentum, _masked(updates, views), call=call)
+        decay = momentum(state.count) if callable(momentum) else momentum
+        directions, averages = list[Array](), list[Any]()
+        for gradient, average, view in zip(
+            gradients, treedef.flatten_up_to(state.momentum), views, strict=True
+        ):
+            direction = gradient
+            if view is not None:
+                direction, average = _accumulate(gradient, average, decay, nesterov)
+            directions.append(direction)
+            averages.append(average)
+        solved = solve(treedef.unflatten(directions), views, updates if params is None else params)
+        new_state = MuonState(
+            jnp.asarray(optax.safe_increment(state.count)), treedef.unflatten(averages)
+        )
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), solved, updates), new_state
+
+    # Optax types every state as one union, which a precise signature does not match.
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _masked(tree: Any, views: Sequence[MatrixAxes | None]) -> Any:
+    """Returns the tree as the momentum mirrors it: leaves without a view are left out."""
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef.unflatten(
+        optax.MaskedNode() if view is None else leaf
+        for leaf, view in zip(leaves, views, strict=True)
+    )
+
+
+def _accumulate(
+    gradient: Float[Array, "..."], average: Float[Array, "..."], decay: Any, nesterov: bool
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Returns the direction to orthogonalise, and the moving average as it is stored."""
+    moved = averaged(average, gradient, decay)
+    direction = averaged(moved, gradient, decay) if nesterov else moved
+    either = common_dtype(gradient.dtype, average.dtype)
+    return direction.astype(either), stored(moved, average.dtype)
+
+
+def _check_arrays(call: str, params: optax.Params) -> None:
+    nodes = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+    if not nodes:
+        raise _checks.refused(call, "the parameters hold no array", "Pass the tree to be trained")
+    others = [
+        f"{path} ({jnp.result_type(leaf)})"
+        for path, leaf in named_leaves(params)
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    ]
+    if others:
+        raise _checks.refused(
+            call,
+            f"only real floating-point parameters have an update, not {_checks.listed(others)}",
+            "Keep them out of the trained tree, or mask them",
+            TypeError,
+        )
+
+
+def _check_all_routed(call: str, params: optax.Params, views: list[Any]) -> None:
+    others = [
+        f"{path} {jnp.shape(leaf)}"
+        for (path, leaf), view in zip(named_leaves(params), views, strict=True)
+        if view is None
+    ]
+    if others:
+        raise _checks.refused(
+            call,
+            f"no matrices by the default rules: {_checks.listed(others)}",
+            "Use muon_jax.muon, or optax.multi_transform with muon_jax.label_params, to send them"
+            " to another optimizer; or say by axes= how they are matrices",
+        )

@@ -1,0 +1,152 @@
+"""Orthogonalises every matrix of a tree: views out, one computation a shape, views back."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from muon_jax import _checks
+from muon_jax._types import Matrices, Orthogonalizer, ShapeScale, Solve
+from muon_jax.mesh._distribution import Distribute, check_distribute
+from muon_jax.mesh._layout import resolve_layout
+from muon_jax.mesh._ownership import quintic_flops
+from muon_jax.mesh._packing import solve_leaves
+from muon_jax.mesh._run import solve_on_mesh
+from muon_jax.mesh._specs import with_explicit_as_auto
+from muon_jax.polar._batching import orthogonalize_all
+from muon_jax.polar._newton_schulz import newton_schulz
+from muon_jax.routing._route import matrix_axes
+from muon_jax.transforms._scale import check_scale, scaler
+from muon_jax.trees._paths import chosen_by_leaf, named_leaves
+from muon_jax.views._matrix_axes import MatrixAxes
+
+Tree = TypeVar("Tree")
+AxesLike: TypeAlias = MatrixAxes | Any | Callable[[Any], Any] | None
+"""A view for every leaf, a prefix tree of views, a function from the tree to such a tree, or None.
+
+In a prefix tree None leaves a leaf alone; None for the whole means the rules of `matrix_axes`.
+"""
+
+_AXES_REMEDY = "Give a MatrixAxes or None for every leaf, as muon_jax.matrix_axes(params) does"
+
+
+def orthogonalize_tree(
+    tree: Tree,
+    axes: AxesLike = None,
+    *,
+    orthogonalizer: Orthogonalizer | None = None,
+    scale: str | ShapeScale = "none",
+    chunk_bytes: int | None = None,
+    distribute: Distribute = "auto",
+) -> Tree:
+    """Replaces every matrix of a tree by its nearest orthogonal matrix, times a scale.
+
+    Leaves of one shape, whichever way they lie, share one compiled computation. Nothing is kept
+    between calls: this is the map inside `scale_by_muon`, without its momentum.
+
+    Args:
+      tree: a tree of floating-point arrays.
+      axes: how leaves are matrices: a `MatrixAxes` for all, a prefix tree of them (None: leave that
+        leaf alone), or a function from the tree to such a tree. None applies the default rules.
+      orthogonalizer: from (batch, rows, cols) to the same shape; None is `newton_schulz()`.
+      scale: as for `scale_by_muon`; `"none"` leaves the results orthogonal.
+      chunk_bytes: bound on the float32 size of the matrices worked on at a time; None chooses by
+        backend.
+      distribute: who works on which matrix on a mesh, as for `scale_by_muon`.
+
+    Returns:
+      A tree of the same structure, shapes, dtypes and shardings.
+
+    Raises:
+      TypeError or ValueError: if an argument is unusable, or a view does not fit its leaf.
+
+    Examples:
+      >>> import jax, muon_jax
+      >>> layer = {"kernel": jax.random.normal(jax.random.key(0), (8, 4)),
+      ...          "bias": jax.numpy.ones(4)}
+      >>> nearest = muon_jax.orthogonalize_tree(layer)["kernel"]
+      >>> bool(jax.numpy.linalg.norm(nearest, 2) < 1.3)
+      True
+    """
+    call = "orthogonalize_tree"
+    solve = tree_solver(call, orthogonalizer, scale, chunk_bytes, distribute)
+    return solve(tree, resolve_views(call, tree, axes), tree)
+
+
+TreeSolver: TypeAlias = Callable[[Any, Sequence[MatrixAxes | None], Any], Any]
+"""From a tree, the view of each of its leaves and a tree whose shardings the results are to have
+to the scaled orthogonal factors; leaves without a view pass through."""
+
+
+def tree_solver(
+    call: str,
+    orthogonalizer: Orthogonalizer | None,
+    scale: str | ShapeScale,
+    chunk_bytes: int | None,
+    distribute: Distribute,
+) -> TreeSolver:
+    """Joins the polar map and the scale, which both look at whole matrices, wherever these lie.
+
+    Raises:
+      TypeError or ValueError: names `call` and the argument that is of no use.
+    """
+    check_scale(call, scale)
+    check_distribute(call, distribute)
+    if chunk_bytes is not None:
+        _checks.check_positive_int(call, "chunk_bytes", chunk_bytes)
+    polar = newton_schulz() if orthogonalizer is None else orthogonalizer
+    _checks.check_orthogonalizer(call, polar)
+    rescale = scaler(scale)
+    cost = functools.cache(getattr(polar, "flops", quintic_flops))
+
+    def solve(matrices: Sequence[Matrices]) -> list[Matrices]:
+        return [
+            rescale(each) for each in orthogonalize_all(matrices, polar, chunk_bytes, call=call)
+        ]
+
+    def solve_tree(tree: Any, views: Sequence[MatrixAxes | None], like: Any) -> Any:
+        leaves, treedef = jax.tree.flatten(tree)
+        layout = resolve_layout(call, tree, views, distribute, like)
+        if layout is None:
+            return treedef.unflatten(_solve_here(leaves, views, solve, jax.tree.leaves(like)))
+        return treedef.unflatten(solve_on_mesh(leaves, views, layout, solve, cost))
+
+    return solve_tree
+
+
+def _solve_here(
+    leaves: Sequence[Array],
+    views: Sequence[MatrixAxes | None],
+    solve: Solve,
+    like: Sequence[Array],
+) -> list[Array]:
+    """Solves all leaves that have a view in one call, wherever XLA carries it out."""
+    viewed = {place: view for place, view in enumerate(views) if view is not None}
+
+    def solve_all(*arrays: Array) -> list[Array]:
+        return solve_leaves(arrays, list(viewed.values()), solve)
+
+    run = with_explicit_as_auto(solve_all, [like[place] for place in viewed])
+    results = run(*(leaves[place] for place in viewed))
+    done = dict(zip(viewed, results, strict=True))
+    return [done.get(place, leaf) for place, leaf in enumerate(leaves)]
+
+
+def resolve_views(call: str, tree: Any, axes: AxesLike) -> list[MatrixAxes | None]:
+    """Returns the view of every leaf in order, checked against its shape."""
+    if axes is None:
+        axes = matrix_axes
+    views = chosen_by_leaf(call, "axes", axes, tree, remedy=_AXES_REMEDY, is_leaf=_is_view)
+    if others := [view for view in views if not _is_view(view)]:
+        raise _checks.refused(call, f"axes holds {others[0]!r}", _AXES_REMEDY, TypeError)
+    for (path, leaf), view in zip(named_leaves(tree), views, strict=True):
+        if view is not None:
+            view.check(jnp.shape(leaf), call=call, path=path)
+    return views
+
+
+def _is_view(node: Any) -> bool:
+    return node is None or isinstance(node, MatrixAxes)

@@ -1,0 +1,55 @@
+"""Gradients as AdamW can take them: float32 for float16, and short of the largest number."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from muon_jax.transforms._ema import stored
+
+# Nesterov's look ahead divides a gradient by 1 - b1 = 0.1, and must not overflow where the gradient
+# did not: over an infinite second moment that would be NaN, where the update should be zero.
+_ROOM = 16
+
+
+def in_range(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Runs AdamW where its arithmetic holds; its state for float16 leaves is float32.
+
+    AdamW's eps of 1e-8 is zero in float16 and squares leave its range at both ends: a gradient of
+    zero gives NaN there, and one of 1e-4 an infinite update. So float16 leaves become float32
+    copies, and finite entries stay below the largest number by a margin.
+    """
+    tx = optax.with_extra_args_support(tx)
+
+    def init(params: optax.Params) -> optax.OptState:
+        return tx.init(_wide(params))
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        bounded = jax.tree.map(_bounded, _wide(updates))
+        taken, state = tx.update(bounded, state, _wide(params), **extra_args)
+        return jax.tree.map(_as_before, taken, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _wide(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.float16 else leaf, tree
+    )
+
+
+def _bounded(leaf: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):  # complex numbers have no order
+        return leaf
+    limit = float(jnp.finfo(leaf.dtype).max) / _ROOM
+    return jnp.where(jnp.isfinite(leaf), jnp.clip(leaf, -limit, limit), leaf)
+
+
+def _as_before(new: jax.Array, old: jax.Array) -> jax.Array:
+    return stored(new, old.dtype) if old.dtype == jnp.float16 else new

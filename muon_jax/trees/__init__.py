@@ -1,0 +1,1 @@
+"""Paths of leaves, and patterns that choose them."""

@@ -1,0 +1,102 @@
+"""Leaves by their paths: boxes left out, masks seen, and what a user chose for each."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from muon_jax._checks import path_name, refused
+from muon_jax.trees._patterns import Words, words_of
+
+_BOXES = tuple(map(jax.tree_util.GetAttrKey, ("value", "array")))  # of Flax, of Haliax
+
+
+def chosen_by_leaf(
+    call: str,
+    argument: str,
+    choice: Any,
+    tree: Any,
+    *,
+    remedy: str,
+    is_leaf: Callable[[Any], bool] | None = None,
+) -> list[Any]:
+    """Lists what is chosen for every leaf of a tree.
+
+    Args:
+      call: the public call, for messages.
+      argument: its argument, likewise.
+      choice: a prefix tree, a function from the tree to one, or a tree with the same paths. Flax
+        NNX initialises an optimizer with boxes around the arrays, and updates without.
+      tree: the tree, of which masks may hide some.
+      remedy: what to give instead, for messages.
+      is_leaf: what counts as one choice, None for instance.
+    """
+    choice = choice(tree) if _is_function(choice) else choice
+    chosen: list[Any] = []
+    try:
+        jax.tree.map(
+            lambda each, below: chosen.extend([each] * len(jax.tree.leaves(below))),
+            choice,
+            tree,
+            is_leaf=is_leaf,
+        )
+    except ValueError as error:
+        by_path = dict(named_leaves(choice, is_leaf))
+        paths = [path for path, _ in named_leaves(tree)]
+        if not set(paths) <= by_path.keys() <= {*paths, *hidden_paths(tree)}:
+            problem = f"{argument} is no prefix of the parameters: {str(error).splitlines()[0]}"
+            raise refused(call, problem, remedy) from error
+        return [by_path[path] for path in paths]
+    return chosen
+
+
+def hidden_paths(params: Any) -> list[str]:
+    """Lists the paths of all that `optax.masked` or `optax.multi_transform` hides of a tree."""
+    return [path for path, node in _named_nodes(params) if _is_hidden(node)]
+
+
+def hidden_by_masks(params: Any) -> set[Words]:
+    """The words of all hidden paths."""
+    return set(map(words_of, hidden_paths(params)))
+
+
+def named_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
+    """Lists the leaves in order, each by its path without the box that may stand around it."""
+    return [(path, node) for path, node in _named_nodes(tree, is_leaf) if not _is_hidden(node)]
+
+
+def map_named(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Maps a function of a path, as `named_leaves` writes it, and of the leaves of trees alike."""
+    structure = jax.tree.structure(tree)
+    paths = structure.unflatten(path for path, _ in named_leaves(tree))
+    return jax.tree.map(function, paths, tree, *others)
+
+
+def _named_nodes(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
+    """Lists the leaves and what masks hide, by path.
+
+    Some libraries keep a box around an array, whose only child is called as `_BOXES` says. Where
+    anything stands beside it, such a child is a field of that name and no box.
+    """
+    nodes = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda node: _is_hidden(node) or bool(is_leaf and is_leaf(node))
+    )
+    below = Counter(path[:depth] for path, _ in nodes for depth in range(len(path)))
+
+    def unboxed(path: tuple[Any, ...]) -> tuple[Any, ...]:
+        is_boxed = path and path[-1] in _BOXES and below[path[:-1]] == 1
+        return path[:-1] if is_boxed else path
+
+    return [(path_name(unboxed(path)), node) for path, node in nodes]
+
+
+def _is_hidden(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
+
+
+def _is_function(value: Any) -> bool:
+    """Tells a function from a model that can be called, and from labels or masks of its class."""
+    partial = isinstance(value, jax.tree_util.Partial)  # a tree of its arguments, and a function
+    return callable(value) and (partial or jax.tree_util.all_leaves([value]))

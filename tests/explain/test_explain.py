@@ -1,0 +1,250 @@
+"""`explain` tells what `muon` then does, in numbers and in a table."""
+
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import rich.console
+from architectures import ARCHITECTURES
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
+from routes import array, tree_of
+
+from muon_jax.explain._explain import explain
+from muon_jax.optimizers._muon import muon
+from muon_jax.polar._newton_schulz import newton_schulz
+from muon_jax.polar._svd import polar_by_svd
+from muon_jax.routing._rule import Rule
+from muon_jax.views._matrix_axes import MatrixAxes
+
+PARAMS = tree_of(
+    {
+        "wte/embedding": (11, 4),
+        "blocks/0/attn/qkv/kernel": (4, 12),
+        "blocks/1/attn/qkv/kernel": (4, 12),
+        "blocks/0/mlp/up/kernel": (4, 16),
+        "blocks/1/mlp/up/kernel": (4, 16),
+        "norm/scale": (4,),
+    }
+)
+
+
+def by_path(explanation):
+    return {leaf.path: leaf for leaf in explanation.leaves}
+
+
+def test_a_matrix_is_told_in_full():
+    leaf = by_path(explain(PARAMS, weight_decay=0.3))["blocks/0/attn/qkv/kernel"]
+    assert (leaf.label, leaf.rule, leaf.axes) == ("muon", "fused attention", MatrixAxes(0, 1, 3))
+    assert leaf.matrices == ((3, 4, 4),)
+    assert leaf.scale == (0.4,)
+    assert leaf.weight_decay == 0.3
+    assert leaf.flops == 3 * newton_schulz().flops(4, 4)
+    assert leaf.state_bytes == 4 * 12 * 4
+    assert (leaf.shape, leaf.dtype, leaf.size, leaf.sharding) == ((4, 12), "float32", 48, None)
+
+
+def test_the_rest_is_told_too():
+    leaf = by_path(explain(PARAMS))["wte/embedding"]
+    assert (leaf.label, leaf.rule, leaf.axes, leaf.matrices) == ("adamw", "embedding", None, ())
+    assert (leaf.flops, leaf.state_bytes, leaf.weight_decay) == (0, 2 * 11 * 4 * 4, 0.1)
+
+
+def test_totals_are_the_sums():
+    explanation = explain(PARAMS)
+    assert explanation.parameters == {"muon": 2 * 48 + 2 * 64, "adamw": 44 + 4}
+    assert explanation.flops == sum(leaf.flops or 0 for leaf in explanation.leaves)
+    assert explanation.state_bytes == 4 * (2 * 48 + 2 * 64 + 2 * 48)
+    assert explanation.adamw_state_bytes == 8 * (2 * 48 + 2 * 64 + 48)
+
+
+OPTIONS = {
+    "named scale": ({"scale": "spectral"}, "scale", (2.0,)),
+    "own scale": ({"scale": lambda rows, cols: rows / cols}, "scale", (0.25,)),
+    "measured scale": ({"scale": "update_norm"}, "scale", (None,)),
+    "momentum in bfloat16": ({"momentum_dtype": jnp.bfloat16}, "state_bytes", 2 * 64),
+    "orthogonalizer without cost": ({"orthogonalizer": polar_by_svd()}, "flops", None),
+    "scheduled decay": (
+        {"weight_decay": optax.constant_schedule(0.1)},
+        "weight_decay",
+        "schedule",
+    ),
+    "decay by a tree": ({"weight_decay_mask": False}, "weight_decay", 0.0),
+    "decay by a function": (
+        {"weight_decay_mask": lambda params: jax.tree.map(lambda leaf: leaf.ndim < 2, params)},
+        "weight_decay",
+        0.0,
+    ),
+    "own rule": ({"rules": [Rule("*/up/kernel", "frozen")]}, "label", "frozen"),
+    "own rule, own decay": ({"rules": [Rule("*/up/kernel", "frozen")]}, "weight_decay", None),
+    "own rule, own state": ({"rules": [Rule("*/up/kernel", "frozen")]}, "state_bytes", 0),
+}
+
+
+@pytest.mark.parametrize(("options", "name", "expected"), OPTIONS.values(), ids=OPTIONS)
+def test_options(options, name, expected):
+    assert getattr(by_path(explain(PARAMS, **options))["blocks/0/mlp/up/kernel"], name) == expected
+
+
+def test_the_fallback_has_its_own_decay():
+    leaves = by_path(explain(PARAMS, fallback_weight_decay=0.0))
+    assert leaves["norm/scale"].weight_decay == 0.0
+    assert leaves["blocks/0/mlp/up/kernel"].weight_decay == 0.1
+
+
+def test_parameters_that_differ_in_a_number_share_a_row():
+    lines = str(explain(PARAMS)).splitlines()
+    (row,) = [line.split() for line in lines if "qkv" in line]
+    assert row[:6] == ["blocks/*/attn/qkv/kernel", "2", "4x12", "muon", "6", "of"]
+    assert "272 parameters: 82.4% to muon, 17.6% to adamw" in lines
+    assert "fused attention: query, key and value are each a matrix" in lines
+
+
+def test_a_number_that_does_not_differ_is_kept():
+    params = tree_of({"h/0/fc1/kernel": (4, 4), "h/1/fc1/kernel": (4, 4), "h/0/fc2/kernel": (4, 6)})
+    text = str(explain(params))
+    assert "h/*/fc1/kernel" in text
+    assert "h/0/fc2/kernel" in text
+
+
+def test_rich_shows_as_many_columns_as_fit():
+    def drawn(width):
+        out = io.StringIO()
+        rich.console.Console(file=out, width=width).print(explain(PARAMS))
+        return out.getvalue()
+
+    assert "inputs -> outputs" in drawn(200)
+    assert "A wider terminal" not in drawn(200)
+    assert "A wider terminal also shows: " in drawn(60)
+    assert max(map(len, drawn(60).splitlines())) <= 60
+
+
+def test_notebooks_get_html():
+    html = explain({"<b>": {"kernel": jax.ShapeDtypeStruct((2, 3), "float32")}})._repr_html_()
+    assert "<table>" in html
+    assert "&lt;b&gt;/kernel" in html
+    assert "<b>" not in html
+
+
+def test_to_dict_is_ready_for_json():
+    explanation = explain(PARAMS)
+    told = json.loads(json.dumps(explanation.to_dict()))
+    assert told == explanation.to_dict()
+    assert told["flops"] == explanation.flops
+    assert {leaf["axes"] for leaf in told["leaves"]} == {
+        None,
+        "MatrixAxes(rows=0, cols=1)",
+        "MatrixAxes(rows=0, cols=1, split=3)",
+    }
+
+
+def test_a_trillion_parameters_need_no_memory():
+    params = tree_of(
+        {f"layers/{layer}/mlp/experts/up_proj/kernel": (384, 7168, 65536) for layer in range(6)}
+    )
+    text = str(explain(params))
+    assert "1.08 T parameters: 100.0% to muon" in text
+    assert "2304 matrices of 1 shape:" in text
+
+
+def test_a_partition_is_shown():
+    mesh = jax.make_mesh((1,), ("fsdp",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.P("fsdp", None))
+    params = {"kernel": jax.ShapeDtypeStruct((4, 8), jnp.float32, sharding=sharding)}
+    assert "fsdp" in (explain(params).leaves[0].sharding or "")
+    assert "sharding" in str(explain(params)).splitlines()[0]
+    assert "sharding" not in str(explain(PARAMS)).splitlines()[0]
+
+
+def test_nothing_to_explain_in_a_masked_tree():
+    explanation = explain({"kernel": optax.MaskedNode()})
+    assert explanation.leaves == ()
+    assert "0 parameters" in str(explanation)
+
+
+REFUSED = {
+    "unknown scale": (lambda: explain(PARAMS, scale="big"), ValueError, "explain(scale='big')"),
+    "unknown dtype": (lambda: explain(PARAMS, momentum_dtype="int8"), Exception, "explain(momen"),
+    "ambiguous": (lambda: explain(tree_of({"a": (2, 3, 4)})), ValueError, "explain: a (2, 3, 4)"),
+}
+
+
+@pytest.mark.parametrize(("make", "kind", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_muon_would_refuse_is_refused(make, kind, words):
+    with pytest.raises(kind, match="muon_jax") as caught:
+        make()
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_state_is_as_large_as_it_says(dtype):
+    params = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), ARCHITECTURES["GPT-2 (NNX)"]()
+    )
+    state = jax.tree.leaves(jax.eval_shape(muon(1e-3, momentum_dtype="bfloat16").init, params))
+    moments = sum(leaf.size * leaf.dtype.itemsize for leaf in state if leaf.ndim)
+    assert explain(params, momentum_dtype="bfloat16").state_bytes == moments
+
+
+@pytest.mark.parametrize("name", ["Llama, scanned (NNX)", "GPT (Equinox)", "ResNet (Linen)"])
+def test_every_leaf_of_an_architecture_is_told(name):
+    params = ARCHITECTURES[name]()
+    explanation = explain(params)
+    assert [leaf.shape for leaf in explanation.leaves] == [
+        leaf.shape for leaf in jax.tree.leaves(params)
+    ]
+    assert sum(explanation.parameters.values()) == sum(
+        int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params)
+    )
+
+
+def placed(shape, spec, mesh):
+    return array(*shape, sharding=jax.NamedSharding(mesh, spec))
+
+
+def test_every_matrix_on_a_mesh_has_an_owner():
+    mesh = AbstractMesh((2, 4), ("replica", "fsdp"))
+    kernel, norm = placed((64, 256), P("fsdp"), mesh), placed((64,), P(), mesh)
+    layers = {f"layer_{i}": {"up": {"kernel": kernel}, "norm": {"scale": norm}} for i in range(8)}
+    explained = explain(layers)
+    owners = [leaf.owners for leaf in explained.leaves if leaf.label == "muon"]
+    assert sorted(owners) == [(device,) for device in range(8)]
+    assert all(leaf.owners == () for leaf in explained.leaves if leaf.label == "adamw")
+    assert "0-7" in str(explained)
+
+
+@pytest.mark.parametrize(
+    ("spec", "owners"),
+    [
+        (P("fsdp"), range(8)),  # eight experts, two at each place along fsdp, one on each replica
+        (P(("replica", "fsdp")), range(8)),  # where they are
+        (P(None, "fsdp"), range(8)),
+    ],
+)
+def test_experts_are_owned_by_all_whichever_way_they_are_sharded(spec, owners):
+    mesh = AbstractMesh((2, 4), ("replica", "fsdp"))
+    experts = {"experts": {"up": placed((8, 64, 256), spec, mesh)}}
+    assert explain(experts).leaves[0].owners == tuple(owners)
+
+
+@pytest.mark.parametrize(
+    ("spec", "owners"),
+    [
+        (P("data"), (0, 1, 3, 4)),  # two layers on either half, each half owned by two of its three
+        (P(), (0, 1, 2, 3)),
+    ],
+)
+def test_layers_are_owned_where_they_lie(spec, owners):
+    mesh = AbstractMesh((2, 3), ("data", "fsdp"))
+    layers = {"layers": {"up": {"kernel": placed((4, 8, 8), spec, mesh)}}}
+    assert explain(layers).leaves[0].owners == owners
+
+
+def test_off_a_mesh_nobody_is_an_owner():
+    table = explain({"up": {"kernel": jax.ShapeDtypeStruct((64, 256), "float32")}})
+    assert table.leaves[0].owners == ()
+    assert "owners" not in str(table)

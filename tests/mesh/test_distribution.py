@@ -1,0 +1,58 @@
+"""What a user may say about a mesh is checked where it is said."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from muon_jax.mesh._distribution import Distribution, check_distribute
+
+MESH = jax.make_mesh((1,), ("data",))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        ({"mesh": 8}, TypeError, "mesh=8): give a jax.sharding.Mesh"),
+        (
+            {"specs": {"up": P(), "down": "fsdp"}},
+            TypeError,
+            "specs='fsdp'): give a tree of PartitionSpec or NamedSharding",
+        ),
+        ({"axes": (1,)}, TypeError, "axes=(1,)): give the names of mesh axes"),
+        ({"wire_dtype": "float16"}, ValueError, "wire_dtype='float16'): give jnp.bfloat16 or None"),
+        (
+            {"wire_dtype": jnp.float32},
+            ValueError,
+            f"wire_dtype={jnp.float32!r}): give jnp.bfloat16 or None",
+        ),
+        ({"mesh": MESH}, ValueError, f"mesh={MESH!r}): give specs with it, or neither"),
+    ],
+)
+def test_a_distribution_is_checked_where_it_is_made(arguments, kind, words):
+    with pytest.raises(kind, match=f"^{re.escape(f'muon_jax.Distribution({words}.')}$"):
+        Distribution(**arguments)
+
+
+def test_what_is_said_in_two_ways_is_the_same():
+    assert Distribution(wire_dtype=jnp.bfloat16) == Distribution(wire_dtype="bfloat16")
+    assert Distribution(wire_dtype=jnp.bfloat16).wire_dtype == "bfloat16"
+    assert Distribution(MESH, P(), axes="data") == Distribution(MESH, P(), axes=["data"])
+    assert Distribution(specs={"up": P(), "down": NamedSharding(MESH, P())}).axes is None
+
+
+@pytest.mark.parametrize("distribute", ["Auto", None, P()])
+def test_distribute_is_a_word_or_a_distribution(distribute):
+    words = (
+        f"muon_jax.scale_by_muon(distribute={distribute!r}): give 'auto', 'off' or a Distribution."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+        check_distribute("scale_by_muon", distribute)
+
+
+@pytest.mark.parametrize("distribute", ["auto", "off", Distribution()])
+def test_words_and_distributions_pass(distribute):
+    check_distribute("scale_by_muon", distribute)

@@ -1,0 +1,354 @@
+"""Every device does its part of the work, and nothing moves twice.
+
+`mesh_cases.py` measures all cases once, in a process of its own with eight devices.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+from processes import measured_by
+
+from muon_jax.mesh._distribution import Distribution
+from muon_jax.mesh._layout import resolve_layout
+from muon_jax.views._matrix_axes import MatrixAxes
+from tests.mesh_bounds import COLLECTIVES, SHARDS_AND_REPLICAS, TEMPORARY_SHARE, wire_bytes
+from tests.mesh_refusals import REFUSED
+
+pytestmark = pytest.mark.xdist_group("mesh")
+
+WIDTH, LAYERS, STEPS = 128, 8, 2
+WEIGHTS = LAYERS * 12 * WIDTH**2 * 4
+MATRIX_COSTS = [STEPS * (4 * k + 2) * WIDTH**3 for k in (3, 1, 4, 4)]
+EXACT = 2e-5
+"""How far float32 on a mesh may lie from one device, by the largest entry."""
+
+WHOLE_STEPS = [
+    (layout, kind, "scanned") for layout in COLLECTIVES for kind in ("Auto", "Explicit")
+] + [("replicated", "Auto", "apart"), ("2d", "Auto", "apart"), ("hsdp", "Explicit", "apart")]
+
+
+@pytest.fixture(scope="session")
+def measured() -> Mapping[str, Any]:
+    return measured_by("mesh_cases")
+
+
+def found(measured: Mapping[str, Any], *name: Any) -> Mapping[str, Any]:
+    result = measured[" ".join(map(str, name))]
+    assert "raised" not in result, result
+    return result
+
+
+@pytest.mark.parametrize(("layout", "kind", "form"), WHOLE_STEPS)
+def test_a_step_moves_every_shard_once(measured, layout, kind, form):
+    step = found(measured, "whole_step", layout, kind, form)
+    assert step["kinds"] == COLLECTIVES[layout]
+    assert step["nested"] == 0
+    assert step["bytes"] <= 1.05 * wire_bytes(WEIGHTS, *SHARDS_AND_REPLICAS[layout])
+
+
+@pytest.mark.parametrize(("layout", "kind", "form"), WHOLE_STEPS)
+def test_a_step_shares_the_work_evenly(measured, layout, kind, form):
+    step = found(measured, "whole_step", layout, kind, form)
+    assert step["flops"] <= 1.15 * LAYERS * sum(MATRIX_COSTS) / 8
+
+
+@pytest.mark.parametrize(("layout", "kind", "form"), WHOLE_STEPS)
+def test_a_step_gives_what_one_device_gives_where_the_parameters_lie(measured, layout, kind, form):
+    step = found(measured, "whole_step", layout, kind, form)
+    assert step["error"] < EXACT
+    assert step["kept"]
+
+
+@pytest.mark.parametrize(("layout", "kind", "form"), WHOLE_STEPS)
+def test_a_step_keeps_little_beside_its_state(measured, layout, kind, form):
+    step = found(measured, "whole_step", layout, kind, form)
+    assert step["aliased"]
+    assert step["temporary_bytes"] <= 1.25 * TEMPORARY_SHARE[layout] * WEIGHTS
+
+
+@pytest.mark.parametrize("layout", COLLECTIVES)
+def test_explicit_axes_cost_what_auto_axes_cost(measured, layout):
+    auto, explicit = (
+        found(measured, "whole_step", layout, kind, "scanned") for kind in ("Auto", "Explicit")
+    )
+    assert auto["bytes"] == explicit["bytes"]
+    assert auto["kinds"] == explicit["kinds"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    [("replicated", "Auto"), ("fsdp", "Auto"), ("hsdp", "Auto"), ("fsdp", "Explicit")],
+)
+def test_bfloat16_halves_what_travels(measured, layout, kind):
+    narrow = found(measured, "narrow_wire", layout, kind)
+    full, half = narrow["bytes"]
+    assert half == full / 2
+    assert EXACT < narrow["error"] < 2**-6
+
+
+@pytest.mark.parametrize("count", [2, 6, 8, 12])
+def test_the_busiest_device_does_little_more_than_its_part(measured, count):
+    layers = found(measured, "layers", count)
+    assert layers["flops"] <= 1.15 * max(layers["total"] / 8, layers["largest"])
+    assert layers["kinds"] == {"all-to-all": 2}
+
+
+PLACES = {
+    "layers": {},
+    "scanned": {"all-to-all": 2},
+    "experts": {},
+    "expert×tensor": {"all-to-all": 2, "all-gather": 2},
+    "3d": {"all-to-all": 4, "all-gather": 1},
+    "narrow axes": {"all-to-all": 2},
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [f"place {name} Auto" for name in PLACES]
+    + ["place 3d Explicit", "place narrow axes Explicit", "mixed Explicit Auto"],
+)
+def test_leaves_of_every_sort_cross_each_set_of_axes_once(measured, case):
+    result = found(measured, case)
+    name = next((name for name in PLACES if name in case), "expert×tensor")
+    assert result["kinds"] == PLACES[name]
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+def test_no_expert_is_gathered(measured):
+    """Along the expert axis only the other matrices move: one sharded, one replicated."""
+    both, query, router = 2 * 4 * 64 * 128 * 4, 2 * 64 * 64 * 4, 64 * 32 * 4
+    expected = wire_bytes(both / 4, 2, 1) + wire_bytes(query, 2, 4) + wire_bytes(router, 1, 8)
+    # Two queries and one router for eight owners: buffers are as large as the fullest.
+    padding = wire_bytes(4 * query, 2, 4) + wire_bytes(8 * router, 1, 8)
+    assert found(measured, "place expert×tensor Auto")["bytes"] <= expected + padding
+
+
+def test_fused_leaves_are_cut_by_their_owner(measured):
+    result = found(measured, "views")
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+@pytest.mark.parametrize(
+    ("whom", "expected"),
+    [("replica", {"all-to-all": 2, "all-gather": 1}), ("nobody", {"all-to-all": 2})],
+)
+def test_work_is_shared_along_the_named_axes_only(measured, whom, expected):
+    result = found(measured, "shared_by", whom)
+    assert result["kinds"] == expected
+    assert result["error"] < EXACT
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_zero1_sends_shards_to_owners_and_results_to_all(measured, kind):
+    result = found(measured, "zero1", kind)
+    assert result["kinds"] == {"all-to-all": 1, "all-gather": 1}
+    assert result["error"] < EXACT
+    assert result["kept"]
+    assert result["specs"] == {
+        "stack": "P('data', None, None)",
+        "out": "P('data', None)",
+        "odd": "P(None, 'data')",
+    }
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_a_second_step_compiles_nothing(measured, kind):
+    assert found(measured, "second_step", kind) == {"muon": 0, "momentum_rms": 0}
+
+
+@pytest.mark.parametrize(
+    "transformation",
+    [
+        "scale_by_muon",
+        "scale_by_momentum_rms",
+        "scale_by_muon of what it closes over",
+        "scale_by_muon of what lies on a mixed mesh",
+    ],
+)
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_a_traced_init_puts_momentum_where_the_parameters_lie(measured, kind, transformation):
+    assert found(measured, "traced_init", kind)[transformation]
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_a_step_that_overflows_on_one_shard_is_skipped_on_all(measured, kind):
+    result = found(measured, "skipped", kind)
+    assert result["skipped"] == [0, 1]
+    assert result["changed"] == 0
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+@pytest.mark.parametrize(
+    ("what", "nested"),
+    [
+        ("nnx", 0),
+        ("TrainState", 0),
+        ("MultiSteps", 0),
+        ("given specs", 0),
+        ("apply_if_finite", 3),  # the whole update stands in its conditional
+        ("scan", 9),  # three steps, and the whole step stands in the loop
+    ],
+)
+def test_what_stands_around_a_step_changes_nothing(measured, what, nested):
+    result = found(measured, "around", what)
+    exchanges = 3 if what == "scan" else 1
+    assert result["kinds"]["all-to-all"] == 2 * exchanges
+    assert result["kinds"]["all-gather"] == exchanges
+    assert result["nested"] == nested
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "eager",
+        "array_in_the_orthogonalizer",
+        "before_shardy",
+        "turned Auto",
+        "turned Explicit",
+        "manual_along_some_axes True",
+        "manual_along_some_axes False",
+    ],
+)
+def test_it_runs_there_too(measured, case):
+    result = found(measured, case)
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+def test_a_cache_of_programs_tells_every_setting(measured):
+    *different, again = found(measured, "in_a_cache_of_programs")["programs"]
+    assert all("CustomSPMDPartitioning" in program for program in different)
+    assert len(set(different)) == len(different)
+    assert again == different[0]
+
+
+@pytest.mark.parametrize("case", ["vmapped Auto", "vmapped Explicit"])
+def test_vmap_adds_a_batch_axis(measured, case):
+    assert found(measured, case)["error"] < EXACT
+
+
+@pytest.mark.parametrize("kinds", ["Explicit", "Explicit Auto", "Auto Explicit"])
+def test_what_is_left_to_the_compiler_lies_as_it_lay(measured, kinds):
+    for result in found(measured, "left_to_the_compiler", kinds).values():
+        assert result["error"] < EXACT
+        assert result["kept"]
+
+
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_a_leaf_on_no_mesh_goes_along(measured, where):
+    for result in found(measured, "beside_leaves_on_no_mesh", where).values():
+        assert result["error"] < EXACT
+        assert result["kept"]
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("wire_dtype", [None, "bfloat16"])
+def test_what_is_known_has_a_derivative(measured, kind, dtype, wire_dtype):
+    narrow = "bfloat16" in (dtype, wire_dtype)
+    result = found(measured, "derivative", kind, dtype, wire_dtype)
+    assert result["error"] < (2**-8 if narrow else EXACT)
+
+
+def test_no_tracer_leaks_into_the_operation(measured):
+    assert found(measured, "no_leaks")["error"] < EXACT
+
+
+def test_vmap_over_a_sharded_axis_moves_nothing_along_it(measured):
+    result = found(measured, "vmapped_over_sharded_axis")
+    assert result["error"] < EXACT
+    assert result["kinds"] == {"all-to-all": 2}
+    assert result["bytes"] == wire_bytes(8 * 32 * 64 * 4 / 2, 4, 1)
+
+
+def test_a_training_step_adds_only_the_exchange(measured):
+    """The case itself asserts it, as a user would: by `assert_lean` beside AdamW."""
+    ours, adamw = found(measured, "training_adds_only_the_exchange").values()
+    assert ours["count"] - adamw["count"] == 2
+
+
+@pytest.mark.parametrize(
+    ("case", "layout"),
+    [
+        ("manual replicated True", "replicated"),
+        ("manual 2d True", "2d"),
+        ("manual hsdp True", "hsdp"),
+        ("manual hsdp False", "hsdp"),
+        ("manual_and_provably_whole", "replicated"),
+    ],
+)
+def test_inside_shard_map_specs_are_all_it_needs(measured, case, layout):
+    result = found(measured, case)
+    assert result["kinds"] == COLLECTIVES[layout]
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+@pytest.mark.parametrize(
+    "which", ["newton_schulz", "in bfloat16", "polar_by_svd", "inverse_sqrt", "polar_to"]
+)
+def test_every_orthogonalizer_runs_inside_shard_map(measured, which):
+    assert found(measured, "manual_with", which)["error"] < EXACT
+
+
+@pytest.mark.parametrize("which", ["NamedShardings", "set_mesh"])
+def test_a_mesh_may_be_named_by_the_specs_or_around_the_step(measured, which):
+    result = found(measured, "mesh_of_specs", which)
+    assert result["kinds"] == {"all-to-all": 2}
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_specs_may_leave_out_an_axis_of_one_device(measured, kind):
+    result = found(measured, "specs_without_an_axis_of_one_device", kind)
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_whole_gradients_give_updates_that_lie_as_the_parameters(measured, kind):
+    result = found(measured, "gradients_that_lie_otherwise", kind)
+    assert result["error"] < EXACT
+    assert result["kept"]
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrong_input_is_refused_with_the_remedy(measured, case):
+    complaint, remedy = REFUSED[case]
+    assert measured[case] == {
+        "raised": "ValueError",
+        "message": f"muon_jax.scale_by_muon: {complaint}. {remedy}.",
+    }
+
+
+@pytest.mark.parametrize("distribute", ["auto", "off", Distribution()])
+def test_one_device_needs_no_layout(distribute):
+    view = MatrixAxes(0, 1)
+
+    def look(tree):
+        assert resolve_layout("scale_by_muon", tree, [view], distribute, tree) is None
+        return tree
+
+    look({"kernel": jnp.ones((2, 3))})
+    jax.jit(look)({"kernel": jnp.ones((2, 3))})
+    mesh = jax.make_mesh((1,), ("data",))
+    jax.shard_map(look, mesh=mesh, in_specs=P(), out_specs=P())({"kernel": jnp.ones((2, 3))})
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_measurements_are_those_of_one_device_and_gather_only_when_due(measured, kind):
+    result = found(measured, "monitored", kind)
+    assert result["same"]
+    assert result["traces"] == 1
+    assert result["outside a branch"] == 0 < result["in branches"]

@@ -1,0 +1,46 @@
+"""The words of a path, and the pattern language that rules are written in."""
+
+import pytest
+
+from muon_jax.routing._vocabulary import place_of
+from muon_jax.trees._patterns import matches, words_of
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("SelfAttention_0/query/kernel", ("selfattention_0", "query", "kernel")),
+        ("self_attn.q_proj.weight", ("self_attn", "q_proj", "weight")),
+        ("mlp/~/linear_0/w", ("mlp", "linear_0", "w")),
+        ("/blocks//0/kernel/", ("blocks", "0", "kernel")),
+        ("", ("",)),
+        ("~", ("",)),
+    ],
+)
+def test_the_words_of_a_path_in_any_library(path, words):
+    assert words_of(path) == words
+
+
+def test_a_final_word_for_the_array_is_no_part_of_the_place():
+    assert place_of(("mlp", "up", "kernel")) == ("mlp", "up")
+    assert place_of(("mlp", "up")) == ("mlp", "up")
+    assert place_of(("norm", "scale"), "scale") == ("norm",)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fitting", "others"),
+    [
+        ("*/kernel", ["kernel", "a/kernel", "a/b/kernel"], ["a_kernel", "kernel/a", "a/kernels"]),
+        ("a/*", ["a/", "a/b", "a/b/c"], ["a", "b/a/c"]),
+        ("a/*/c", ["a/c", "a/b/c", "a/b/b/c"], ["a/bc", "ac"]),
+        ("*", ["", "a", "a/b"], []),
+        ("w*", ["w", "wq"], ["q", "w/q"]),
+        ("ln?", ["ln1"], ["ln", "ln12", "ln/"]),
+        ("{query,key}/kernel", ["query/kernel", "key/kernel"], ["value/kernel", "query"]),
+        ("Query", ["query"], ["Query"]),
+        ("a,b/*", ["a", "b/c"], ["c", "a/c"]),
+        ("a.b", ["a.b"], ["a/b", "axb"]),
+    ],
+)
+def test_a_pattern_fits_whole_words(pattern, fitting, others):
+    assert [text for text in fitting + others if matches(pattern, text)] == fitting
