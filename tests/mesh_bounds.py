@@ -13,12 +13,17 @@ SHARDS_AND_REPLICAS: Mapping[str, tuple[int, int]] = {
     "hsdp": (4, 2),
 }
 COLLECTIVES: Mapping[str, Mapping[str, int]] = {
-    "replicated": {"all-gather": 1},
-    "fsdp": {"all-to-all": 2},
-    "tensor": {"all-to-all": 2},
-    "2d": {"all-to-all": 2},
-    "hsdp": {"all-to-all": 2, "all-gather": 1},
+    "replicated": {"all-gather": 4},
+    "fsdp": {"all-to-all": 8},
+    "tensor": {"all-to-all": 8},
+    "2d": {"all-to-all": 16},
+    "hsdp": {"all-to-all": 8, "all-gather": 4},
 }
+"""For the four shapes of a layer: each crosses every mesh axis that shards it once each way."""
+
+WIRE: Mapping[str, float] = {"2d": 1.5}
+"""Bytes over `wire_bytes`, where a matrix crosses two mesh axes one after the other; else 1.05."""
+
 TEMPORARY_SHARE: Mapping[str, float] = {
     "replicated": 216 / 96,
     "fsdp": 65 / 96,
@@ -26,7 +31,7 @@ TEMPORARY_SHARE: Mapping[str, float] = {
     "2d": 65 / 96,
     "hsdp": 75 / 96,
 }
-"""Memory beside inputs and outputs, over the bytes of all weights, in the sketch of this design."""
+"""Memory beside inputs and outputs, over the bytes of all weights, at most."""
 
 
 def wire_bytes(weights: float, shards: int, replicas: int) -> float:

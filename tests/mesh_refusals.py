@@ -13,11 +13,15 @@ from muon_jax import Distribution
 from tests.mesh_setup import case, make_mesh, on, orthogonalize, random_leaves
 from tests.mesh_surroundings import inside, placed_vmap
 
-SHARDS = (
-    "layer_0/down, layer_0/out, layer_0/qkv, layer_0/up inside shard_map may be shards, which "
-    "nothing tells",
-    "Pass distribute=Distribution(specs=...) with the PartitionSpecs of the parameters",
+MAY_BE_SHARDS = (
+    "inside shard_map or pmap may be shards of a parameter, and JAX does not know their shardings"
 )
+REMEDY = (
+    "Pass distribute=Distribution(specs=...) with the PartitionSpecs of the parameters, which is "
+    "Distribution(specs=P()) for replicated ones, as those of pmap are; or distribute='off' to "
+    "repeat the work on every device"
+)
+SHARDS = (f"layer_0/down, layer_0/out, layer_0/qkv, layer_0/up {MAY_BE_SHARDS}", REMEDY)
 REFUSED = {
     "refused_without_specs_inside True": SHARDS,
     "refused_without_specs_inside False": SHARDS,
@@ -40,8 +44,8 @@ REFUSED = {
         "Name the others alone: Distribution(mesh, specs, axes=...)",
     ),
     "refused_axes_left_open_inside": (
-        "up inside shard_map may be shards, which nothing tells",
-        "Pass distribute=Distribution(specs=...) with the PartitionSpecs of the parameters",
+        f"up {MAY_BE_SHARDS}",
+        REMEDY,
     ),
     "refused_specs does not divide": (
         "P(None, 'data') does not fit 'mlp/up' of shape (64, 100): axis 1 does not divide evenly "
@@ -86,7 +90,7 @@ REFUSED = {
         "Put all parameters on one mesh, or pass distribute='off'",
     ),
     "refused_meshes_of_specs": (
-        "Distribution(specs=...) speaks of 2 meshes",
+        "Distribution(specs=...) names 2 meshes",
         "Give its mesh as Distribution(mesh, specs), or one by jax.set_mesh",
     ),
     "refused_axes": (
@@ -94,7 +98,7 @@ REFUSED = {
         "Its axes are 'data'",
     ),
     "refused_no_mesh": (
-        "Distribution(specs=...) speaks of no meshes",
+        "Distribution(specs=...) names no meshes",
         "Give its mesh as Distribution(mesh, specs), or one by jax.set_mesh",
     ),
 }

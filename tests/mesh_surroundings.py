@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import itertools
-import re
 from typing import Any
 
 import jax
@@ -182,7 +181,7 @@ def array_in_the_orthogonalizer() -> dict[str, Any]:
 
 @case()
 def in_a_cache_of_programs() -> dict[str, Any]:
-    """The programs of a step in four ways and the first again, without the operation's address."""
+    """The programs of a step in four ways and the first again."""
     leaves, _ = gpt("fsdp", "Auto", 1, 32, "scanned")
     ways: list[dict[str, Any]] = [
         {},
@@ -192,8 +191,7 @@ def in_a_cache_of_programs() -> dict[str, Any]:
         {},
     ]
     programs = [jax.jit(functools.partial(orthogonalize, **way)).lower(leaves) for way in ways]
-    address = re.compile(r'backend_config = "\d+"')
-    return {"programs": [address.sub("", program.as_text()) for program in programs]}
+    return {"programs": [program.as_text() for program in programs]}
 
 
 @case()
@@ -228,7 +226,7 @@ def training_adds_only_the_exchange() -> dict[str, Any]:
 
     ours, adamw = compiled(transform()), compiled(optax.adamw(0.1))
     weights = sum(leaf.nbytes for leaf in host.values())
-    assert_lean(ours, baseline=adamw, count=2, received_bytes=2 * weights / 8 * 7 / 8)
+    assert_lean(ours, baseline=adamw, count=4, received_bytes=2 * weights / 8 * 7 / 8)
     return {"ours": traffic(ours), "adamw": traffic(adamw)}
 
 

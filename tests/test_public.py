@@ -17,7 +17,7 @@ from muon_jax import migrate, recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPORTS = {name for name in vars(muon_jax) if not name.startswith("_")}
-MODULES = sorted(module.name for module in pkgutil.iter_modules(muon_jax.__path__))
+MODULES = sorted(module.name for module in pkgutil.walk_packages(muon_jax.__path__, "muon_jax."))
 
 
 def test_the_exports_are_these():
@@ -85,7 +85,7 @@ def test_every_export_is_documented(module, name):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_examples_in_docstrings_run(module):
-    loaded = importlib.import_module(f"muon_jax.{module}")
+    loaded = importlib.import_module(module)
     scope = {**vars(muon_jax), **vars(loaded), "jnp": importlib.import_module("jax.numpy")}
     results = doctest.testmod(loaded, extraglobs=scope, optionflags=doctest.ELLIPSIS)
     assert results.failed == 0

@@ -12,8 +12,6 @@ import jax.numpy as jnp
 from muon_jax import _checks
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
 from muon_jax.explain._explanation import ExplainedLeaf, Explanation
-from muon_jax.mesh._owners import owners_of
-from muon_jax.mesh._ownership import quintic_flops
 from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.routing._route import Ambiguous, Route, check_rules, route, views_by_default
 from muon_jax.routing._rule import FALLBACK, MUON, Rule
@@ -96,12 +94,6 @@ def explain(
     told: Callable[[int, int], int | None]
     told = functools.cache(getattr(orthogonalizer or newton_schulz(), "flops", _untold))
 
-    owners = owners_of(
-        jax.tree.leaves(params),
-        [found.axes for found in routes],
-        lambda rows, cols: told(rows, cols) or quintic_flops(rows, cols),
-    )
-
     def explained(index: int, found: Route, leaf: Any) -> ExplainedLeaf:
         matrices = found.axes.matrix_shapes(found.shape) if found.axes else ()
         costs = [told(rows, cols) for _, rows, cols in matrices]
@@ -121,7 +113,6 @@ def explain(
             flops=None if None in costs else sum(known),
             state_bytes=_state_bytes(found, momentum_dtype),
             sharding=_partition(leaf),
-            owners=owners[index],
         )
 
     leaves = [

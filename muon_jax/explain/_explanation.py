@@ -24,7 +24,6 @@ _COLUMNS = (
     ">decay",
     ">learning rate",
     "sharding",
-    "owners",
 )
 
 
@@ -48,8 +47,6 @@ class ExplainedLeaf:
       flops: FLOPs of orthogonalising it once; None if the orthogonalizer does not tell.
       state_bytes: size of its momentum, or of AdamW's two moments.
       sharding: its partition over a mesh, if it has one.
-      owners: the devices that orthogonalise its matrices, by their positions in the mesh; empty off
-        a mesh.
     """
 
     path: str
@@ -66,7 +63,6 @@ class ExplainedLeaf:
     flops: int | None
     state_bytes: int
     sharding: str | None
-    owners: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -132,7 +128,7 @@ class Explanation:
         """Lays it out: parameters that differ in nothing but a number share a row."""
         groups: dict[ExplainedLeaf, list[ExplainedLeaf]] = {}
         for leaf in self.leaves:
-            alike = dataclasses.replace(leaf, path=re.sub(r"\d+", "*", leaf.path), owners=())
+            alike = dataclasses.replace(leaf, path=re.sub(r"\d+", "*", leaf.path))
             groups.setdefault(alike, []).append(leaf)
         rows = [_row(group, self.flops) for group in groups.values()]
         used = [column for column in range(len(_COLUMNS)) if any(row[column] for row in rows)]
@@ -179,16 +175,7 @@ def _row(group: Sequence[ExplainedLeaf], total_flops: int | None) -> Row:
         "" if leaf.weight_decay is None else f"{leaf.weight_decay}",
         "" if leaf.learning_rate_multiplier == 1 else f"x {leaf.learning_rate_multiplier:g}",
         leaf.sharding or "",
-        _ranges(sorted({owner for each in group for owner in each.owners})),
     )
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Writes neighbours as a range: 0-3, 6."""
-    starts = [n for n in numbers if n - 1 not in numbers]
-    stops = [n for n in numbers if n + 1 not in numbers]
-    pairs = zip(starts, stops, strict=True)
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in pairs)
 
 
 def _common_path(paths: Sequence[str]) -> str:

@@ -1,52 +1,84 @@
-"""Carries shards to the owners of their matrices and the results back: the body of a shard_map.
+"""Carries shards of known sharding to the devices that own their matrices, and back.
 
-One all_to_all moves the shards of all matrices that are sharded along the same mesh axes to their
-owners, and one moves the results back. Devices along the other axes hold equal shards: on the way
-there each sends only what the owners on its own coordinate need, which costs nothing, and on the
-way back one all_gather tells all of them. In between every owner works on whole matrices and talks
-to nobody.
+Runs on every device at once, inside a shard_map. Leaves of one shape and sharding are one stack. On
+the way to the owners, a mesh axis that shards the matrices is crossed by one all-to-all, which
+splits the stack and joins the shards; along a mesh axis that repeats them every device takes its
+part of the stack, which costs nothing. The way back is the reverse, with an all-gather for what is
+repeated. In between every owner works on whole matrices and talks to no other device.
 """
 
-import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+import dataclasses
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypeAlias
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jaxtyping import Array, Shaped
+from jaxtyping import Array
 
 from muon_jax._types import Solve
-from muon_jax.mesh._ownership import (
+from muon_jax.mesh._slots import Cost, Slots, plan_slots, solve_slots
+from muon_jax.mesh._specs import (
     Axes,
-    Bucket,
-    Cost,
     MeshShape,
-    ShardedLeaf,
+    Spec,
+    axes_in,
     group_size,
-    mesh_axes_in,
-    ordered,
-    owner_positions,
-    plan_ownership,
     shard_shape,
+    tracks_varying,
 )
-from muon_jax.mesh._packing import (
-    between,
-    cut,
-    from_units,
-    join,
-    over_the_wire,
-    side_by_side,
-    solve_units,
-    to_units,
-)
-from muon_jax.mesh._specs import tracks_varying
-from muon_jax.mesh._transfers import Transfer, transfers_from_owners, transfers_to_owners
+from muon_jax.mesh._stacks import Leaf, WireDtype, as_batches, as_leaves
 
-Units: TypeAlias = Shaped[Array, "units *unit"]
-Buffers: TypeAlias = Shaped[Array, "devices capacity"]
-"""What a device sends to each device along the crossed axes, or has received from each."""
+Step: TypeAlias = tuple[Axes, int | None, int | None]
+"""Mesh axes crossed at once, and the axis of the leaf that they shard on the way there and back."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardedLeaf(Leaf):
+    """A leaf and its shardings; equal leaves travel as one stack.
+
+    Attributes:
+      in_spec: the sharding in which it comes.
+      out_spec: the sharding that its result must have.
+    """
+
+    in_spec: Spec
+    out_spec: Spec
+
+    @property
+    def fixed(self) -> set[str]:
+        """The mesh axes that shard the batch: matrices stay where they are along these."""
+        return {axis for place in self.batch_axes for axis in self.in_spec[place]}
+
+    def feasible(self, mesh: MeshShape) -> "ShardedLeaf":
+        """Returns the leaf, or one that comes as its result lies where no single journey does it.
+
+        Matrices of a sharded batch stay on their devices, so that a batch axis can only lose its
+        minor mesh axes, and none of them may shard the rows or columns of the result.
+        """
+        kept = all(
+            self.in_spec[place][: len(self.out_spec[place])] == self.out_spec[place]
+            for place in self.batch_axes
+        )
+        matrix_axes = axes_in(_without(self.out_spec, self.batch_axes))
+        if kept and self.fixed.isdisjoint(matrix_axes) and _peels(self, _steps(self, mesh, ())):
+            return self
+        return dataclasses.replace(self, in_spec=self.out_spec)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stack:
+    """Equal leaves, and the way of their matrices to the owners."""
+
+    leaf: ShardedLeaf
+    members: tuple[int, ...]
+    steps: tuple[Step, ...]
+    slots: Slots
+
+    @property
+    def owners(self) -> Axes:
+        """The mesh axes that number the owners, the major one first."""
+        return tuple(axis for axes, _, _ in self.steps for axis in axes)
 
 
 def exchange_shards(
@@ -57,205 +89,147 @@ def exchange_shards(
     share: Collection[str],
     solve: Solve,
     cost: Cost,
-    wire_dtype: str | None = None,
+    wire_dtype: WireDtype,
 ) -> list[Array]:
-    """Orthogonalises sharded leaves; runs on every device of the mesh at once.
+    """Orthogonalises sharded leaves.
 
     Args:
-      shards: what this device holds of every leaf, as the leaf's `held` says.
-      leaves: what the shards are shards of, settled.
+      shards: what this device holds of every leaf, as its `in_spec` says.
+      leaves: feasible leaves.
       mesh: the size of every mesh axis.
-      share: the mesh axes along which devices take work over from each other.
-      solve: the work of an owner.
-      cost: the work of one matrix, by which it is shared evenly.
-      wire_dtype: a narrower dtype for what travels.
+      share: the mesh axes along which devices take over work from each other.
+      solve: orthogonalises batches of matrices of any shapes.
+      cost: the work of one matrix, by which stacks are spread over devices.
+      wire_dtype: from (rows, cols) to a narrower dtype for communication, or None.
 
     Returns:
-      What this device must hold of every result, as the leaf's `wanted` says.
+      What this device must hold of every result, as the leaf's `out_spec` says.
     """
-    buckets = plan_ownership(leaves, mesh, share, cost)
-    units = {
-        bucket: [to_units(shards[member], bucket.leaf.batch_axes) for member in bucket.members]
-        for bucket in buckets
-    }
-    staying = [bucket for bucket in buckets if bucket.stays]
-    leaving = [bucket for bucket in buckets if not bucket.stays]
-
-    solved = _solved({bucket: jnp.concatenate(units[bucket]) for bucket in staying}, solve)
-    received = {
-        bucket: solved[bucket][None]
-        for bucket in staying
-        if not mesh_axes_in(bucket.leaf.batch_dropped)
-    }
-    back = transfers_from_owners(
-        [bucket for bucket in staying if bucket not in received], mesh, wire_dtype
+    stacks = _stacks(leaves, mesh, share, cost)
+    arrived = []
+    for stack in stacks:
+        members = jnp.stack([shards[member] for member in stack.members])
+        batches = as_batches(members, stack.leaf.batch_axes)
+        if stack.steps:
+            batches = batches.astype(stack.leaf.travels_in(wire_dtype))
+        arrived.append(_to_owners(stack.slots.pad(batches), stack.steps, mesh))
+    solved = solve_slots(
+        arrived,
+        [stack.leaf.view for stack in stacks],
+        [stack.slots for stack in stacks],
+        [stack.owners for stack in stacks],
+        solve,
     )
-    buffers = [_pack_results(transfer, solved) for transfer in back]
-    if leaving:
-        there = transfers_to_owners(leaving, mesh, wire_dtype)
-        from_owners = transfers_from_owners(leaving, mesh, wire_dtype)
-        arrived = [_pack_shards(transfer, units) for transfer in there]
-        arrived = _at_once(_swap, [transfer.crossed for transfer in there], arrived)
-        buffers += _work_as_owner(there, arrived, from_owners, solve)
-        back += from_owners
-
-    buffers = _at_once(_swap, [transfer.crossed for transfer in back], buffers)
-    buffers = [buffer.reshape(-1) for buffer in buffers]
-    buffers = _at_once(_gather, [transfer.dropped + transfer.copies for transfer in back], buffers)
-    for transfer, buffer in zip(back, buffers, strict=True):
-        received |= _unpack_results(transfer, buffer)
-
     done: dict[int, Array] = {}
-    for bucket in buckets:
-        for place, member in enumerate(bucket.members):
-            mine = received[bucket][:, place * bucket.units : (place + 1) * bucket.units]
-            done[member] = _settle(bucket, mine, mesh)
-    return [done[member] for member in range(len(shards))]
+    for stack, slots in zip(stacks, solved, strict=True):
+        batches = stack.slots.unpad(_from_owners(slots, stack.steps))
+        results = _leaves(batches, stack, mesh).astype(stack.leaf.dtype)
+        done |= {member: results[place] for place, member in enumerate(stack.members)}
+    return [done[place] for place in range(len(shards))]
 
 
-def _pack_shards(transfer: Transfer, units: Mapping[Bucket, Sequence[Units]]) -> Buffers:
-    """Packs what is here of their units for all owners at this device's place among the copies.
+def _stacks(
+    leaves: Sequence[ShardedLeaf], mesh: MeshShape, share: Collection[str], cost: Cost
+) -> list[_Stack]:
+    """Gathers equal leaves, and plans the owners of all stacks that the same devices share."""
+    members: dict[ShardedLeaf, list[int]] = {}
+    for place, leaf in enumerate(leaves):
+        members.setdefault(leaf, []).append(place)
+    by_owners: dict[Axes, list[tuple[ShardedLeaf, tuple[Step, ...]]]] = {}
+    for leaf in members:
+        steps = tuple(_steps(leaf, mesh, share))
+        owners = tuple(axis for axes, _, _ in steps for axis in axes)
+        by_owners.setdefault(owners, []).append((leaf, steps))
+    stacks = []
+    for owners, group in by_owners.items():
+        counts, costs = [], []
+        for leaf, _ in group:
+            local = shard_shape(leaf.shape, leaf.in_spec, mesh)
+            counts.append(len(members[leaf]) * math.prod(local[i] for i in leaf.batch_axes))
+            costs.append(leaf.cost(cost))
+        slots = plan_slots(counts, costs, group_size(owners, mesh))
+        for (leaf, steps), each in zip(group, slots, strict=True):
+            stacks.append(_Stack(leaf, tuple(members[leaf]), steps, each))
+    return stacks
 
-    Packing for all owners and dropping the rest afterwards would copy every leaf.
-    """
 
-    def row(owner: int) -> Buffers:
-        shards = [
-            between(units[bucket], bucket.shares[owner]).reshape(1, -1) for bucket in transfer.specs
-        ]
-        return side_by_side(shards, transfer.capacity)
-
-    def pack(owners: np.ndarray) -> Buffers:
-        return jnp.concatenate([row(owner) for owner in owners]).astype(transfer.wire)
-
-    return _on_this_device(
-        transfer.copies, [functools.partial(pack, owners) for owners in transfer.owners]
+def _steps(leaf: ShardedLeaf, mesh: MeshShape, share: Collection[str]) -> list[Step]:
+    """Plans the way to the owners: first along repeated axes, then the minor axes of each shard."""
+    there, back = (
+        _places(_without(spec, leaf.batch_axes)) for spec in (leaf.in_spec, leaf.out_spec)
     )
+    grouped: dict[tuple[int | None, int | None], list[str]] = {}
+    for axis in dict.fromkeys((*there, *back, *mesh)):
+        if axis in there or axis in back or (axis in share and axis not in leaf.fixed):
+            grouped.setdefault((there.get(axis), back.get(axis)), []).append(axis)
+
+    def order(step: Step) -> tuple[bool, int]:
+        axes, held, _ = step
+        return held is not None, -max(list(there).index(a) for a in axes) if axes[0] in there else 0
+
+    return sorted(((tuple(axes), *ways) for ways, axes in grouped.items()), key=order)
 
 
-def _work_as_owner(
-    there: Sequence[Transfer], arrived: Sequence[Buffers], back: Sequence[Transfer], solve: Solve
-) -> list[Buffers]:
-    """Orthogonalises what this device owns; devices that own alike run the same code."""
-    mesh = there[0].mesh
-    buckets = [bucket for transfer in there for bucket in transfer.specs]
-    everyone = ordered({axis for bucket in buckets for axis in bucket.owners}, mesh)
-    owned = [bucket.counts[owner_positions(bucket.owners, everyone, mesh)] for bucket in buckets]
-    kinds, kind = np.unique(np.stack(owned, axis=1), axis=0, return_inverse=True)
-
-    def work(units: np.ndarray) -> list[Buffers]:
-        counts = dict(zip(buckets, units.tolist(), strict=True))
-        whole: dict[Bucket, Units] = {}
-        for transfer, buffers in zip(there, arrived, strict=True):
-            whole |= _unpack_shards(transfer, buffers, counts)
-        solved = _solved(whole, solve)
-        return [_pack_results(transfer, solved) for transfer in back]
-
-    return _on_this_device(everyone, [functools.partial(work, each) for each in kinds], kind)
+def _peels(leaf: ShardedLeaf, steps: Sequence[Step]) -> bool:
+    """Returns whether each step crosses the minor mesh axes that are left, there and back."""
+    there = [(axes, place) for axes, place, _ in steps]
+    back = [(axes, place) for axes, _, place in steps]
+    for spec, way in ((leaf.in_spec, there), (leaf.out_spec, back)):
+        left = list(_without(spec, leaf.batch_axes))
+        for axes, place in way:
+            if place is not None:
+                if left[place][-len(axes) :] != axes:
+                    return False
+                left[place] = left[place][: -len(axes)]
+    return True
 
 
-def _unpack_shards(
-    transfer: Transfer, buffers: Buffers, counts: Mapping[Bucket, int]
-) -> dict[Bucket, Units]:
-    """Joins the shards of this owner's units."""
-    whole = {}
-    start = 0
-    for bucket, spec in transfer.specs.items():
-        stop = start + counts[bucket] * transfer.entries(bucket)
-        shards = buffers[:, start:stop].astype(bucket.leaf.dtype)
-        shards = shards.reshape(len(buffers), counts[bucket], *transfer.shard_shape(bucket))
-        whole[bucket] = join(shards, ((), *spec), transfer.crossed, transfer.mesh)
-        start = stop
-    return whole
+def _without(spec: Spec, places: Collection[int]) -> Spec:
+    """Returns a spec without what shards these axes of the leaf."""
+    return tuple(() if place in places else axes for place, axes in enumerate(spec))
 
 
-def _pack_results(transfer: Transfer, solved: Mapping[Bucket, Units]) -> Buffers:
-    """Cuts the results of this owner into the shards that the devices are to hold."""
-    devices = group_size(transfer.crossed, transfer.mesh)
-    shards = [
-        cut(solved[bucket], ((), *spec), transfer.crossed, transfer.mesh).reshape(devices, -1)
-        for bucket, spec in transfer.specs.items()
-    ]
-    return side_by_side(shards, transfer.capacity).astype(transfer.wire)
+def _places(spec: Spec) -> Mapping[str, int]:
+    """Maps every mesh axis of a spec to the axis of the leaf that it shards."""
+    return {axis: place for place, axes in enumerate(spec) for axis in axes}
 
 
-def _unpack_results(transfer: Transfer, buffers: Shaped[Array, "..."]) -> dict[Bucket, Array]:
-    """Sorts the shards that all owners have sent.
-
-    Returns:
-      For each bucket an array (devices along the dropped axes, units, *shard of a unit).
-    """
-    parts, owners = group_size(transfer.dropped, transfer.mesh), transfer.owners.size
-    buffers = buffers.reshape(parts, owners, transfer.capacity)
-    sources = np.argsort(transfer.owners, axis=None)
-    in_order = bool((sources == np.arange(owners)).all())
-
-    received = {}
-    starts = np.zeros(owners, int)
-    for bucket in transfer.specs:
-        stops = starts + transfer.entries(bucket) * bucket.counts
-        if in_order and len(set(zip(starts.tolist(), stops.tolist(), strict=True))) == 1:
-            shards = buffers[:, :, starts[0] : stops[0]]  # one slice, which needs no copy
-        else:
-            pieces = zip(sources.tolist(), starts.tolist(), stops.tolist(), strict=True)
-            shards = jnp.concatenate([buffers[:, i, start:stop] for i, start, stop in pieces], 1)
-        shape = (parts, bucket.shares[-1].stop, *transfer.shard_shape(bucket))
-        received[bucket] = shards.astype(bucket.leaf.dtype).reshape(shape)
-        starts = stops
-    return received
-
-
-def _settle(bucket: Bucket, units: Array, mesh: MeshShape) -> Array:
-    """Makes a leaf of its units, along whose first axis lie parts of a batch held in parts."""
-    leaf = bucket.leaf
+def _leaves(batches: Array, stack: _Stack, mesh: MeshShape) -> Array:
+    """Stacks results as leaves again, and gathers the parts of a batch that must become whole."""
+    leaf = stack.leaf
     spec = tuple(
-        held + wanted for held, wanted in zip(leaf.batch_held, leaf.unit_wanted, strict=True)
+        leaf.in_spec[place] if place in leaf.batch_axes else axes
+        for place, axes in enumerate(leaf.out_spec)
     )
-    shape = shard_shape(leaf.shape, spec, mesh)
-    parts = jax.vmap(lambda part: from_units(part, shape, leaf.batch_axes))(units)
-    return join(parts, leaf.batch_dropped, ordered(mesh_axes_in(leaf.batch_dropped), mesh), mesh)
+    shape = (len(stack.members), *shard_shape(leaf.shape, spec, mesh))
+    results = as_leaves(batches, shape, leaf.batch_axes)
+    for place in leaf.batch_axes:
+        gone = leaf.in_spec[place][len(leaf.out_spec[place]) :]
+        if gone:
+            results = _gather(results, gone, place + 1)
+    return results
 
 
-def _solved(whole: Mapping[Bucket, Units], solve: Solve) -> dict[Bucket, Units]:
-    some = [bucket for bucket, units in whole.items() if len(units)]
-    done = solve_units(
-        [whole[bucket] for bucket in some], [bucket.leaf.view for bucket in some], solve
-    )
-    return {**whole, **dict(zip(some, done, strict=True))}
+def _to_owners(batches: Array, steps: Sequence[Step], mesh: MeshShape) -> Array:
+    for axes, place, _ in steps:
+        if place is None:
+            size = len(batches) // group_size(axes, mesh)
+            start = lax.axis_index(axes) * size
+            batches = lax.dynamic_slice_in_dim(batches, start, size)
+        else:
+            batches = lax.all_to_all(batches, axes, 0, place + 1, tiled=True)
+    return batches
 
 
-def _at_once(
-    collective: Callable[..., Array], axes: Sequence[Axes], buffers: Sequence[Array]
-) -> list[Array]:
-    """Runs one collective for all buffers that cross the same mesh axes, side by side."""
-    together: dict[tuple[Axes, str], list[int]] = {}
-    for place, buffer in enumerate(buffers):
-        if axes[place]:
-            together.setdefault((axes[place], buffer.dtype.name), []).append(place)
-    moved = list(buffers)
-    for (crossed, _), places in together.items():
-        stops = np.cumsum([buffers[place].shape[-1] for place in places])
-        joined = jnp.concatenate([buffers[place] for place in places], axis=-1)
-        move = over_the_wire(functools.partial(collective, axes=crossed))
-        parts = jnp.split(move(joined), stops[:-1], axis=-1)
-        for place, part in zip(places, parts, strict=True):
-            moved[place] = part
-    return moved
+def _from_owners(batches: Array, steps: Sequence[Step]) -> Array:
+    for axes, _, place in reversed(steps):
+        if place is None:
+            batches = _gather(batches, axes, 0)
+        else:
+            batches = lax.all_to_all(batches, axes, place + 1, 0, tiled=True)
+    return batches
 
 
-def _swap(buffers: Buffers, axes: Axes) -> Buffers:
-    return lax.all_to_all(buffers, axes, 0, 0)
-
-
-def _gather(buffers: Shaped[Array, "capacity"], axes: Axes) -> Shaped[Array, "devices capacity"]:
-    return lax.all_gather(buffers, axes, to="invarying" if tracks_varying(axes) else "varying")
-
-
-def _on_this_device(
-    axes: Axes, branches: Sequence[Callable[[], Any]], kinds: np.ndarray | None = None
-) -> Any:
-    """Runs the branch of this device's coordinates along `axes`."""
-    if len(branches) == 1:
-        return branches[0]()
-    which = lax.axis_index(axes)
-    return lax.switch(which if kinds is None else jnp.asarray(kinds.ravel())[which], branches)
+def _gather(array: Array, axes: Axes, place: int) -> Array:
+    to = "invarying" if tracks_varying(axes) else "varying"
+    return lax.all_gather(array, axes, axis=place, tiled=True, to=to)

@@ -11,13 +11,15 @@ from jaxtyping import Array
 
 from muon_jax._checks import listed, path_name, refused
 from muon_jax.mesh._distribution import Distribute, Distribution, is_spec
-from muon_jax.mesh._ownership import Axes, mesh_axes_in
 from muon_jax.mesh._specs import (
     AnyMesh,
+    Axes,
     along,
+    axes_in,
     check_spec,
     known_sharding,
     manual_axes,
+    mesh_of_type,
     spec_axes,
     tracks_varying,
     types_of,
@@ -30,40 +32,32 @@ Item = TypeVar("Item")
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where matrices lie on a mesh, and who may help with them.
+    """Where the leaves of an update lie that are matrices.
 
-    Args:
+    Attributes:
       call: the public call, for messages.
       mesh: the mesh.
-      held: the spec in which each leaf comes.
-      wanted: the spec in which each result must go.
-      share: the mesh axes along which devices may take work over from each other.
-      wire_dtype: a narrower dtype for what travels.
+      specs: the sharding in which each leaf comes, and in which its result must go; None where
+        only the mesh is known.
+      share: the mesh axes along which devices may take over work from each other.
+      wire_dtype: a narrower dtype for communication that the user asks for.
     """
 
     call: str
     mesh: AnyMesh
-    held: tuple[PartitionSpec, ...]
-    wanted: tuple[PartitionSpec, ...]
+    specs: tuple[tuple[PartitionSpec, PartitionSpec], ...] | None
     share: Axes
     wire_dtype: str | None
 
 
 @dataclasses.dataclass(frozen=True)
-class CompilerLayout:
-    """The layout of leaves whose shardings only the compiler will know.
-
-    Args:
-      call: as in `Layout`.
-      like: arrays whose shardings the results are to have; None is the leaves themselves.
-      share: as in `Layout`; None is every mesh axis.
-      wire_dtype: as in `Layout`.
-    """
+class _Leaves:
+    """The leaves of an update that are matrices, in order."""
 
     call: str
-    like: tuple[Array, ...] | None
-    share: Axes | None
-    wire_dtype: str | None
+    paths: Sequence[str]
+    arrays: Sequence[Array]
+    like: Sequence[Array]
 
 
 def resolve_layout(
@@ -72,158 +66,146 @@ def resolve_layout(
     views: Sequence[MatrixAxes | None],
     distribute: Distribute,
     like: Any,
-) -> Layout | CompilerLayout | None:
+) -> Layout | None:
     """Finds out where the leaves lie that have a view.
 
-    The first that knows decides: the user's word inside a shard_map, the type of a leaf on an
-    Explicit mesh, the user's word, a leaf itself where it is not traced, and last the compiler.
+    Sources, in order of precedence: the user's specs inside a shard_map, the type of a leaf on an
+    Explicit mesh, the user's specs, the sharding of a concrete array, and the mesh in the type of a
+    leaf or in the context, which does not tell the specs.
 
     Args:
       call: the public call, for messages.
       tree: the leaves that are to be orthogonalised.
       views: of every leaf in order; a leaf without one is passed by.
-      distribute: what the user said.
+      distribute: the user's argument.
       like: a tree of the same structure, usually the parameters, whose shardings the results are
         to have.
 
     Returns:
-      The layout of the leaves that have a view, or None where one device does all the work.
+      The layout of the leaves that have a view, or None where one device does all the work or the
+      compiler places it.
     """
     if distribute == "off" or not any(views):
         return None
     wish = Distribution() if distribute == "auto" else distribute
     named = jax.tree_util.tree_leaves_with_path(tree)
-    paths = _viewed([path_name(path) for path, _ in named], views)
-    leaves = _viewed([leaf for _, leaf in named], views)
-    targets = _viewed(jax.tree.leaves(like), views)
-    said = None
+    leaves = _Leaves(
+        call,
+        _viewed([path_name(path) for path, _ in named], views),
+        _viewed([leaf for _, leaf in named], views),
+        _viewed(jax.tree.leaves(like), views),
+    )
+    given = None
     if wish.specs is not None:
-        said = _viewed(_broadcast_specs(call, wish.specs, tree), views)
+        given = _viewed(_broadcast_specs(call, wish.specs, tree), views)
 
     if manual_axes():
-        layout = _inside_shard_map(call, paths, leaves, said, wish)
-    elif said is not None:
-        layout = _as_said(call, paths, leaves, targets, said, wish)
-    elif any(map(_left_to_compiler, [*leaves, *targets])):
-        if jax.device_count() == 1:
-            return None
-        return CompilerLayout(call, tuple(targets), wish.axes, wish.wire_dtype)
+        mesh, specs = _inside_shard_map(leaves, given)
+    elif given is not None:
+        mesh, specs = _as_given(leaves, given, wish)
     else:
-        layout = _as_found(call, paths, leaves, targets, wish)
-    return None if layout is None or layout.mesh.size == 1 else layout
+        mesh, specs = _as_found(leaves)
+    if mesh is None or mesh.size == 1:
+        return None
+    return Layout(call, mesh, specs, _shared_axes(call, wish.axes, mesh), wish.wire_dtype)
+
+
+_Found = tuple[AnyMesh | None, tuple[tuple[PartitionSpec, PartitionSpec], ...] | None]
 
 
 def _inside_shard_map(
-    call: str,
-    paths: Sequence[str],
-    leaves: Sequence[Array],
-    said: Sequence[PartitionSpec | NamedSharding] | None,
-    wish: Distribution,
-) -> Layout | None:
-    """Takes the user's word and holds it against the little that JAX knows of each leaf.
+    leaves: _Leaves, given: Sequence[PartitionSpec | NamedSharding] | None
+) -> _Found:
+    """Uses the given specs, after checking them against the varying axes that JAX tracks.
 
-    A shard looks like a whole leaf here, so that a wrong layout would give wrong results silently.
+    A shard looks like a whole leaf here, so that wrong specs would give wrong results silently.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.size == 1:
-        return None
     manual = manual_axes()
     tracked = tracks_varying(manual)
-    if said is None:
+    if given is None:
         shards = [
             path
-            for path, leaf in zip(paths, leaves, strict=True)
+            for path, leaf in zip(leaves.paths, leaves.arrays, strict=True)
             if varying_axes(leaf) or not tracked or AxisType.Auto in types_of(mesh)
         ]
         if shards:
             raise refused(
-                call,
-                f"{listed(shards)} inside shard_map may be shards, which nothing tells",
-                "Pass distribute=Distribution(specs=...) with the PartitionSpecs of the parameters",
+                leaves.call,
+                f"{listed(shards)} inside shard_map or pmap may be shards of a parameter, and JAX "
+                "does not know their shardings",
+                "Pass distribute=Distribution(specs=...) with the PartitionSpecs of the parameters,"
+                " which is Distribution(specs=P()) for replicated ones, as those of pmap are; or "
+                "distribute='off' to repeat the work on every device",
             )
-        specs = tuple(jax.typeof(leaf).sharding.spec for leaf in leaves)
-        return _layout(call, mesh, specs, specs, wish)
+        specs = [jax.typeof(leaf).sharding.spec for leaf in leaves.arrays]
+        return mesh, tuple(zip(specs, specs, strict=True))
 
-    specs = tuple(_spec(each) for each in said)
-    for path, leaf, spec in zip(paths, leaves, specs, strict=True):
-        check_spec(call, path, leaf.shape, spec, mesh.shape, divided=manual)
-        sharding = mesh_axes_in(spec_axes(spec, leaf.ndim)) & set(manual)
+    specs = [_spec(each) for each in given]
+    for path, leaf, spec in zip(leaves.paths, leaves.arrays, specs, strict=True):
+        check_spec(leaves.call, path, leaf.shape, spec, mesh.shape, divided=manual)
+        sharding = axes_in(spec_axes(spec, leaf.ndim)) & set(manual)
         if tracked and sharding != varying_axes(leaf):
             raise refused(
-                call,
+                leaves.call,
                 f"{path!r} varies over {_names(varying_axes(leaf))} inside shard_map, and its spec "
                 f"{spec} shards it over {_names(sharding)}",
                 "Make both agree: average a gradient over the axes that do not shard the parameter",
             )
-    return _layout(call, mesh, specs, specs, wish)
+    return mesh, tuple(zip(specs, specs, strict=True))
 
 
-def _as_said(
-    call: str,
-    paths: Sequence[str],
-    leaves: Sequence[Array],
-    targets: Sequence[Array],
-    said: Sequence[PartitionSpec | NamedSharding],
-    wish: Distribution,
-) -> Layout:
-    """Takes the user's word for what the parameters' shardings are, unless JAX knows better."""
-    mesh = _mesh_of_specs(call, said, wish)
+def _as_given(
+    leaves: _Leaves, given: Sequence[PartitionSpec | NamedSharding], wish: Distribution
+) -> _Found:
+    """Uses the given specs for the parameters, except where JAX knows the sharding of a leaf."""
+    mesh = _mesh_of_specs(leaves.call, given, wish)
     divided = [axis for axis, size in mesh.shape.items() if size > 1]
-    held, wanted = [], []
-    for path, leaf, target, spec in zip(paths, leaves, targets, map(_spec, said), strict=True):
-        check_spec(call, path, leaf.shape, spec, mesh.shape)
-        known, found = known_sharding(leaf), known_sharding(target)
-        lies = found.spec if found else spec
+    specs = []
+    for path, leaf, like, spec in zip(
+        leaves.paths, leaves.arrays, leaves.like, map(_spec, given), strict=True
+    ):
+        check_spec(leaves.call, path, leaf.shape, spec, mesh.shape)
+        comes, known = known_sharding(leaf), known_sharding(like)
+        lies = known.spec if known else spec
         if along(spec_axes(lies, leaf.ndim), divided) != along(spec_axes(spec, leaf.ndim), divided):
             raise refused(
-                call,
+                leaves.call,
                 f"{path!r} lies as {lies}, and its spec says {spec}",
                 "Give the spec that it has, or leave specs out to have it found",
             )
-        held.append(known.spec if known else spec)
-        wanted.append(lies)
-    return _layout(call, mesh, tuple(held), tuple(wanted), wish)
+        specs.append((comes.spec if comes else spec, lies))
+    return mesh, tuple(specs)
 
 
-def _as_found(
-    call: str,
-    paths: Sequence[str],
-    leaves: Sequence[Array],
-    targets: Sequence[Array],
-    wish: Distribution,
-) -> Layout | None:
+def _as_found(leaves: _Leaves) -> _Found:
     """Reads the shardings off the leaves; one that lies on no mesh counts as whole everywhere."""
-    found = [known_sharding(array) for array in [*leaves, *targets]]
-    meshes = {each.mesh.abstract_mesh: each.mesh for each in found if each}
+    arrays = [*leaves.arrays, *leaves.like]
+    meshes = {mesh for mesh in map(mesh_of_type, arrays) if mesh}
     if not meshes:
-        return None
+        # Eager arrays without a mesh lie on one device; traced ones may be placed by in_shardings.
+        around = jax.sharding.get_abstract_mesh()
+        traced = any(isinstance(array, Tracer) for array in arrays)
+        return (around if traced and not around.empty else None), None
     if len(meshes) > 1:
         raise refused(
-            call,
-            f"{listed(paths)} lie on {len(meshes)} different meshes",
+            leaves.call,
+            f"{listed(leaves.paths)} lie on {len(meshes)} different meshes",
             "Put all parameters on one mesh, or pass distribute='off'",
         )
-    specs = tuple(each.spec if each else PartitionSpec() for each in found)
-    (mesh,) = meshes.values()
-    return _layout(call, mesh, specs[: len(leaves)], specs[len(leaves) :], wish)
+    known = [known_sharding(array) for array in arrays]
+    if any(isinstance(a, Tracer) and not each for a, each in zip(arrays, known, strict=True)):
+        (mesh,) = meshes
+        if types_of(mesh) != {AxisType.Explicit}:
+            return mesh, None
+    specs = [each.spec if each else PartitionSpec() for each in known]
+    mesh = next(each.mesh for each in known if each)
+    count = len(leaves.arrays)
+    return mesh, tuple(zip(specs[:count], specs[count:], strict=True))
 
 
-def _left_to_compiler(array: Any) -> bool:
-    return isinstance(array, Tracer) and known_sharding(array) is None
-
-
-def _layout(
-    call: str,
-    mesh: AnyMesh,
-    held: tuple[PartitionSpec, ...],
-    wanted: tuple[PartitionSpec, ...],
-    wish: Distribution,
-) -> Layout:
-    return Layout(call, mesh, held, wanted, shared_axes(call, wish.axes, mesh), wish.wire_dtype)
-
-
-def shared_axes(call: str, axes: Axes | None, mesh: AnyMesh) -> Axes:
-    """The mesh axes along which work is shared: those that the user named, or all."""
+def _shared_axes(call: str, axes: Axes | None, mesh: AnyMesh) -> Axes:
+    """Returns the mesh axes along which work is shared: those that the user named, or all."""
     unknown = [axis for axis in axes or () if axis not in mesh.shape]
     if unknown:
         raise refused(
@@ -246,7 +228,7 @@ def _broadcast_specs(call: str, specs: Any, tree: Any) -> list[PartitionSpec | N
 
 
 def _mismatch(specs: Any, tree: Any) -> str:
-    """Says by paths why specs are no prefix of a tree."""
+    """Names by path why specs are no prefix of a tree."""
     given = [path for path, _ in jax.tree.leaves_with_path(specs, is_leaf=is_spec)]
     paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
 
@@ -261,16 +243,16 @@ def _mismatch(specs: Any, tree: Any) -> str:
 
 
 def _mesh_of_specs(
-    call: str, said: Sequence[PartitionSpec | NamedSharding], wish: Distribution
+    call: str, given: Sequence[PartitionSpec | NamedSharding], wish: Distribution
 ) -> AnyMesh:
     around = jax.sharding.get_abstract_mesh()
-    meshes = {each.mesh for each in said if isinstance(each, NamedSharding)}
+    meshes = {each.mesh for each in given if isinstance(each, NamedSharding)}
     meshes |= {wish.mesh} if wish.mesh is not None else set()
     meshes = meshes or ({around} if not around.empty else set())
     if len(meshes) != 1:
         raise refused(
             call,
-            f"Distribution(specs=...) speaks of {len(meshes) or 'no'} meshes",
+            f"Distribution(specs=...) names {len(meshes) or 'no'} meshes",
             "Give its mesh as Distribution(mesh, specs), or one by jax.set_mesh",
         )
     return meshes.pop()

@@ -1,62 +1,111 @@
-"""Runs the exchange of shards wherever an update is traced: under jit, in a shard_map, eagerly."""
+"""Orthogonalises sharded leaves wherever an update is traced: in jit, in a shard_map, eagerly."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from muon_jax._checks import listed, refused
 from muon_jax._types import Solve
-from muon_jax.mesh._exchange import exchange_shards
-from muon_jax.mesh._layout import CompilerLayout, Layout
-from muon_jax.mesh._ownership import Cost, ShardedLeaf, group_size
-from muon_jax.mesh._partitioning import solve_where_compiled
+from muon_jax.mesh._constraints import solve_by_constraints
+from muon_jax.mesh._exchange import ShardedLeaf, exchange_shards
+from muon_jax.mesh._layout import Layout
+from muon_jax.mesh._slots import Cost
 from muon_jax.mesh._specs import (
     along,
     axes_of_type,
-    explicit_axes,
+    group_size,
     known_sharding,
     manual_axes,
+    mesh_of_type,
     partition_spec,
     spec_axes,
     tracks_varying,
+    with_explicit_as_auto,
 )
+from muon_jax.mesh._stacks import WireDtype
 from muon_jax.views._matrix_axes import MatrixAxes
 
 
 def solve_on_mesh(
-    leaves: Sequence[Array],
-    views: Sequence[MatrixAxes | None],
-    layout: Layout | CompilerLayout,
+    paths: Sequence[str],
+    arrays: Sequence[Array],
+    views: Sequence[MatrixAxes],
+    like: Sequence[Array],
+    layout: Layout,
+    *,
     solve: Solve,
     cost: Cost,
+    operands: Callable[[str], WireDtype],
 ) -> list[Array]:
-    """Orthogonalises the leaves that have a view, every matrix on one device.
+    """Orthogonalises leaves of a mesh, every matrix on one device.
 
     Args:
-      leaves: all leaves of an update.
-      views: of every leaf in order; a leaf without one passes through.
-      layout: where the leaves with a view lie, from `resolve_layout`.
-      solve: orthogonalises batches of whole matrices, of any shapes, each in its place.
-      cost: the work of one matrix of (rows, cols), by which it is shared evenly.
-
-    Returns:
-      The leaves in the same order, shapes and dtypes, with the shardings that the layout wants.
+      paths: of the leaves.
+      arrays: the leaves.
+      views: how each leaf is a batch of matrices.
+      like: arrays whose shardings the results take where the layout knows none.
+      layout: where the leaves lie, from `resolve_layout`.
+      solve: orthogonalises batches of matrices of any shapes.
+      cost: the work of one matrix, by which matrices are spread over devices.
+      operands: from a platform and (rows, cols) to the dtype to which the orthogonalizer rounds its
+        input, which may as well travel in it; or None.
     """
-    done = list(leaves)
-    places = [place for place, view in enumerate(views) if view is not None]
-    arrays = [leaves[place] for place in places]
-    matrix_axes = [view for view in views if view is not None]
-    if isinstance(layout, CompilerLayout):
-        results = solve_where_compiled(arrays, matrix_axes, layout, solve, cost)
-    else:
-        results = _solve_where_known(arrays, matrix_axes, layout, solve, cost)
-    for place, result in zip(places, results, strict=True):
-        done[place] = result
-    return done
+    wire_dtype = _wire_dtype(layout, operands)
+    if layout.specs is not None:
+        return _solve_where_known(arrays, views, layout, solve, cost, wire_dtype)
+
+    def plain(arrays: list[Array], like: list[Array]) -> list[Array]:
+        meshes = filter(None, map(mesh_of_type, [*arrays, *like]))
+        return solve_by_constraints(
+            paths,
+            arrays,
+            views,
+            like,
+            mesh=next(meshes, layout.mesh.abstract_mesh),
+            share=layout.share,
+            solve=solve,
+            cost=cost,
+            wire_dtype=wire_dtype,
+        )
+
+    @custom_vmap
+    def with_vmap(arrays: list[Array], like: list[Array]) -> list[Array]:
+        return with_explicit_as_auto(plain, like)(arrays, like)
+
+    @with_vmap.def_vmap
+    def _(size, batched, arrays, like):
+        """An axis that vmap adds is one more batch axis, which devices share too."""
+        arrays, like = jax.tree.map(
+            lambda array, has: array if has else jnp.broadcast_to(array, (size, *array.shape)),
+            (arrays, like),
+            tuple(batched),
+        )
+        stacked = [view.below_an_axis() for view in views]
+        ways = {"solve": solve, "cost": cost, "operands": operands}
+        return solve_on_mesh(paths, arrays, stacked, like, layout, **ways), [True] * len(arrays)
+
+    @jax.custom_jvp
+    def run(arrays: list[Array], like: list[Array]) -> list[Array]:
+        return with_vmap(arrays, like)
+
+    @run.defjvp
+    def _(primals, tangents):
+        return jax.jvp(with_explicit_as_auto(plain, primals[1]), primals, tangents)
+
+    return run(list(arrays), list(like))
+
+
+def _wire_dtype(layout: Layout, operands: Callable[[str], WireDtype]) -> WireDtype:
+    """Returns what the user asks for or, on the platform of the mesh, what loses nothing."""
+    if layout.wire_dtype is not None:
+        return lambda rows, cols: layout.wire_dtype
+    device = layout.mesh.abstract_mesh.abstract_device
+    return operands(device.platform) if device else lambda rows, cols: None
 
 
 def _solve_where_known(
@@ -65,33 +114,28 @@ def _solve_where_known(
     layout: Layout,
     solve: Solve,
     cost: Cost,
+    wire_dtype: WireDtype,
 ) -> list[Array]:
     """Enters a shard_map over the mesh axes that the surrounding one, if any, leaves open."""
     sizes = dict(layout.mesh.shape)
     manual = manual_axes()
     entered = [axis for axis in sizes if axis not in manual]
-    # A mesh axis of one device shards nothing, but the types inside a shard_map tell of it too.
+    # A mesh axis of one device shards nothing, but the types inside a shard_map name it too.
     divided = [axis for axis in sizes if sizes[axis] > 1 or axis in manual]
 
     leaves = []
-    for array, view, held, wanted in zip(arrays, views, layout.held, layout.wanted, strict=True):
-        as_held, as_wanted = spec_axes(held, array.ndim), spec_axes(wanted, array.ndim)
-        shape = (
+    for array, view, specs in zip(arrays, views, layout.specs or (), strict=True):
+        in_spec, out_spec = (spec_axes(spec, array.ndim) for spec in specs)
+        shape = tuple(
             size * group_size(set(axes) & set(manual), sizes)
-            for size, axes in zip(array.shape, as_held, strict=True)
+            for size, axes in zip(array.shape, in_spec, strict=True)
         )
-        leaf = ShardedLeaf(
-            tuple(shape),
-            array.dtype.name,
-            view,
-            along(as_held, divided),
-            along(as_wanted, divided),
-        )
-        leaves.append(leaf)
-    settled = [leaf.settled() for leaf in leaves]
+        ways = along(in_spec, divided), along(out_spec, divided)
+        leaves.append(ShardedLeaf(shape, array.dtype.name, view, *ways))
+    feasible = [leaf.feasible(sizes) for leaf in leaves]
 
-    def body(shards: Sequence[Array], lot: Array) -> list[Array]:
-        del lot
+    def body(shards: Sequence[Array], probe: Array) -> list[Array]:
+        del probe
         withheld = set(sizes) - set(manual_axes())
         if withheld:
             raise refused(
@@ -101,57 +145,58 @@ def _solve_where_known(
             )
         return exchange_shards(
             shards,
-            settled,
+            feasible,
             sizes,
             share=set(layout.share) & set(divided),
             solve=solve,
             cost=cost,
-            wire_dtype=layout.wire_dtype,
+            wire_dtype=wire_dtype,
         )
 
-    # Nothing in the body would tell that members of a vmap lie spread along an axis, by its
-    # spmd_axis_name, but JAX refuses what is sharded along that axis: a lot for every device.
-    drawn = tuple(axis for axis in axes_of_type(layout.mesh, AxisType.Auto) if axis in layout.share)
-    lots = jnp.zeros(group_size(drawn, sizes))
+    # JAX does not tell the body that vmap spreads members along a mesh axis by its spmd_axis_name.
+    # It rejects the combination with an operand that is sharded along that axis: hence the probe.
+    shared = tuple(
+        axis for axis in axes_of_type(layout.mesh, AxisType.Auto) if axis in layout.share
+    )
+    probe = jnp.zeros(group_size(shared, sizes))
     if not entered:
-        return body(arrays, lots)
+        return body(arrays, probe)
     sources = [
-        held if leaf == same else wanted
-        for leaf, same, held, wanted in zip(
-            leaves, settled, layout.held, layout.wanted, strict=True
-        )
+        specs[0] if leaf == same else specs[1]
+        for leaf, same, specs in zip(leaves, feasible, layout.specs or (), strict=True)
     ]
+    targets = [out_spec for _, out_spec in layout.specs or ()]
     in_specs, out_specs = (
         [
             partition_spec(along(spec_axes(spec, array.ndim), entered))
             for array, spec in zip(arrays, specs, strict=True)
         ]
-        for specs in (sources, layout.wanted)
+        for specs in (sources, targets)
     )
     where: dict[str, Any] = {"axis_names": set(entered)} if manual else {"mesh": layout.mesh}
     on_every_device = jax.shard_map(
         body,
-        in_specs=(in_specs, partition_spec((drawn,))),
+        in_specs=(in_specs, partition_spec((shared,))),
         out_specs=out_specs,
         check_vma=bool(manual) and tracks_varying(manual),
         **where,
     )
     try:
-        return on_every_device([*map(_moved, arrays, sources)], lots)
+        return on_every_device([*map(_resharded, arrays, sources)], probe)
     except ValueError as error:
         if "spmd_axis_name" not in str(error):
             raise
         raise refused(
             layout.call,
             "vmap spreads its members by spmd_axis_name along one of the mesh axes along which "
-            f"work is shared, {listed(map(repr, drawn))}",
+            f"work is shared, {listed(map(repr, shared))}",
             "Name the others alone: Distribution(mesh, specs, axes=...)",
         ) from error
 
 
-def _moved(array: Array, spec: PartitionSpec) -> Array:
+def _resharded(array: Array, spec: PartitionSpec) -> Array:
     """Reshards an array of an Explicit mesh, which a shard_map does not do by itself."""
     known = known_sharding(array)
-    if known is None or not explicit_axes(known.mesh) or known.spec == spec:
+    if known is None or not axes_of_type(known.mesh, AxisType.Explicit) or known.spec == spec:
         return array
     return jax.reshard(array, NamedSharding(known.mesh, spec))

@@ -1,6 +1,7 @@
 """Reads what JAX knows about the sharding of an array, and checks what a user says about it."""
 
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -10,9 +11,17 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jaxtyping import Array
 
 from muon_jax._checks import refused
-from muon_jax.mesh._ownership import Axes, MeshShape, Spec, group_size
 
 AnyMesh: TypeAlias = Mesh | AbstractMesh
+
+Axes: TypeAlias = tuple[str, ...]
+"""Names of mesh axes, the major one first."""
+
+Spec: TypeAlias = tuple[Axes, ...]
+"""For every axis of an array, the mesh axes that shard it."""
+
+MeshShape: TypeAlias = Mapping[str, int]
+"""The size of every mesh axis, in the order of the mesh."""
 
 
 def spec_axes(spec: PartitionSpec, ndim: int) -> Spec:
@@ -25,12 +34,28 @@ def spec_axes(spec: PartitionSpec, ndim: int) -> Spec:
 
 
 def partition_spec(spec: Spec) -> PartitionSpec:
+    """Writes a Spec as a PartitionSpec."""
     return PartitionSpec(*(axes or None for axes in spec))
 
 
-def along(spec: Spec, axes: Sequence[str]) -> Spec:
-    """Leaves only some mesh axes in a spec."""
-    return tuple(tuple(axis for axis in sharding if axis in axes) for sharding in spec)
+def along(spec: Spec, axes: Collection[str]) -> Spec:
+    """Keeps only these mesh axes of a spec."""
+    return tuple(tuple(axis for axis in entry if axis in axes) for entry in spec)
+
+
+def axes_in(spec: Spec) -> set[str]:
+    """Returns all mesh axes of a spec."""
+    return {axis for entry in spec for axis in entry}
+
+
+def group_size(axes: Collection[str], mesh: MeshShape) -> int:
+    """Counts the devices along some mesh axes."""
+    return math.prod(mesh[axis] for axis in axes)
+
+
+def shard_shape(shape: Sequence[int], spec: Spec, mesh: MeshShape) -> tuple[int, ...]:
+    """Returns the shape of what one device holds of an array."""
+    return tuple(n // group_size(axes, mesh) for n, axes in zip(shape, spec, strict=True))
 
 
 def replicated(array: Array) -> Array:
@@ -42,10 +67,10 @@ def replicated(array: Array) -> Array:
 
 
 def known_sharding(array: Any) -> NamedSharding | None:
-    """The mesh and spec of an array as far as they are known while tracing.
+    """Returns the mesh and spec of an array as far as they are known while tracing.
 
-    An array that is there has its sharding; one that is traced has it in its type where the mesh is
-    Explicit. What becomes of a traced array along Auto axes only the compiler will know.
+    A concrete array has a sharding; a traced one has it in its type where the mesh is Explicit. On
+    Auto axes the type names the mesh alone, see `mesh_of_type`.
     """
     if not isinstance(array, Tracer):
         sharding = getattr(array, "sharding", None)
@@ -54,19 +79,23 @@ def known_sharding(array: Any) -> NamedSharding | None:
     return sharding if types_of(sharding.mesh) == {AxisType.Explicit} else None
 
 
+def mesh_of_type(array: Any) -> AbstractMesh | None:
+    """Returns the mesh that an array lies on, which is in its type on Auto axes as well."""
+    known = known_sharding(array)
+    mesh = known.mesh.abstract_mesh if known else jax.typeof(array).sharding.mesh
+    return None if mesh.empty else mesh
+
+
 def types_of(mesh: AnyMesh) -> set[AxisType]:
-    """The types of the mesh axes along which there is more than one device."""
+    """Returns the types of the mesh axes along which there is more than one device."""
     pairs = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return {kind for axis, kind in pairs if mesh.shape[axis] > 1}
 
 
 def axes_of_type(mesh: AnyMesh, wanted: AxisType) -> Axes:
+    """Returns the mesh axes of one type."""
     pairs = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return tuple(axis for axis, kind in pairs if kind == wanted)
-
-
-def explicit_axes(mesh: AnyMesh) -> Axes:
-    return axes_of_type(mesh, AxisType.Explicit)
 
 
 def with_explicit_as_auto(
@@ -74,28 +103,29 @@ def with_explicit_as_auto(
 ) -> Callable[..., list[Array]]:
     """Lets a function compute on Explicit axes as on Auto ones; its results lie as `like` does."""
     types = [jax.typeof(array).sharding for array in like]
-    mesh = next((kind.mesh for kind in types if explicit_axes(kind.mesh)), None)
+    mesh = next((t.mesh for t in types if axes_of_type(t.mesh, AxisType.Explicit)), None)
     if mesh is None:
         return function
-    # What lies on no mesh counts as whole on every device.
-    types = [NamedSharding(mesh, PartitionSpec()) if kind.mesh.empty else kind for kind in types]
-    as_auto: Any = jax.sharding.auto_axes(function, axes=explicit_axes(mesh), out_sharding=types)
+    # An array that lies on no mesh counts as whole on every device.
+    types = [NamedSharding(mesh, PartitionSpec()) if t.mesh.empty else t for t in types]
+    explicit = axes_of_type(mesh, AxisType.Explicit)
+    as_auto: Any = jax.sharding.auto_axes(function, axes=explicit, out_sharding=types)
     return as_auto
 
 
 def manual_axes() -> Axes:
-    """The mesh axes of the shard_map (or pmap) that is being traced."""
+    """Returns the mesh axes of the shard_map or pmap that is being traced."""
     return tuple(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def varying_axes(array: Array) -> frozenset[str]:
-    """The manual mesh axes along which devices may hold different values, if JAX keeps track."""
+    """Returns the manual mesh axes along which devices may hold different values, if tracked."""
     kind: Any = jax.typeof(array)
     return kind.mat.varying
 
 
 def tracks_varying(axes: Axes) -> bool:
-    """Whether JAX keeps track: not under `check_vma=False`, in a pmap or in custom partitioning."""
+    """Returns whether JAX tracks varying axes: not under `check_vma=False`, nor in a pmap."""
     return bool(varying_axes(lax.axis_index(axes)))
 
 
@@ -107,7 +137,7 @@ def check_spec(
     mesh: MeshShape,
     divided: Collection[str] = (),
 ) -> None:
-    """Refuses a spec under which a leaf cannot lie on the mesh.
+    """Raises ValueError for a spec under which a leaf cannot lie on the mesh.
 
     Args:
       divided: mesh axes over which `shape` is divided already.

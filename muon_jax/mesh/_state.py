@@ -11,11 +11,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from muon_jax._checks import invalid, path_name
-from muon_jax.mesh._ownership import group_size
 from muon_jax.mesh._specs import (
     along,
     axes_of_type,
     check_spec,
+    group_size,
     known_sharding,
     manual_axes,
     partition_spec,

@@ -12,16 +12,16 @@ from muon_jax import _checks
 from muon_jax._types import Matrices, Orthogonalizer, ShapeScale, Solve
 from muon_jax.mesh._distribution import Distribute, check_distribute
 from muon_jax.mesh._layout import resolve_layout
-from muon_jax.mesh._ownership import quintic_flops
-from muon_jax.mesh._packing import solve_leaves
+from muon_jax.mesh._notice import warn_if_distributed
 from muon_jax.mesh._run import solve_on_mesh
+from muon_jax.mesh._slots import quintic_flops
 from muon_jax.mesh._specs import with_explicit_as_auto
 from muon_jax.polar._batching import orthogonalize_all
 from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.routing._route import matrix_axes
 from muon_jax.transforms._scale import check_scale, scaler
 from muon_jax.trees._paths import chosen_by_leaf, named_leaves
-from muon_jax.views._matrix_axes import MatrixAxes
+from muon_jax.views._matrix_axes import MatrixAxes, solve_leaves
 
 Tree = TypeVar("Tree")
 AxesLike: TypeAlias = MatrixAxes | Any | Callable[[Any], Any] | None
@@ -109,12 +109,36 @@ def tree_solver(
 
     def solve_tree(tree: Any, views: Sequence[MatrixAxes | None], like: Any) -> Any:
         leaves, treedef = jax.tree.flatten(tree)
+        views = [view if leaf.size else None for leaf, view in zip(leaves, views, strict=True)]
         layout = resolve_layout(call, tree, views, distribute, like)
         if layout is None:
+            if distribute != "off" and leaves:
+                leaves = [warn_if_distributed(leaves[0], call), *leaves[1:]]
             return treedef.unflatten(_solve_here(leaves, views, solve, jax.tree.leaves(like)))
-        return treedef.unflatten(solve_on_mesh(leaves, views, layout, solve, cost))
+        done = list(leaves)
+        places = [place for place, view in enumerate(views) if view is not None]
+        paths, wanted = [path for path, _ in named_leaves(tree)], jax.tree.leaves(like)
+        results = solve_on_mesh(
+            [paths[place] for place in places],
+            [leaves[place] for place in places],
+            [view for view in views if view is not None],
+            [wanted[place] for place in places],
+            layout,
+            solve=solve,
+            cost=cost,
+            operands=functools.partial(_operands, polar),
+        )
+        for place, result in zip(places, results, strict=True):
+            done[place] = result
+        return treedef.unflatten(done)
 
     return solve_tree
+
+
+def _operands(polar: Orthogonalizer, platform: str) -> Callable[[int, int], str | None]:
+    """Returns the dtype to which an orthogonalizer rounds matrices on a platform, if it does."""
+    on = getattr(polar, "on", None)
+    return on(platform).operands if on else lambda rows, cols: None
 
 
 def _solve_here(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from muon_jax._checks import check_choice, check_positive_int, invalid, refused
-from muon_jax._types import Matrices
+from muon_jax._types import Matrices, Solve
 
 Shape: TypeAlias = tuple[int, ...]
 MatricesShape: TypeAlias = tuple[int, int, int]
@@ -172,6 +172,14 @@ class MatrixAxes:
         split = self.split.parts if plain and self.split else self.split
         return f"MatrixAxes(rows={rows}, cols={cols}{'' if split is None else f', split={split}'})"
 
+    def below_an_axis(self) -> "MatrixAxes":
+        """Returns the view of a weight that has one more axis in front."""
+        rows, cols = (
+            tuple(axis if axis < 0 else axis + 1 for axis in axes)
+            for axes in (self.rows, self.cols)
+        )
+        return MatrixAxes(rows, cols, self.split)
+
     def check(self, shape: Shape, *, call: str, path: str = "") -> None:
         """Raises ValueError where the view does not fit `shape`, naming `call` and `path`."""
         what = f"{self!r} does not fit {repr(path) + ' of ' if path else ''}shape {shape}"
@@ -195,6 +203,10 @@ class MatrixAxes:
                     f"{what}: its {self.split.of} are {size} wide",
                     "Give a split whose parts fill that width exactly",
                 )
+
+    def batch_axes(self, ndim: int) -> Shape:
+        """Lists the axes of a weight of this rank that are neither inputs nor outputs."""
+        return self._groups(ndim)[0]
 
     def matrix_shapes(self, shape: Shape) -> tuple[MatricesShape, ...]:
         """Lists the (batch, rows, cols) of every array that `to_matrices` makes of this shape."""
@@ -236,6 +248,23 @@ class MatrixAxes:
             math.prod(shape[axis] for axis in group) for group in self._groups(len(shape))
         )
         return batch, rows, cols
+
+
+def solve_leaves(leaves: Sequence[Array], views: Sequence[MatrixAxes], solve: Solve) -> list[Array]:
+    """Orthogonalises leaves of any shapes, all in one call of `solve`."""
+    parts = [view.to_matrices(leaf) for view, leaf in zip(views, leaves, strict=True)]
+    solved = iter(solve([part for group in parts for part in group]))
+    return [
+        view.from_matrices([next(solved) for _ in group], leaf.shape).astype(leaf.dtype)
+        for view, leaf, group in zip(views, leaves, parts, strict=True)
+    ]
+
+
+def solve_batches(
+    batches: Sequence[Array], views: Sequence[MatrixAxes], solve: Solve
+) -> list[Array]:
+    """Orthogonalises batches of leaves, which `views` describe without the batch axis in front."""
+    return solve_leaves(batches, [view.below_an_axis() for view in views], solve)
 
 
 def _axis_group(argument: str, axes: int | Sequence[int]) -> tuple[int, ...]:

@@ -10,9 +10,7 @@ import optax
 import pytest
 import rich.console
 from architectures import ARCHITECTURES
-from jax.sharding import AbstractMesh
-from jax.sharding import PartitionSpec as P
-from routes import array, tree_of
+from routes import tree_of
 
 from muon_jax.explain._explain import explain
 from muon_jax.optimizers._muon import muon
@@ -200,51 +198,3 @@ def test_every_leaf_of_an_architecture_is_told(name):
     assert sum(explanation.parameters.values()) == sum(
         int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params)
     )
-
-
-def placed(shape, spec, mesh):
-    return array(*shape, sharding=jax.NamedSharding(mesh, spec))
-
-
-def test_every_matrix_on_a_mesh_has_an_owner():
-    mesh = AbstractMesh((2, 4), ("replica", "fsdp"))
-    kernel, norm = placed((64, 256), P("fsdp"), mesh), placed((64,), P(), mesh)
-    layers = {f"layer_{i}": {"up": {"kernel": kernel}, "norm": {"scale": norm}} for i in range(8)}
-    explained = explain(layers)
-    owners = [leaf.owners for leaf in explained.leaves if leaf.label == "muon"]
-    assert sorted(owners) == [(device,) for device in range(8)]
-    assert all(leaf.owners == () for leaf in explained.leaves if leaf.label == "adamw")
-    assert "0-7" in str(explained)
-
-
-@pytest.mark.parametrize(
-    ("spec", "owners"),
-    [
-        (P("fsdp"), range(8)),  # eight experts, two at each place along fsdp, one on each replica
-        (P(("replica", "fsdp")), range(8)),  # where they are
-        (P(None, "fsdp"), range(8)),
-    ],
-)
-def test_experts_are_owned_by_all_whichever_way_they_are_sharded(spec, owners):
-    mesh = AbstractMesh((2, 4), ("replica", "fsdp"))
-    experts = {"experts": {"up": placed((8, 64, 256), spec, mesh)}}
-    assert explain(experts).leaves[0].owners == tuple(owners)
-
-
-@pytest.mark.parametrize(
-    ("spec", "owners"),
-    [
-        (P("data"), (0, 1, 3, 4)),  # two layers on either half, each half owned by two of its three
-        (P(), (0, 1, 2, 3)),
-    ],
-)
-def test_layers_are_owned_where_they_lie(spec, owners):
-    mesh = AbstractMesh((2, 3), ("data", "fsdp"))
-    layers = {"layers": {"up": {"kernel": placed((4, 8, 8), spec, mesh)}}}
-    assert explain(layers).leaves[0].owners == owners
-
-
-def test_off_a_mesh_nobody_is_an_owner():
-    table = explain({"up": {"kernel": jax.ShapeDtypeStruct((64, 256), "float32")}})
-    assert table.leaves[0].owners == ()
-    assert "owners" not in str(table)

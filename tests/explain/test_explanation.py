@@ -4,7 +4,7 @@ import pytest
 from routes import tree_of
 
 from muon_jax import MatrixAxes, Rule, Split, explain
-from muon_jax.explain._explanation import _binary, _decimal, _ranges
+from muon_jax.explain._explanation import _binary, _decimal
 
 PARAMS = tree_of(
     {
@@ -119,8 +119,3 @@ def test_counts_have_three_digits_and_a_unit(value, decimal):
 )
 def test_bytes_have_units_of_1024(value, binary):
     assert _binary(value) == binary
-
-
-def test_neighbours_are_a_range():
-    assert _ranges([0, 1, 2, 4, 6, 7]) == "0-2, 4, 6-7"
-    assert _ranges([]) == ""

@@ -23,11 +23,10 @@ MESH = jax.make_mesh((1,), ("data",))
             "specs='fsdp'): give a tree of PartitionSpec or NamedSharding",
         ),
         ({"axes": (1,)}, TypeError, "axes=(1,)): give the names of mesh axes"),
-        ({"wire_dtype": "float16"}, ValueError, "wire_dtype='float16'): give jnp.bfloat16 or None"),
         (
-            {"wire_dtype": jnp.float32},
+            {"wire_dtype": "float16"},
             ValueError,
-            f"wire_dtype={jnp.float32!r}): give jnp.bfloat16 or None",
+            "wire_dtype='float16'): give jnp.bfloat16, jnp.float32 or None",
         ),
         ({"mesh": MESH}, ValueError, f"mesh={MESH!r}): give specs with it, or neither"),
     ],
@@ -56,3 +55,20 @@ def test_distribute_is_a_word_or_a_distribution(distribute):
 @pytest.mark.parametrize("distribute", ["auto", "off", Distribution()])
 def test_words_and_distributions_pass(distribute):
     check_distribute("scale_by_muon", distribute)
+
+
+def test_a_distribution_is_read_off_arrays_and_their_shapes():
+    sharding = NamedSharding(MESH, P("data"))
+    kernel = jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=sharding)
+    params = {"kernel": kernel, "norm": jax.device_put(jnp.ones(4), NamedSharding(MESH, P()))}
+    specs = {"kernel": P("data"), "norm": P()}
+    assert Distribution.like(params) == Distribution(MESH, specs)
+    assert Distribution.like(params, axes="data").axes == ("data",)
+    beside = {**params, "scale": jnp.ones(3)}
+    assert Distribution.like(beside).specs == {**specs, "scale": P()}
+
+
+def test_parameters_on_no_mesh_have_no_distribution():
+    words = "muon_jax.Distribution.like: the parameters lie on no meshes. Put all of them on one"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Distribution.like({"kernel": jnp.ones((2, 2))})

@@ -1,0 +1,196 @@
+"""Moves stacks of matrices to their owners by sharding constraints, where the mesh alone is known.
+
+Under `jit` the type of an array on Auto axes names its mesh but not its sharding. Leaves of one
+shape are stacked, and constraints move the batch axis of the stack onto the mesh, one mesh axis at
+a time, leaving the other axes open: the compiler turns each into one collective, or none. In one
+jump it would gather whole stacks.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from muon_jax._types import Solve
+from muon_jax.mesh._barrier import propagating
+from muon_jax.mesh._slots import Cost, Slots, plan_slots, solve_slots
+from muon_jax.mesh._specs import Axes, group_size
+from muon_jax.mesh._stacks import Leaf, WireDtype, as_batches, as_leaves
+from muon_jax.views._matrix_axes import MatrixAxes
+
+_OPEN = PartitionSpec.UNCONSTRAINED
+
+_AXES_OF_BATCHES = frozenset({"expert", "experts", "ep", "layer", "layers", "stage", "pipe", "pp"})
+"""Usual names of mesh axes that shard experts or layers, whose matrices stay where they are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stack:
+    """Leaves that travel together, and the devices that own their matrices.
+
+    Attributes:
+      leaf: any of them.
+      members: their positions among all leaves.
+      slots: the plan of the owners.
+      mesh: the mesh of the leaves.
+      share: the mesh axes that number the owners.
+    """
+
+    leaf: Leaf
+    members: tuple[int, ...]
+    slots: Slots
+    mesh: AbstractMesh
+    share: Axes
+
+    @property
+    def place(self) -> int:
+        """The axis of the stack that is spread over the owners."""
+        axis = _even_axis(self.leaf, len(self.slots.counts))
+        return 0 if axis is None else axis + 1
+
+    @property
+    def spec(self) -> PartitionSpec:
+        """How the stack lies while it is worked on."""
+        return PartitionSpec(*(None,) * self.place, self.share or None)
+
+    def to_owners(self, leaves: Sequence[Array], dtype: str) -> Array:
+        """Stacks the leaves and moves every matrix to its owner."""
+        stack = jnp.stack([leaves[member].astype(dtype) for member in self.members])
+        if not self.place:
+            stack = self.slots.pad(as_batches(stack, self.leaf.batch_axes))
+
+        stack = propagating(stack, "forward")
+        for count in range(1, len(self.share)):
+            stack = self._constrained(stack, self.share[:count], _OPEN)
+        return self._constrained(stack, self.share, None)
+
+    def from_owners(self, stack: Array) -> Array:
+        """Moves results back; returns them as a stack of leaves."""
+
+        # Single leaves are cut out of the first axis, which must be whole for that.
+        for count in reversed(range(self.place > 0, len(self.share))):
+            stack = self._constrained(stack, self.share[:count], _OPEN)
+        stack = propagating(stack, "backward")
+        if self.place:
+            return stack
+        shape = (len(self.members), *self.leaf.shape)
+        return as_leaves(self.slots.unpad(stack), shape, self.leaf.batch_axes)
+
+    def batches(self, stack: Array) -> Array:
+        """Lays out what one device holds as (matrices, *one leaf without a batch)."""
+        return as_batches(stack, self.leaf.batch_axes) if self.place else stack
+
+    def _constrained(self, stack: Array, axes: Axes, others: Any) -> Array:
+        spec = [others] * stack.ndim
+        spec[self.place] = axes or None
+        return lax.with_sharding_constraint(stack, NamedSharding(self.mesh, PartitionSpec(*spec)))
+
+
+def solve_by_constraints(
+    paths: Sequence[str],
+    leaves: Sequence[Array],
+    views: Sequence[MatrixAxes],
+    like: Sequence[Array],
+    *,
+    mesh: AbstractMesh,
+    share: Axes,
+    solve: Solve,
+    cost: Cost,
+    wire_dtype: WireDtype,
+) -> list[Array]:
+    """Orthogonalises leaves on Auto axes.
+
+    Args:
+      paths: of the leaves, by which layers of one kind are recognised.
+      leaves: the leaves.
+      views: how each leaf is a batch of matrices.
+      like: arrays whose shardings the results take.
+      mesh: the mesh of their types.
+      share: the mesh axes along which devices take over work from each other.
+      solve: orthogonalises batches of matrices of any shapes.
+      cost: the work of one matrix, by which stacks are spread over devices.
+      wire_dtype: from (rows, cols) to a narrower dtype for communication, or None.
+    """
+    devices = group_size(share, mesh.shape)
+    gathered = _gathered(paths, leaves, views, devices)
+    counts = [leaf.batch * len(members) for leaf, members in gathered]
+    costs = [leaf.cost(cost) for leaf, _ in gathered]
+    uneven = [i for i, (leaf, _) in enumerate(gathered) if _even_axis(leaf, devices) is None]
+    slots = [Slots((count // devices,) * devices) for count in counts]
+    planned = plan_slots([counts[i] for i in uneven], [costs[i] for i in uneven], devices)
+    for place, each in zip(uneven, planned, strict=True):
+        slots[place] = each
+    stacks = [
+        _Stack(leaf, tuple(members), each, mesh, _ordered(share, leaf))
+        for (leaf, members), each in zip(gathered, slots, strict=True)
+    ]
+
+    def work(arrays: list[Array]) -> list[Array]:
+        batches = [stack.batches(array) for stack, array in zip(stacks, arrays, strict=True)]
+        leaf_views = [stack.leaf.view for stack in stacks]
+        solved = solve_slots(batches, leaf_views, slots, [each.share for each in stacks], solve)
+        return [
+            as_leaves(each, array.shape, stack.leaf.batch_axes) if stack.place else each
+            for stack, each, array in zip(stacks, solved, arrays, strict=True)
+        ]
+
+    specs = [stack.spec for stack in stacks]
+    at_owners = [stack.to_owners(leaves, stack.leaf.travels_in(wire_dtype)) for stack in stacks]
+    solved = jax.shard_map(work, mesh=mesh, in_specs=(specs,), out_specs=specs, check_vma=False)(
+        at_owners
+    )
+    done: dict[int, Array] = {}
+    for stack, result in zip(stacks, solved, strict=True):
+        done |= dict(zip(stack.members, stack.from_owners(result), strict=True))
+    return [
+        _lying_like(done[place].astype(leaf.dtype), array)
+        for place, (leaf, array) in enumerate(zip(leaves, like, strict=True))
+    ]
+
+
+def _gathered(
+    paths: Sequence[str], leaves: Sequence[Array], views: Sequence[MatrixAxes], devices: int
+) -> list[tuple[Leaf, list[int]]]:
+    """Gathers leaves that travel together.
+
+    Layers of one kind, whose paths differ in numbers alone, are most likely sharded alike, so that
+    their stack moves with the fewest collectives. Where they do not fill the devices evenly, all
+    leaves of their shape share a stack, which has less padding.
+    """
+    by_kind: dict[tuple[Leaf, str], list[int]] = {}
+    for place, (path, leaf, view) in enumerate(zip(paths, leaves, views, strict=True)):
+        key = Leaf(tuple(leaf.shape), leaf.dtype.name, view), re.sub(r"\d+", "#", path)
+        by_kind.setdefault(key, []).append(place)
+    stacks: dict[tuple[Leaf, str], list[int]] = {}
+    for (leaf, kind), members in by_kind.items():
+        even = _even_axis(leaf, devices) is not None or len(members) * leaf.batch % devices == 0
+        stacks.setdefault((leaf, kind if even else ""), []).extend(members)
+    return [(leaf, members) for (leaf, _), members in stacks.items()]
+
+
+def _ordered(share: Axes, leaf: Leaf) -> Axes:
+    """Puts the mesh axes first that by convention shard a batch of experts or layers."""
+    if not leaf.batch_axes:
+        return share
+    return tuple(sorted(share, key=lambda axis: axis not in _AXES_OF_BATCHES))
+
+
+def _even_axis(leaf: Leaf, devices: int) -> int | None:
+    """Returns the batch axis whose entries fill the devices evenly, if there is one."""
+    return next((axis for axis in leaf.batch_axes if leaf.shape[axis] % devices == 0), None)
+
+
+def _lying_like(result: Array, like: Array) -> Array:
+    """Gives a result the sharding of another array.
+
+    Nothing but an operation with both operands ties unknown shardings: a choice that is never
+    made, behind a barrier so that no compiler can know.
+    """
+    never = lax.optimization_barrier(jnp.zeros((), bool))
+    return lax.select(never, like.astype(result.dtype), result)

@@ -1,0 +1,38 @@
+"""Warns where a program runs on several devices and nothing says how its matrices are sharded.
+
+Inputs that `in_shardings` alone places have no mesh in their types. How many devices a program has
+is known only when it is lowered.
+"""
+
+import warnings
+from typing import Any
+
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
+
+
+def warn_if_distributed(array: Array, call: str) -> Array:
+    """Returns the array; warns in the name of `call` when a program of several devices has it."""
+    return _noticed.bind(array, call=call)
+
+
+def _lowered(context: Any, operand: Any, *, call: str) -> list[Any]:
+    devices = getattr(context.module_context.axis_context, "num_devices", 1)
+    if devices > 1:
+        warnings.warn(
+            f"muon_jax.{call}: this program has {devices} devices, and the types of its inputs "
+            "name no mesh, so that XLA may repeat the orthogonalisation on every device. Put the "
+            "parameters on the mesh with jax.device_put, or compile inside jax.set_mesh(mesh), or "
+            "pass distribute=Distribution.like(params); distribute='off' silences this.",
+            stacklevel=2,
+        )
+    return [operand]
+
+
+_noticed = Primitive("muon_jax_notice")
+_noticed.def_impl(lambda array, *, call: array)
+_noticed.def_abstract_eval(lambda array, *, call: array)
+mlir.register_lowering(_noticed, _lowered)
+ad.deflinear2(_noticed, lambda cotangent, _, *, call: [cotangent])
+batching.defvectorized(_noticed)
