@@ -2,7 +2,7 @@
 
 python docs/draw_sharding.py
 
-Who owns what is asked of the plan itself.
+The library's own plan says who owns which matrix.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path as Curve
 
 import muon_jax
-from muon_jax.mesh._ownership import ShardedLeaf, plan_ownership
+from muon_jax.mesh._slots import plan_slots
 
 DEVICES, LAYERS, WIDTH = 4, 2, 256
 SHAPES = {"qkv": (1, 3), "out": (1, 1), "up": (1, 2), "down": (2, 1)}
@@ -31,25 +31,14 @@ Point = tuple[float, float]
 
 
 def owners() -> dict[Name, int]:
-    """Asks the plan for the owner of every matrix."""
-    mesh, spec = {"fsdp": DEVICES}, (("fsdp",), ())
-    names = [(layer, kind) for layer in range(LAYERS) for kind in SHAPES]
-    leaves = [
-        ShardedLeaf(
-            (WIDTH * SHAPES[kind][0], WIDTH * SHAPES[kind][1]),
-            "float32",
-            muon_jax.MatrixAxes(0, 1),
-            spec,
-            spec,
-        )
-        for _, kind in names
-    ]
+    """Returns the owner of every matrix by the library's plan."""
     cost = muon_jax.newton_schulz("keller", form="direct").flops
+    costs = [cost(WIDTH * rows, WIDTH * cols) for rows, cols in SHAPES.values()]
+    planned = plan_slots([LAYERS] * len(SHAPES), costs, DEVICES)
     found = {}
-    for bucket in plan_ownership(leaves, mesh, ("fsdp",), cost):
-        for place, member in enumerate(bucket.members):
-            (owner,) = (i for i, share in enumerate(bucket.shares) if place in share)
-            found[names[member]] = owner
+    for kind, slots in zip(SHAPES, planned, strict=True):
+        taken = [device for device, count in enumerate(slots.counts) for _ in range(count)]
+        found |= {(layer, kind): device for layer, device in enumerate(taken)}
     return found
 
 
@@ -168,9 +157,9 @@ def draw() -> Figure:
         )
     panels = {
         LEFT + SHARDS_WIDE / 2: ("momentum", "a strip of every matrix"),
-        (LEFT + SHARDS_WIDE + MIDDLE) / 2: ("one all-to-all", "shards to owners"),
-        MIDDLE + OWNER_WIDE / 2: ("Newton–Schulz", "whole matrices, no talk"),
-        (MIDDLE + OWNER_WIDE + RIGHT) / 2: ("one all-to-all", "results back"),
+        (LEFT + SHARDS_WIDE + MIDDLE) / 2: ("all-to-all", "one a shape"),
+        MIDDLE + OWNER_WIDE / 2: ("Newton–Schulz", "whole matrices"),
+        (MIDDLE + OWNER_WIDE + RIGHT) / 2: ("all-to-all", "one a shape"),
         RIGHT + SHARDS_WIDE / 2: ("update", "sharded as the parameters"),
     }
     for x, (title, below) in panels.items():
