@@ -78,6 +78,10 @@ class Layout:
     experts: str | None = None
     crosswise: bool = False
 
+    @property
+    def is_sharded(self) -> bool:
+        return bool(self.rows or self.cols or self.experts)
+
     def spec(self, name: str, ndim: int) -> P:
         if ndim < 2:
             return P()

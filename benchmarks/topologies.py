@@ -4,6 +4,7 @@
 Both compile for devices that are only described; nothing runs.
 """
 
+import functools
 import os
 import time
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ class UnavailableError(RuntimeError):
     """No compiler is installed for a topology, or it does not know the topology."""
 
 
-def devices_of(topology: str) -> list[Any]:
+@functools.cache
+def devices_of(topology: str) -> tuple[Any, ...]:
     """Describes the devices of a topology.
 
     Args:
@@ -65,10 +67,10 @@ def devices_of(topology: str) -> list[Any]:
         if kind == "h100":
             jax.devices()  # finds the plugins
             options = {"topology": f"1x1x{shape}", "target_config": H100}
-            return list(topologies.get_topology_desc(kind, "cuda", **options).devices)
+            return tuple(topologies.get_topology_desc(kind, "cuda", **options).devices)
         for name, value in NO_TPU_HERE.items():
             os.environ.setdefault(name, value)
-        return list(topologies.get_topology_desc(topology, "tpu").devices)
+        return tuple(topologies.get_topology_desc(topology, "tpu").devices)
     except NotImplementedError:
         remedy = "pip install jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12"
         raise UnavailableError(f"{topology}: no CUDA compiler is installed; {remedy}") from None
@@ -115,17 +117,16 @@ def compile_step(tx: optax.GradientTransformation, params: Any, layout: Layout |
         return optax.apply_updates(params, updates), state
 
     stay = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
-    return compile_program(
-        jax.jit(step, donate_argnums=(1, 2), out_shardings=stay), params, state, params
-    )
+    jitted = jax.jit(step, donate_argnums=(1, 2), out_shardings=stay)
+    (device, *_) = sharding.device_set
+    return compile_program(jitted, params, state, params, gpu=device.platform == "gpu")
 
 
-def compile_program(jitted: Any, *arguments: Any) -> Figures:
-    """Compiles a jitted function for abstract arguments that say on which devices they lie."""
+def compile_program(jitted: Any, *arguments: Any, gpu: bool = False) -> Figures:
+    """Compiles a jitted function for abstract arguments, anew and for devices that are not here."""
     jax.clear_caches()
-    (device, *_) = jax.tree.leaves(arguments)[0].sharding.device_set
     # Tuning would run the candidates on the device.
-    options = {"xla_gpu_autotune_level": 0} if device.platform == "gpu" else None
+    options = {"xla_gpu_autotune_level": 0} if gpu else None
     began = time.process_time()
     compiled = jitted.lower(*arguments).compile(options)
     seconds = time.process_time() - began
