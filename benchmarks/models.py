@@ -92,16 +92,26 @@ class Layout:
         return P(*batch, *matrix)
 
 
+def _two_axes(first: str, second: str) -> Callable[[int], dict[str, int]]:
+    """Splits 8 devices into 4 × 2, and from 64 on 16 of them along the second axis."""
+
+    def sizes(devices: int) -> dict[str, int]:
+        short = min(16, max(2, devices // 4))
+        return {first: devices // short, second: short}
+
+    return sizes
+
+
 LAYOUTS: Mapping[str, Layout] = {
     "replicated": Layout(lambda n: {"data": n}),
     "fsdp": Layout(lambda n: {"fsdp": n}, rows="fsdp"),
     "tensor": Layout(lambda n: {"tensor": n}, cols="tensor", crosswise=True),
     "fsdp × tensor": Layout(
-        lambda n: {"fsdp": n // 2, "tensor": 2}, rows="fsdp", cols="tensor", crosswise=True
+        _two_axes("fsdp", "tensor"), rows="fsdp", cols="tensor", crosswise=True
     ),
     "HSDP": Layout(lambda n: {"replica": 2, "fsdp": n // 2}, rows="fsdp"),
     "expert": Layout(
-        lambda n: {"expert": n // 2, "tensor": 2},
+        _two_axes("expert", "tensor"),
         cols="tensor",
         experts="expert",
         crosswise=True,

@@ -1,5 +1,10 @@
 """What the benchmarks stand on: models, layouts and topologies."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import optax
 import pytest
@@ -70,3 +75,47 @@ def test_a_missing_compiler_is_one_line(monkeypatch, topology, raised, line):
     with pytest.raises(UnavailableError) as found:
         devices_of(topology)
     assert str(found.value) == line
+
+
+# The benchmark for devices, on a CPU.
+
+BARE = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(["flax", "matplotlib", "tyro"]))
+sys.argv = ["benchmarks/device.py", *sys.argv[1:]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run_device(*arguments):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", BARE, *arguments],
+        cwd=Path(__file__).resolve().parent.parent,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_benchmark_for_devices_writes_its_tables_with_no_more_than_this_package():
+    run = run_device("--shapes", "1x8x16", "--widths", "8", "--layers", "1")
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[0] == "# cpu"
+    assert [line for line in lines if line.startswith("##")] == [
+        "## Polar map, 1x8x16",
+        "## Step, 1 layers of width 8",
+    ]
+    rows = [line.split("|")[1:-1] for line in lines if line.startswith(("| optax", "| muon_jax"))]
+    names = ["optax", "muon_jax, bfloat16", "muon_jax, float32"]
+    assert [row[0].strip() for row in rows] == names * 2
+    assert all(float(cell) >= 0 for row in rows for cell in row[1:])
+
+
+def test_the_benchmark_for_devices_says_that_there_is_none():
+    run = run_device()
+    assert run.returncode == 2
+    assert run.stdout.splitlines() == [
+        "device.py: JAX found no accelerator; give small --shapes and --widths for a CPU"
+    ]
