@@ -10,9 +10,11 @@ UV := $(BIN)/uv
 READY := .venv/.ready
 CORE := test_messages.py test_public.py polar/test_schedules.py polar/test_minimax.py polar/test_newton_schulz.py polar/test_properties.py routing/test_rule.py transforms/test_momentum_rms.py transforms/test_scale.py transforms/test_scale_by_muon.py
 DOCS_READY := .venv/.docs
+TPU_READY := .venv/.tpu
+TPU_MARK = tpu and not slow
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_REQUIRE_VIRTUALENV PIP_USER PIP_TARGET
 
-.PHONY: demo test test-all test-oldest test-newest test-wheel audit check docs format clean
+.PHONY: demo test test-all test-tpu test-oldest test-newest test-wheel audit accelerators check docs format clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml
@@ -26,14 +28,24 @@ $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	@touch $@
 
+# Nothing is installed where libtpu has no wheel; the tests then say so and are skipped.
+$(TPU_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --group tpu
+	@touch $@
+
 demo: $(READY)
 	$(BIN)/python examples/train_lm.py --out runs/demo --overwrite
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not tpu" --cov --cov-report=term
+
+# Programs compiled for TPUs, which needs none.
+test-tpu: $(TPU_READY)
+	$(BIN)/python -m pytest -n 2 -m "$(TPU_MARK)" tests/tpu
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not tpu" --cov --cov-report=term
+	$(MAKE) test-tpu TPU_MARK=tpu
 	$(MAKE) test-wheel test-oldest test-newest
 
 # The ends of what pyproject.toml promises, each in an environment of its own under build/. Where
@@ -51,7 +63,7 @@ test-oldest test-newest: test-%: $(READY)
 	$(UV) venv --quiet --clear --python "$(INTERPRETER)" build/$*; \
 	$(UV) pip install --quiet --python build/$* --resolution $(RESOLUTION) --editable ".[examples]" --group test; \
 	$(UV) pip check --python build/$*; \
-	build/$*/bin/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	build/$*/bin/python -m pytest -n 2 --dist loadgroup -m "not slow and not tpu"
 
 # The wheel without extras, as a user installs it, and the tests that need no more, away from here.
 test-wheel: $(READY)
@@ -68,6 +80,11 @@ audit: $(READY)
 	mkdir -p build
 	$(UV) pip freeze --python .venv --exclude-editable > build/installed.txt
 	$(UV) tool run pip-audit --strict --no-deps --disable-pip --requirement build/installed.txt
+
+# What compilers for TPUs and GPUs make of a step: docs/reference/accelerators.md. Takes an hour, and
+# goes on where it stopped.
+accelerators: $(TPU_READY)
+	$(BIN)/python -m benchmarks.accelerators --write
 
 check: $(READY)
 	$(BIN)/ruff format --check .

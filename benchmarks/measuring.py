@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import math
 import os
 import platform
 import random
@@ -49,19 +50,34 @@ def compile_for(function: Callable[..., Any], *arguments: Any) -> Compiled:
     )
 
 
-def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, np.ndarray]:
-    """Times all calls once a round, `repeats` rounds after one to warm up; seconds by name.
+def interleaved(
+    calls: Mapping[str, Callable[..., Any]],
+    repeats: int,
+    prepare: Callable[[str], Sequence[Any]] = lambda name: (),
+    limit: float = math.inf,
+) -> dict[str, np.ndarray]:
+    """Times all calls once a round, after a round to warm up; returns seconds by name.
 
     Every round has another order: what runs after a call that leaves caches and threads in
     disorder is slower, and would be in every round.
+
+    Args:
+        calls: by name; each waits for its result.
+        repeats: rounds.
+        prepare: makes the arguments of a call anew, outside of the time that is taken.
+        limit: seconds after which no round begins, but for the first two.
     """
     order = random.Random(0)
     rounds = []
-    for _ in range(repeats + 1):
+    started = time.perf_counter()
+    while len(rounds) <= repeats:
+        if len(rounds) > 1 and time.perf_counter() - started > limit:
+            break
         row = dict[str, float]()
         for name in order.sample(list(calls), len(calls)):
+            arguments = prepare(name)
             began = time.perf_counter()
-            calls[name]()
+            calls[name](*arguments)
             row[name] = time.perf_counter() - began
         rounds.append([row[name] for name in calls])
     return dict(zip(calls, np.array(rounds[1:]).T, strict=True))

@@ -1,9 +1,9 @@
 """Spectra and sizes of optimizer steps, and the communication of compiled programs."""
 
-from muon_jax.diagnostics._collectives import Collective as Collective
 from muon_jax.diagnostics._collectives import Collectives as Collectives
 from muon_jax.diagnostics._collectives import assert_lean as assert_lean
 from muon_jax.diagnostics._collectives import collectives as collectives
+from muon_jax.diagnostics._hlo import Collective as Collective
 from muon_jax.diagnostics._measure import Measurement as Measurement
 from muon_jax.diagnostics._measure import by_matrix as by_matrix
 from muon_jax.diagnostics._measure import measure as measure

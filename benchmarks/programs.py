@@ -1,0 +1,190 @@
+"""The programs of `accelerators.py`: what each is, and the figures of those already compiled.
+
+python -m benchmarks.programs NAME    # compiles one, and prints its figures as JSON
+
+Every program is compiled in a process of its own. Its figures stay in build/accelerators.jsonl
+until the library or a compiler changes, so that a run which was stopped goes on.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.contrib import _muon as optax_muon
+
+import muon_jax
+from benchmarks.models import (
+    LAYOUTS,
+    Model,
+    abstract,
+    fused_transformer,
+    last_two_axes,
+    make_mesh,
+    mixture,
+    place,
+    scanned,
+    transformer,
+)
+from benchmarks.topologies import (
+    Figures,
+    compile_program,
+    compile_step,
+    devices_of,
+)
+from muon_jax.diagnostics import Collectives
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = ROOT / "build" / "accelerators.jsonl"
+LIMIT = 1800
+"""Seconds after which a program counts as not compiled."""
+
+MODELS: Mapping[str, Model] = {
+    "4 layers of width 512": fused_transformer(4, 512),
+    "8 layers of width 512": transformer(8, 512),
+    "8 layers of width 512, scanned": scanned(transformer(8, 512)),
+    "2 layers of width 512, 8 experts": mixture(2, 512, 8),
+    "4 layers of width 256": transformer(4, 256),
+    "24 layers of width 256": transformer(24, 256),
+}
+ONE_TPU = "v5e:1x1"
+ONE_CHIP = "one chip"
+DENSE = ("replicated", "fsdp", "tensor", "fsdp × tensor", "HSDP")
+STEPS = [
+    (ONE_TPU, ONE_CHIP, "4 layers of width 512"),
+    *(("v5e:2x4", layout, "8 layers of width 512") for layout in DENSE),
+    ("v5e:2x4", "fsdp", "8 layers of width 512, scanned"),
+    ("v5e:2x4", "expert", "2 layers of width 512, 8 experts"),
+    ("v5e:16x16", "fsdp × tensor", "4 layers of width 256"),
+    ("v5e:16x16", "fsdp × tensor", "24 layers of width 256"),
+    *(("h100:8", layout, "8 layers of width 512") for layout in DENSE),
+]
+SHAPES = ((1, 512, 512), (1, 1024, 1024), (1, 1024, 4096), (1, 2048, 2048), (24, 1024, 1024))
+KELLER = (3.4445, -4.7750, 2.0315)
+THEIRS, OURS = "optax", "muon_jax"
+
+
+def optimizer(who: str) -> optax.GradientTransformation:
+    """Returns an optimizer with its own defaults, told that the last two axes are a matrix."""
+    if who == THEIRS:
+        return optax.contrib.muon(0.02, muon_weight_dimension_numbers=last_two_axes)
+    return muon_jax.muon(0.02, rules=[muon_jax.Rule("*", muon_jax.MatrixAxes(-2, -1))])
+
+
+def orthogonalizer(who: str) -> Callable[[Any], Any]:
+    if who == OURS:
+        return muon_jax.newton_schulz()
+    axes = optax_muon.MuonDimensionNumbers(-2, -1)
+    arguments = (jnp.asarray(KELLER), 5, "frobenius", 1e-8, axes)
+    return lambda batch: optax_muon.orthogonalize_via_newton_schulz(batch, *arguments)
+
+
+def compile_map(who: str, shape: tuple[int, ...]) -> Figures:
+    batch = place(jax.ShapeDtypeStruct(shape, "float32"), devices_of(ONE_TPU)[0])
+    return compile_program(jax.jit(orthogonalizer(who)), batch)
+
+
+def compile_update(who: str, topology: str, layout: str, model: str) -> Figures:
+    devices = devices_of(topology)
+    params = abstract(MODELS[model])
+    if layout == ONE_CHIP:
+        return compile_step(optimizer(who), place(params, devices[0]), None)
+    on = LAYOUTS[layout]
+    return compile_step(optimizer(who), place(params, make_mesh(on, devices), on), on)
+
+
+def name_of(who: str, *words: Any) -> str:
+    return ", ".join([*map(str, words), who])
+
+
+PROGRAMS: dict[str, Callable[[], Figures]] = {}
+for who in (THEIRS, OURS):
+    for shape in SHAPES:
+        PROGRAMS[name_of(who, "polar map", shape)] = partial(compile_map, who, shape)
+    for step in STEPS:
+        PROGRAMS[name_of(who, *step)] = partial(compile_update, who, *step)
+
+
+# Figures of one program, kept.
+
+
+def record(name: str) -> dict[str, Any]:
+    """Compiles a program; returns its figures, or why there are none."""
+    try:
+        figures = PROGRAMS[name]()
+    except Exception as error:  # whatever a compiler raises is a finding
+        return {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+    found = Collectives(figures.program.collectives)
+    return {
+        "kinds": {kind: each.count for kind, each in found.by_kind().items()},
+        "received": found.received_bytes,
+        "products": figures.program.product_cycles,
+        "rest": figures.program.other_cycles,
+        "uncounted": figures.program.uncounted_loops,
+        "temporaries": figures.temporaries,
+        "seconds": figures.seconds,
+        "lines": figures.program.lines,
+    }
+
+
+def fingerprint(name: str) -> str:
+    """Identifies the code that a program depends on: only ours depends on most of this package."""
+    reader = ROOT / "muon_jax" / "diagnostics"
+    sources = [reader / "_hlo.py", reader / "_trips.py", *Path(__file__).parent.glob("*.py")]
+    if name.endswith(OURS):
+        sources += (ROOT / "muon_jax").rglob("*.py")
+    digest = hashlib.sha256()
+    for source in sorted(set(sources)):
+        digest.update(source.read_bytes())
+    compiler = "jax-cuda12-plugin" if name.startswith("h100") else "libtpu"
+    for package in ("jax", "optax", compiler):
+        digest.update(version(package).encode())
+    return digest.hexdigest()[:16]
+
+
+def version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def figures_of(name: str) -> dict[str, Any]:
+    """Returns the figures of a program, compiled if they are not kept."""
+    code = fingerprint(name)
+    for row in map(json.loads, KEPT.read_text().splitlines() if KEPT.exists() else []):
+        if (row["name"], row["code"]) == (name, code):
+            return row["figures"]
+    found = in_a_process(name)
+    KEPT.parent.mkdir(exist_ok=True)
+    with KEPT.open("a") as file:
+        file.write(
+            json.dumps({"name": name, "code": code, "figures": found}, ensure_ascii=False) + "\n"
+        )
+    return found
+
+
+def in_a_process(name: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.programs", name]
+    print(f"compiling {name}", file=sys.stderr, flush=True)
+    try:
+        run = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not compiled in {LIMIT} s"}
+    if run.returncode:
+        return {"failed": f"exit status {run.returncode}"}
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    print(json.dumps(record(sys.argv[1])))

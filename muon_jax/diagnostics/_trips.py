@@ -1,0 +1,158 @@
+"""Counts the trips of a loop from the numbers where its counter starts, steps and ends.
+
+XLA:CPU and XLA:GPU write the count of trips beside a loop; XLA:TPU does not.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+_KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_NAME = re.compile(r"%([\w.\-]+)")
+_INTEGER = re.compile(r"-?\d+(?=\))")
+_INDEX = re.compile(r"\bindex=(\d+)")
+_DIRECTION = re.compile(r"\bdirection=(\w+)")
+_SCALAR = re.compile(r"[su]\d+\[\]")
+_SAME = ("bitcast", "convert", "copy", "copy-done", "copy-start", "reshape")
+"""Operations that hand on the value of their operand."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of HLO: `name = result operation(rest`, and the computations that it calls."""
+
+    name: str
+    result: str
+    operation: str
+    rest: str
+    called: Mapping[str, list[str]]
+    is_root: bool
+
+    @functools.cached_property
+    def operands(self) -> list[str]:
+        return _NAME.findall(self.rest.split(")", 1)[0])
+
+    @property
+    def callees(self) -> list[str]:
+        return [name for names in self.called.values() for name in names]
+
+
+Computation: TypeAlias = dict[str, Instruction]
+
+
+class Sum(NamedTuple):
+    """A number, or an element of a loop's state plus a number."""
+
+    number: int
+    element: int | None = None
+
+
+class Comparison(NamedTuple):
+    direction: str
+    left: Sum
+    right: Sum
+
+
+Value: TypeAlias = "Sum | Comparison | list[Value] | None"
+"""A known value: of a scalar, of a comparison, or of each element of a tuple; None is unknown."""
+
+Arguments: TypeAlias = Sequence[Value]
+
+
+def count_trips(
+    computations: Mapping[str, Computation], caller: str, loop: Instruction, arguments: Arguments
+) -> tuple[int | None, Arguments]:
+    """Returns how often a loop runs, None if unknown, and the values of its body's arguments.
+
+    Args:
+      computations: of the whole program, by name.
+      caller: the name of the computation in which the loop stands.
+      loop: the `while`.
+      arguments: of the caller.
+    """
+    evaluate = functools.partial(_evaluate, computations)
+    (body,), (condition,) = loop.called["body"], loop.called["condition"]
+    named = _KNOWN.search(loop.rest)
+    known = int(named[1]) if named else None
+    start = evaluate(caller, loop.operands[0], arguments)
+    if not isinstance(start, list):
+        return known, []
+    state: list[Value] = [Sum(0, element) for element in range(len(start))]
+    following = evaluate(body, _root(computations[body]), [state])
+    if not isinstance(following, list):
+        return known, []
+    inside = [
+        value if before == after else None
+        for value, before, after in zip(start, state, following, strict=True)
+    ]
+    if known is None:
+        end = evaluate(condition, _root(computations[condition]), [state])
+        known = _trips(end, start, following, inside)
+    return known, [inside]
+
+
+def _trips(end: Value, start: Arguments, following: Arguments, inside: Arguments) -> int | None:
+    """Counts steps of a counter until `counter + ahead < limit` fails."""
+    match end:
+        case Comparison("LT", Sum(ahead, int(counter)), limit):
+            if limit.element is not None:
+                limit = _add(inside[limit.element], Sum(limit.number))
+            match start[counter], following[counter], limit:
+                case Sum(first, None), Sum(step, element), Sum(last, None):
+                    if element == counter and step > 0:
+                        return max(0, -(-(last - ahead - first) // step))
+    return None
+
+
+def _evaluate(
+    computations: Mapping[str, Computation], computation: str, name: str, arguments: Arguments
+) -> Value:
+    """Follows the arithmetic of integers that counters are made of."""
+    each = computations[computation].get(name)
+    if each is None:
+        return None
+
+    def operands() -> list[Value]:
+        return [_evaluate(computations, computation, one, arguments) for one in each.operands]
+
+    value = None
+    match each.operation:
+        case "parameter":
+            position = int(each.rest.split(")", 1)[0])
+            value = arguments[position] if position < len(arguments) else None
+        case "tuple":
+            value = operands()
+        case "compare":
+            match operands():
+                case [Sum() as left, Sum() as right]:
+                    value = Comparison(_DIRECTION.findall(each.rest)[0], left, right)
+        case "fusion":
+            (callee,) = each.callees
+            value = _evaluate(computations, callee, _root(computations[callee]), operands())
+        case operation if not _SCALAR.match(each.result.lstrip("(")):
+            pass  # an array, which counts nothing and may depend on half of the program
+        case "constant":
+            number = _INTEGER.match(each.rest)
+            value = Sum(int(number[0])) if number else None
+        case "get-tuple-element":
+            (whole,) = operands()
+            value = whole[int(_INDEX.findall(each.rest)[0])] if isinstance(whole, list) else None
+        case "add":
+            value = _add(*operands())
+        case operation if operation in _SAME:
+            value = operands()[0]
+    return value
+
+
+def _add(left: Value, right: Value) -> Sum | None:
+    """Adds two numbers, of which at most one depends on the state."""
+    match left, right:
+        case (Sum(a, element), Sum(b, None)) | (Sum(a, None), Sum(b, element)):
+            return Sum(a + b, element)
+    return None
+
+
+def _root(computation: Computation) -> str:
+    return next((name for name, each in computation.items() if each.is_root), "")
