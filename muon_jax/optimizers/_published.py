@@ -14,11 +14,11 @@ from typing import Any, Literal
 from optax import GradientTransformationExtraArgs, adamw
 
 from muon_jax import _checks
-from muon_jax._types import ScalarOrSchedule
+from muon_jax._types import Orthogonalizer, ScalarOrSchedule
 from muon_jax.clip._targets import QKTarget
 from muon_jax.optimizers._muon import momentum_rms, muon, muon_clip
 from muon_jax.optimizers._optax import optax_muon as optax
-from muon_jax.polar._newton_schulz import NewtonSchulz, newton_schulz
+from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.polar._svd import polar_by_svd
 from muon_jax.transforms._widening import in_range
 
@@ -254,6 +254,6 @@ def procrustes(
     )
 
 
-def _jordan(dtype: Any) -> NewtonSchulz:
+def _jordan(dtype: Any) -> Orthogonalizer:
     """Five steps of Jordan's quintic from the Frobenius norm, as all of these sources take them."""
     return newton_schulz("keller", dtype=dtype, normalization="frobenius")

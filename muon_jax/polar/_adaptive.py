@@ -33,7 +33,7 @@ class PolarTo:
         return on_wide(_CALL, matrices, self._polar)
 
     def _polar(self, matrix: Wide) -> Wide:
-        planned = newton_schulz("accurate").on_wide(matrix)
+        planned = newton_schulz("accurate", dtype="float32").on("cpu").on_wide(matrix)
         state = planned, _EXACT.gram(planned), jnp.zeros((), jnp.int32)
         polished, _, _ = lax.while_loop(self._unfinished, self._polish, state)
         return polished

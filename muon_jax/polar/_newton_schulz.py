@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+import jax.numpy as jnp
+from jax import lax
+
 from muon_jax import _checks
 from muon_jax._types import Matrices
 from muon_jax.polar._gram_plan import TOLERANCE, Plan, plan
@@ -18,6 +21,7 @@ from muon_jax.polar._minimax import Schedule
 from muon_jax.polar._normalize import (
     Square,
     Wide,
+    as_stored,
     identity_like,
     normalize_frobenius,
     normalize_schatten,
@@ -38,7 +42,7 @@ _NORMALIZATIONS = MappingProxyType(
 
 @dataclass(frozen=True)
 class NewtonSchulz:
-    """The value that `newton_schulz` returns: an orthogonalizer that knows its plan and its cost.
+    """The value that `newton_schulz` returns for a number format.
 
     Attributes:
       schedule: the coefficients of every step.
@@ -52,8 +56,28 @@ class NewtonSchulz:
     gram: bool
     normalization: str
 
+    either_way = True  # tall matrices need not be turned before
+
     def __call__(self, matrices: Matrices) -> Matrices:
+        return lax.platform_dependent(matrices, cpu=self.on_cpu, default=self.on_accelerator)
+
+    def on_cpu(self, matrices: Matrices) -> Matrices:
+        """Orthogonalises where subnormals count, and a transposed operand costs a copy."""
         return on_wide(_CALL, matrices, self.on_wide)
+
+    def on_accelerator(self, matrices: Matrices) -> Matrices:
+        """Orthogonalises where subnormals are flushed, and a transposed operand costs nothing."""
+        return as_stored(_CALL, matrices, self._as_stored)
+
+    def on(self, platform: str) -> "NewtonSchulz":
+        """Returns the orthogonalizer of a platform, which is this one on every platform."""
+        del platform
+        return self
+
+    def operands(self, rows: int, cols: int) -> str | None:
+        """Names the dtype that a matrix of this shape is rounded to, if it is rounded."""
+        rounded = self._arithmetic(min(rows, cols)).operands
+        return None if rounded is None else jnp.dtype(rounded).name
 
     def plan(self, rows: int, cols: int) -> Plan:
         """Says which steps share a Gram matrix for this shape; `print` it."""
@@ -74,30 +98,79 @@ class NewtonSchulz:
 
     def on_wide(self, matrix: Wide) -> Wide:
         """Orthogonalises a matrix, or a batch, that lies wide with entries of order one."""
-        arithmetic = self._arithmetic(matrix.shape[-2])
+        return self._as_stored(matrix)
+
+    def _as_stored(self, matrix: Matrices) -> Matrices:
+        """Orthogonalises a matrix, or a batch, with entries of order one, wide or tall."""
+        rows, cols = matrix.shape[-2:]
+        tall = rows > cols
+        arithmetic = self._arithmetic(min(rows, cols))
         normalize = _NORMALIZATIONS[self.normalization]
-        for start, stop in self.plan(*matrix.shape[-2:]).segments:
+
+        def times(factor: Square, matrix: Matrices) -> Matrices:
+            if tall:
+                return arithmetic.multiply(matrix, factor)
+            return arithmetic.multiply(factor, matrix)
+
+        for start, stop in self.plan(rows, cols).segments:
             # Between steps a matrix has no more digits than products read: half the memory traffic.
             matrix = arithmetic.rounded(matrix)
+            wide = matrix.mT if tall else matrix
             if start:
-                bound, gram, gram_squared = 1.0, arithmetic.gram(matrix), None
+                bound, gram, gram_squared = 1.0, arithmetic.gram(wide), None
             else:
-                bound, gram, gram_squared = normalize(matrix, arithmetic)
+                bound, gram, gram_squared = normalize(wide, arithmetic)
             steps = self.schedule[start:stop]
             if len(steps) == 1 and arithmetic.rounds:
                 # Added to its multiple of the identity, a factor would be rounded to the digits
                 # of the sum; that multiple of X is exact.
                 ((linear, *higher),) = steps
                 factor = _polynomial(gram, gram_squared, higher, arithmetic)
-                product = arithmetic.multiply(factor / bound, matrix)
+                product = times(factor / bound, matrix)
                 matrix = linear / bound * matrix.astype(product.dtype) + product
             else:
                 factor = _factor(gram, gram_squared, steps, arithmetic)
-                matrix = arithmetic.multiply(factor / bound, matrix)
+                matrix = times(factor / bound, matrix)
         return matrix
 
     def _arithmetic(self, short: int) -> Arithmetic:
         return self.arithmetic if short >= _SMALLEST_ROUNDED_SIDE else ARITHMETICS["float32"]
+
+
+@dataclass(frozen=True)
+class AutoNewtonSchulz:
+    """The value that `newton_schulz` returns by default: the number format follows the platform.
+
+    The choice is made when a program is lowered, so that a host may compile for another platform.
+
+    Attributes:
+      cpu: for CPUs and, on every platform, for matrices of float64: full precision.
+      accelerator: for all other platforms: bfloat16 operands, float32 sums.
+    """
+
+    cpu: NewtonSchulz
+    accelerator: NewtonSchulz
+
+    either_way = True
+
+    def __call__(self, matrices: Matrices) -> Matrices:
+        if matrices.dtype == jnp.float64:
+            return self.cpu(matrices)
+        return lax.platform_dependent(
+            matrices, cpu=self.cpu.on_cpu, default=self.accelerator.on_accelerator
+        )
+
+    def on(self, platform: str) -> NewtonSchulz:
+        """Returns the orthogonalizer of a platform, such as `"cpu"`, `"tpu"` or `"cuda"`."""
+        return self.cpu if platform == "cpu" else self.accelerator
+
+    def plan(self, rows: int, cols: int) -> Plan:
+        """Returns the plan for CPUs; `on(platform).plan` has that of another platform."""
+        return self.cpu.plan(rows, cols)
+
+    def flops(self, rows: int, cols: int) -> int:
+        """Counts the FLOPs of the products for one matrix of this shape on a CPU."""
+        return self.cpu.flops(rows, cols)
 
 
 def newton_schulz(
@@ -107,7 +180,7 @@ def newton_schulz(
     dtype: Any = None,
     form: Literal["auto", "direct"] = "auto",
     normalization: Literal["schatten", "frobenius"] = "schatten",
-) -> NewtonSchulz:
+) -> NewtonSchulz | AutoNewtonSchulz:
     """Makes the orthogonalizer that applies a composed odd polynomial to the singular values.
 
     A schedule that drives the values of [ℓ, 1] into a narrow band around one leaves smaller ones
@@ -120,11 +193,12 @@ def newton_schulz(
         `"dion"` and others, which an error lists; one row (c₀, c₁, …) of c₀x + c₁x³ + …, which
         every step repeats; or one row a step.
       steps: how many steps; None is the set's own number, and 5 for one row.
-      dtype: format of the operands of every product; sums are always float32 or wider. None or
-        `"float32"` is full float32 on every backend; `"bfloat16"` and `"float16"` are much faster
-        where matrix units exist; `"tensorfloat32"` is that on NVIDIA GPUs. Matrices with a short
-        side under 64 stay in float32, where it costs nothing and their rounding would not average
-        out.
+      dtype: format of the operands of every product; sums are always float32 or wider. None is
+        bfloat16 on TPU and GPU, float32 on CPU, and full precision for matrices of float64, by the
+        platform for which the program is lowered. `"float32"` is full float32 on every platform;
+        `"bfloat16"` and `"float16"` are much faster where matrix units exist; `"tensorfloat32"` is
+        that on NVIDIA GPUs. Matrices with a short side under 64 stay in float32, where it costs
+        nothing and their rounding would not average out.
       form: `"auto"` lets steps share one Gram matrix where that is cheaper and rounding allows it;
         `"direct"` takes every step on the matrix itself.
       normalization: `"schatten"` divides by the Schatten-8 norm, which is tight and free;
@@ -151,11 +225,15 @@ def newton_schulz(
       Jordan et al., `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024;
       Amsel et al., `The Polar Express <https://arxiv.org/abs/2505.16932>`_, 2025
     """
-    number_format = arithmetic(_CALL, dtype)
     _checks.check_choice(_CALL, "form", form, ("auto", "direct"))
     _checks.check_choice(_CALL, "normalization", normalization, _NORMALIZATIONS)
-    rows = schedule(coefficients, steps, arithmetic=number_format.name)
-    return NewtonSchulz(rows, number_format, form == "auto", normalization)
+
+    def of(dtype: Any) -> NewtonSchulz:
+        number_format = arithmetic(_CALL, dtype)
+        rows = schedule(coefficients, steps, arithmetic=number_format.name)
+        return NewtonSchulz(rows, number_format, form == "auto", normalization)
+
+    return AutoNewtonSchulz(of("float32"), of("bfloat16")) if dtype is None else of(dtype)
 
 
 def _factor(

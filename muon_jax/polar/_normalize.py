@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
-from muon_jax._types import Matrices
+from muon_jax._types import Matrices, wide_dtype
 from muon_jax.polar._precision import Arithmetic
 
 Wide = Float[Array, "*batch rows cols"]
@@ -71,6 +71,28 @@ def on_wide(call: str, matrices: Matrices, polar: Callable[[Wide], Wide]) -> Mat
       TypeError: if the matrices are not real floating-point.
       ValueError: if they have no batch axis, or several.
     """
+
+    def turned(stack: Array) -> Array:
+        unit = to_unit_range(stack)
+        return polar(unit.mT).mT if unit.shape[-2] > unit.shape[-1] else polar(unit)
+
+    return _checked(call, matrices, turned)
+
+
+def as_stored(call: str, matrices: Matrices, polar: Callable[[Matrices], Matrices]) -> Matrices:
+    """Runs a polar map that takes wide and tall matrices, where subnormals are flushed anyway.
+
+    As `on_wide`, in one reduction and one multiplication, which fuse into the first product.
+    """
+
+    def scaled(stack: Array) -> Array:
+        stack = stack.astype(wide_dtype(stack.dtype))
+        return polar(stack * to_order_of_one(jnp.max(jnp.abs(stack), axis=_MATRIX, keepdims=True)))
+
+    return _checked(call, matrices, scaled)
+
+
+def _checked(call: str, matrices: Matrices, polar: Callable[[Array], Array]) -> Matrices:
     if not jnp.issubdtype(matrices.dtype, jnp.floating):
         remedy = "Give real ones; the polar factor of A + iB is that of [[A, -B], [B, A]]"
         raise _checks.refused(call, f"the matrices are {matrices.dtype}", remedy, TypeError)
@@ -79,9 +101,7 @@ def on_wide(call: str, matrices: Matrices, polar: Callable[[Wide], Wide]) -> Mat
         raise _checks.refused(call, f"the matrices have shape {matrices.shape}", remedy)
     if matrices.size == 0:
         return matrices
-    _, rows, cols = matrices.shape
-    stack = to_unit_range(matrices[0] if len(matrices) == 1 else matrices)
-    done = polar(stack.mT).mT if rows > cols else polar(stack)
+    done = polar(matrices[0] if len(matrices) == 1 else matrices)
     return done.astype(matrices.dtype).reshape(matrices.shape)
 
 

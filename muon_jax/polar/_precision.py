@@ -81,9 +81,7 @@ ARITHMETICS = MappingProxyType(
 
 
 def arithmetic(call: str, dtype: Any) -> Arithmetic:
-    """Resolves a dtype or its name; None is float32."""
-    if dtype is None:
-        return ARITHMETICS["float32"]
+    """Resolves a dtype or its name."""
     name = dtype if isinstance(dtype, str) else _dtype_name(dtype)
     _checks.check_choice(call, "dtype", name, tuple(ARITHMETICS))
     return ARITHMETICS[name]

@@ -61,8 +61,9 @@ def test_steps_share_a_gram_matrix_where_a_matrix_is_long():
 def test_the_program_has_the_products_of_its_plan(name, normalization, dtype, shape):
     orthogonalizer = muon_jax.newton_schulz(name, dtype=dtype, normalization=normalization)
     plan = orthogonalizer.plan(*shape)
-    program = str(jax.make_jaxpr(orthogonalizer)(jnp.ones((1, *shape))))
-    assert program.count("dot_general") == plan.wide + plan.square
+    for way in (orthogonalizer.on_cpu, orthogonalizer.on_accelerator):
+        program = str(jax.make_jaxpr(way)(jnp.ones((1, *shape))))
+        assert program.count("dot_general") == plan.wide + plan.square
 
 
 @pytest.mark.parametrize(
@@ -102,3 +103,42 @@ def test_rounded_formats_stay_close_to_float32():
     for dtype, bound in (("float16", 0.02), ("bfloat16", 0.06)):
         rounded = jax.jit(muon_jax.newton_schulz("minimax", dtype=dtype))(matrix)
         assert np.linalg.norm(rounded - exact) < bound * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 160), (3, 160, 64), (1, 96, 96), (1, 8, 20)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_accelerators_get_what_cpus_get(shape, dtype):
+    """The programs differ in how they scale and turn a matrix, which a CPU can run as well."""
+    matrices = jnp.stack([jnp.asarray(gaussian(*shape[1:]), jnp.float32)] * shape[0])
+    orthogonalizer = muon_jax.newton_schulz("minimax", dtype=dtype)
+    here, there = orthogonalizer.on_cpu(matrices), orthogonalizer.on_accelerator(matrices)
+    bound = 1e-5 if dtype == "float32" else 0.02
+    assert np.linalg.norm(here - there) < bound * np.linalg.norm(here)
+
+
+def test_the_number_format_follows_the_platform():
+    default = muon_jax.newton_schulz()
+    assert default.on("cpu") == muon_jax.newton_schulz(dtype="float32")
+    assert default.on("tpu") == default.on("cuda") == muon_jax.newton_schulz(dtype="bfloat16")
+    assert [default.on(each).operands(64, 128) for each in ("cpu", "tpu")] == [None, "bfloat16"]
+    assert default.on("tpu").operands(63, 128) is None
+
+
+def test_one_process_exports_for_every_platform():
+    def exported(orthogonalizer, *platforms):
+        function = jax.jit(lambda matrices: orthogonalizer(matrices))
+        return jax.export.export(function, platforms=platforms)(jnp.ones((1, 64, 64))).mlir_module()
+
+    default = muon_jax.newton_schulz()
+    assert "bf16" not in exported(default, "cpu")
+    assert all("bf16" in exported(default, each) for each in ("tpu", "cuda", "rocm"))
+    assert "bf16" in exported(default, "cpu", "tpu", "cuda", "rocm")
+    full = muon_jax.newton_schulz(dtype="float32")
+    assert "bf16" not in exported(full, "cpu", "tpu", "cuda", "rocm")
+
+
+def test_matrices_of_float64_keep_their_digits_on_every_platform():
+    with jax.enable_x64(True):
+        matrices = jnp.ones((1, 64, 64), jnp.float64)
+        function = jax.jit(lambda matrices: muon_jax.newton_schulz()(matrices))
+        assert "bf16" not in jax.export.export(function, platforms=["tpu"])(matrices).mlir_module()

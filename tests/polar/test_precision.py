@@ -31,9 +31,7 @@ def test_a_gram_matrix_is_formed_without_a_transpose():
     assert "transpose" not in str(jax.make_jaxpr(gram)(LEFT))
 
 
-@pytest.mark.parametrize(
-    ("name", "precision"), [("float32", "HIGHEST"), ("tensorfloat32", "HIGH"), (None, "HIGHEST")]
-)
+@pytest.mark.parametrize(("name", "precision"), [("float32", "HIGHEST"), ("tensorfloat32", "HIGH")])
 def test_backends_are_told_how_far_they_may_round(name, precision):
     known = arithmetic("call", name)
     assert f"Precision.{precision}" in str(jax.make_jaxpr(known.multiply)(LEFT, RIGHT.mT))
