@@ -44,14 +44,16 @@ def leaves_of(params: Any, call: str) -> tuple[list[Leaf], list[str]]:
 def _words_and_names(path: str, index: int, taken: set[Words]) -> tuple[Words, Words]:
     """Returns words that no earlier leaf has, and the plain names of a path.
 
-    A word below the name of a parameter moves to the front, so that the bias and the siblings of
+    Words below the name of a parameter move to the front, so that the bias and the siblings of
     `up/kernel/real` are found among `up/bias/real` and so on. So does the index of a leaf whose
     path differs from an earlier one only in case, or by a dot against a slash.
     """
     split = [word for word in split_path(path) if word != "parametrizations"] or [path]
-    last, before = split[-1].lower(), vocabulary.plain_name(split[-2:][0])
-    if matches(vocabulary.WRAPPER, last) and matches(_PARAMETER, before):
-        split = [last, *split[:-1]]
+    end = len(split)
+    while end > 1 and matches(vocabulary.WRAPPER, vocabulary.plain_name(split[end - 1])):
+        end -= 1
+    if matches(_PARAMETER, vocabulary.plain_name(split[end - 1])):
+        split = [*split[end:], *split[:end]]
     words = tuple(word.lower() for word in split)
     if words in taken:
         split, words = [f"#{index}", *split], (f"#{index}", *words)

@@ -12,7 +12,7 @@ from muon_jax.trees._patterns import Words, matches
 WEIGHT = "{kernel,weight,weights,w,kernel_v,weight_v}"
 """Last words that only say "the array of this layer"; the word before them names the layer."""
 
-WRAPPER = "value,raw_value,array,real,imag,imaginary,v,direction,original?"
+WRAPPER = "value,raw_value,array,real,imag,imaginary,v,direction,original?,args,0"
 """Words below the name of a parameter: boxes, parts of a complex array, weight normalization."""
 
 STACK_AXIS = "{layer,layers,block,blocks,stage,stages,scan,stack,exp,expert,experts}"
