@@ -47,7 +47,7 @@ def explain(
     Args:
       params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
       rules: rules of your own, tried before the default ones.
-      ambiguous: what becomes of an array with several readings: `"error"` or `"fallback"`.
+      ambiguous: what becomes of an array with several candidate views: `"error"` or `"fallback"`.
       orthogonalizer: its `flops(rows, cols)` tells the cost, if it has one; None is
         `newton_schulz()`.
       scale: size of the updates, as for `scale_by_muon`.

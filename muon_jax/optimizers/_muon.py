@@ -81,7 +81,7 @@ def muon(
       chunk_bytes: bound on the size of the matrices orthogonalised at a time.
       distribute: who works on which matrix on a mesh.
       rules: rules of your own, tried before the default ones.
-      ambiguous: what becomes of an array that no rule knows and that has several readings as
+      ambiguous: what becomes of an array that no rule knows and that has several candidate views as
         matrices: `"error"`, or `"fallback"`.
       others: whole optimizers for labels of your own that `rules` give, such as
         `{"frozen": optax.set_to_zero()}`.

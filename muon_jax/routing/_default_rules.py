@@ -64,7 +64,6 @@ WHY = {
     "depthwise convolution": "filters every channel alone",
     "broadcast table": "broadcast along its first axis: no map",
     "fused attention": "query, key and value are each a matrix",
-    "fused by head": "every head may hold its own query, key and value",
     "fused gate and up": "gate and up are each a matrix",
     "fused recurrent gates": "every gate is a matrix",
     "LoRA factor": "each factor of the low-rank change is a matrix",
@@ -90,6 +89,7 @@ _TABLES = (
     f"{table(f'{EMBEDDING},{POSITION},{TOKENS}')},*/*_pos,*/{{{EMBEDDING}}}/0/{{weight,w}},"
     f"*/{{embedding,embeddings}},*/{vocabulary.TABLES}/*"
 )
+_QKV = layer(f"{vocabulary.FUSED_QUERY_KEY_VALUE},query_key_value")
 _QUERY = layer(f"{vocabulary.ATTENTION_INPUT},{vocabulary.LATENT_UP}")
 
 NOT_FOR_MUON = _rules(
@@ -113,9 +113,8 @@ NOT_FOR_MUON = _rules(
 """No matrices, or matrices that should not be orthogonalised."""
 
 FUSED = _rules(
-    ("fused attention", layer(vocabulary.FUSED_QUERY_KEY_VALUE), fused.query_key_value),
+    ("fused attention", _QKV, fused.query_key_value),
     ("fused attention", layer(vocabulary.FUSED_KEY_VALUE), fused.key_value),
-    ("fused by head", layer("query_key_value"), fused.by_head),
     ("fused attention", f"*/{{{vocabulary.ATTENTION}}}/*/{WEIGHT}", fused.three_squares),
     ("fused gate and up", layer(f"{GATE_AND_UP},wi,w_in,fc1"), fused.gate_up_axis),
     ("fused gate and up", layer(GATE_AND_UP), fused.gate_and_up),

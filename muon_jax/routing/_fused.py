@@ -12,20 +12,23 @@ from muon_jax.routing._context import Leaf
 from muon_jax.routing._plain import matrix, sides
 from muon_jax.routing._rule import Outcome
 from muon_jax.trees._patterns import matches
-from muon_jax.views._matrix_axes import MatrixAxes, Split
+from muon_jax.views._matrix_axes import MatrixAxes
 
 _HIDDEN = "dense_h,w_h,hh,h2h,weight_hh*,recurrent_kernel,recurrent_weight*,hidden_to_hidden"
 _DOWN = "*down*,wo,w2,w_out,w_o,output,out*,linear,fc2,c_proj"
 
 
 def query_key_value(leaf: Leaf) -> Outcome:
-    """Query, key and value side by side, or along an axis of three, or within the heads.
+    """Query, key and value side by side, or along an axis of three.
 
     The output layer shows how wide the queries are; without it, only three squares are certain.
+    Some models store `query_key_value` head by head, in the same shape.
     """
     view = matrix(leaf)
     if view is None:
         return _in_heads(leaf, 3)
+    if leaf.layer == "query_key_value":
+        return _in_parts(view, 3), view
     views = [view, MatrixAxes(view.cols, view.rows)]
     for each in views[:1] if leaf.bias or leaf.outputs_first else views:
         inputs, outputs = sides(leaf, each)
@@ -45,12 +48,6 @@ def key_value(leaf: Leaf) -> Outcome:
     return _halves(leaf, view) if view else _in_heads(leaf, 2)
 
 
-def by_head(leaf: Leaf) -> Outcome:
-    """Some models store q, k and v one after the other, others head by head, in one shape."""
-    view = matrix(leaf)
-    return (_in_parts(view, 3), view) if view else _in_heads(leaf, 3)
-
-
 def three_squares(leaf: Leaf) -> Outcome:
     """An unnamed layer of attention, three times as wide as the one square layer beside it."""
     view = matrix(leaf)
@@ -60,25 +57,18 @@ def three_squares(leaf: Leaf) -> Outcome:
 
 
 def _in_heads(leaf: Leaf, parts: int) -> Outcome:
-    """An axis as long as there are parts holds them; otherwise the heads or their sizes do."""
+    """An axis as long as there are parts holds them, beside inputs, heads and their sizes."""
     shape, ndim = leaf.layer_shape, len(leaf.layer_shape)
-    if ndim not in (3, 4):
-        return None
     leads = leaf.bias == shape[: len(leaf.bias)] != shape[ndim - len(leaf.bias) :]
     views = []
-    for pair in (axis for axis in range(ndim) if shape[axis] == parts):
+    for pair in (axis for axis in range(ndim) if shape[axis] == parts and ndim in (3, 4)):
         *outer, last = (axis for axis in range(ndim) if axis != pair)
         turned = leads if leaf.bias else leaf.outputs_first and pair == 0
-        stored = MatrixAxes(last, outer) if turned else plain.with_heads(leaf, (*outer, last))
-        views.append(stored)
-    if len(views) == 1:
-        return views[0]
-    whole, (heads, size) = MatrixAxes(range(ndim - 2), (ndim - 2, ndim - 1)), shape[-2:]
-    if not views and heads % parts == 0:
-        views.append(_in_parts(whole, parts))
-    elif not views and size % parts == 0:
-        views.append(_in_parts(whole, Split((size // parts,) * parts, interleaved=True)))
-    return whole, *views
+        views.append(MatrixAxes(last, outer) if turned else plain.with_heads(leaf, (*outer, last)))
+    whole = MatrixAxes(range(ndim - 2), (ndim - 2, ndim - 1))
+    if not views and shape[-2] % parts == 0:
+        views.append(_in_parts(whole, parts))  # heads of one part after those of another
+    return views[0] if shape.count(parts) == 1 and ndim in (3, 4) else (whole, *views)
 
 
 def gate_up_axis(leaf: Leaf) -> Outcome:

@@ -62,16 +62,13 @@ def _words_and_names(path: str, index: int, taken: set[Words]) -> tuple[Words, W
 
 
 def _check_array(path: str, value: Any, call: str) -> None:
-    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
-        problem = f"'{path}' is a {type(value).__name__}, not an array"
-        remedy = "`nnx.state(model, nnx.Param)` or `eqx.filter(model, eqx.is_inexact_array)`"
-        remedy = f"Give only the arrays that are trained, such as {remedy}"
-    elif not jnp.issubdtype(value.dtype, jnp.inexact):
-        problem = f"'{path}' has dtype {value.dtype}, which has no gradient"
-        remedy = "Keep it in a collection that is not trained, or freeze it with `optax.masked`"
-    else:
-        return
-    raise refused(call, problem, remedy, TypeError)
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or not hasattr(value, "shape") or not jnp.issubdtype(dtype, jnp.inexact):
+        what = f"a {type(value).__name__}" if dtype is None else f"of dtype {dtype}"
+        functions = "`nnx.state(model, nnx.Param)` or `eqx.filter(model, eqx.is_inexact_array)`"
+        problem = f"'{path}' is {what}, not an array of floating-point numbers"
+        remedy = f"Give only the arrays that are trained, such as {functions}"
+        raise refused(call, problem, remedy, TypeError)
 
 
 def _stacks_by_axis_name(params: Any, leaves: Sequence[Leaf]) -> dict[Words, Shape]:

@@ -18,7 +18,7 @@ import muon_jax
 from muon_jax.routing import _route
 from muon_jax.routing._route import label_params, matrix_axes, route
 from muon_jax.routing._rule import Rule
-from muon_jax.views._matrix_axes import MatrixAxes, Split
+from muon_jax.views._matrix_axes import MatrixAxes
 
 CASES = json.loads((Path(__file__).parent / "cases.json").read_text(encoding="utf-8"))
 TREES = {
@@ -91,10 +91,7 @@ CANDIDATES = {
     ),
     "perhaps three of four in either head": (
         {"attn/qkv/kernel": (8, 2, 12)},
-        [
-            MatrixAxes(-3, (-2, -1)),
-            MatrixAxes(-3, (-2, -1), split=Split((4, 4, 4), interleaved=True)),
-        ],
+        [MatrixAxes(-3, (-2, -1))],
     ),
     "three along one axis or the other": (
         {"attn/qkv/kernel": (8, 3, 3)},

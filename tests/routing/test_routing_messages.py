@@ -32,7 +32,7 @@ REFUSED = {
     # what it is: (tree, rules, kind of error, words of the message)
     "no arrays": ({"nothing": None}, [], ValueError, "has no arrays"),
     "no array": ({"act": "gelu"}, [], TypeError, "'act' is a str, not an array"),
-    "integers": ({"ids": array(3, dtype=jnp.int32)}, [], TypeError, "'ids' has dtype int32"),
+    "integers": ({"ids": array(3, dtype=jnp.int32)}, [], TypeError, "'ids' is of dtype int32"),
     "complex": (COMPLEX, [], TypeError, "'modes/kernel' has dtype complex64"),
     "ambiguous": (AMBIGUOUS, [], ValueError, "mixer/0/mix (2, 3, 4), mixer/1/mix"),
     "view that does not fit": (
@@ -63,7 +63,8 @@ def test_an_error_names_the_call_and_the_argument(call, params, rules, kind, wor
 @pytest.mark.parametrize("value", [jnp.float32, type("Sized", (), {"shape": (2, 3)})()])
 def test_an_array_has_both_shape_and_dtype(value):
     message = message_of(TypeError, muon_jax.label_params, {"layer": {"static": value}})
-    assert f"'layer/static' is a {type(value).__name__}, not an array" in message
+    assert "'layer/static' is " in message
+    assert "not an array of floating-point numbers" in message
 
 
 @pytest.mark.parametrize(
