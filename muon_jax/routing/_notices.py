@@ -1,6 +1,7 @@
 """What routing noticed and a user should know: no matrix for Muon, or no output head."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from muon_jax._checks import listed
@@ -33,16 +34,12 @@ def notices(routes: Sequence[Route]) -> list[str]:
 
 def _ends(routes: Sequence[Route]) -> list[Route]:
     """Returns plain matrices that read a width of the model and make one that nothing else has."""
-    sizes = [
-        size
-        for found in routes
-        if not re.search(r"(^|[/_.])b(ias)?$", found.path)
-        for size in set(found.shape)
-    ]
+    arrays = [found for found in routes if not re.search(r"(^|[/_.])b(ias)?$", found.path)]
+    sizes = Counter(size for found in arrays for size in set(found.shape))
     ends = []
     for found in routes:
         if found.by_default and found.axes and found.rule == "matrix" and len(found.shape) == 2:
             inputs, outputs = found.shape[found.axes.rows[0]], found.shape[found.axes.cols[0]]
-            if sizes.count(outputs) == 1 and sizes.count(inputs) > 1 and inputs != outputs:
+            if sizes[outputs] == 1 < sizes[inputs] and inputs != outputs:
                 ends.append(found)
     return ends

@@ -235,7 +235,7 @@ def _ambiguity(unclear: Sequence[Route], routes: Sequence[Route], call: str) -> 
     several = any(len(found.candidates) > 1 for found in unclear)
     return refused(
         call,
-        listed((f"{found.path} {found.shape}" for found in unclear), 4)
+        listed((f"{found.path or 'the array'} {found.shape}" for found in unclear), 4)
         + (" can be read as matrices in several ways" if several else " may be a matrix or none"),
         "Pass the view that fits in rules=[...], or ambiguous='fallback' to leave it to AdamW:"
         + "".join(f"\n    {line}" for line in lines.values()),
