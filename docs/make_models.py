@@ -40,22 +40,23 @@ The first rule that applies decides.
 """
 
 MORE = """
-Three things that the rules do not need to be told:
+The rules find three things by themselves:
 
 - **Stacks.** An axis that only repeats a layer (`nn.scan`, `nnx.vmap`, pipeline stages, experts) is
-  a batch axis. It is known from the axis names that Flax keeps (`nn.PARTITION_NAME`), or seen from
-  leaves whose rank is known: a norm's gain of shape (layers, width) shows that everything around it
-  that starts with the same length was stacked with it. A stack along the second axis is seen too.
-- **Orientation.** `kernel` and `w` are stored as (inputs, outputs), `weight` as (outputs, inputs);
-  where a bias stands beside a weight, its width decides. It matters to the scales `"keller"` and
-  `"spectral"`, and to splits.
+  a batch axis. The rules read it from the axis names that Flax keeps (`nn.PARTITION_NAME`), or from
+  parameters whose rank is known: a norm's gain of shape (layers, width) shows that everything
+  around it that starts with the same size was stacked with it, along the first axis or the second.
+- **Orientation.** `kernel`, `w` and `weights` are stored as (inputs, outputs), `weight` as
+  (outputs, inputs); where a weight has a bias, its width decides. The scales `"keller"` and
+  `"spectral"` and splits depend on it.
 - **Fused axes.** Queries, keys and values side by side, gate and up, and the gates of recurrent
   cells are matrices of their own. For queries, keys and values of unequal width, the output layer
-  beside them tells the widths.
+  beside them shows the widths.
 
 ## Rules of your own
 
-They come first, and the table of `explain` shows them.
+They come first, and the table of `explain` shows them. A rule whose pattern fits no path of the
+tree raises an error that lists the nearest paths.
 
 ```python
 from muon_jax import MatrixAxes, Rule, Split
@@ -69,31 +70,33 @@ rules = [
 tx = muon_jax.muon(3e-4, rules=rules)
 ```
 
-An array that no rule knows and that can be read in several ways, such as a bare array of three
-axes, is an error that shows the readings and the lines to write.
+An array that no rule knows and that has several candidate views, such as a bare array of three
+axes, raises an error that shows the views as the lines to write.
 
-What shapes do not show, and the rules take as it comes most often:
+Where names and shapes do not decide, the rules assume the most frequent case:
 
 - Fused parts lie one after the other, not head by head or column by column.
 - The groups of a grouped convolution are one matrix, unless a rule splits its outputs.
 - A filter that sees one channel is depthwise, also in the first layer of a network on gray images.
+- A layer or a filter with one output goes to AdamW, since its matrix is a vector.
 - A bare two-axis array of an unusual name is a weight, not a table.
 - A last layer that no name, table or convolution shows to be the head, such as `Dense_1` or `fc`,
-  is a matrix like the others; and so is a table of a name that no library uses.
-- A layer with a usual name of a last one is the head if it has the shape of an embedding beside it,
-  or as many outputs as the largest embedding has rows and nothing else has.
-- The one dense layer at the top of a convolutional network is its head, unless the filters make an
-  image and it makes their channels, as in a generator or where a U-Net learns the time.
+  is a matrix like the others; `muon` then warns at `init`, and `explain` names the candidate.
+- A layer is the head if it has as many outputs as the largest embedding has rows and nothing else
+  has; or if it has a usual name of a last layer and the shape of an embedding beside it.
+- A named head that makes the width of another part's embedding feeds that part, and is a matrix.
+- The one dense layer at the top of a convolutional network is its head, unless the network makes
+  images and the layer widens a latent or a time, as in a generator or a U-Net.
 - Of the layers of a head, those that feed another or a norm are matrices, and the last one is the
   logits; in a `policy_head` and the like, if nothing outside heads is as wide.
-- An `fc1` or `wi` twice as wide as the way down holds gate and up, one half each.
+- A layer twice as wide as the way down beside it holds gate and up, one half each.
 - A dense layer that reads pixels or patches is a map like others, and goes to Muon; an embedding of
   tokens, whose rows are trained only when their token occurs, does not.
 
-Inside `optax.masked` and `optax.multi_transform` a transformation sees its own parameters only, and
-the norms and biases that tell a stack or an orientation are hidden. What they may decide, such as a
-convolution whose bias is hidden, is then an error. Give a chain of your own
-`scale_by_muon(axes=muon_jax.matrix_axes(params))`; `muon` sees the whole tree unless you mask it,
+Inside `optax.masked` and `optax.multi_transform` a transformation sees its own parameters only. The
+rules then read matrices of two axes by their names, and refuse arrays of more axes, whose views
+depend on the norms and biases that the mask hides. Give such a chain the views of the whole tree,
+`scale_by_muon(axes=muon_jax.matrix_axes(params))`. `muon` sees the whole tree unless you mask it,
 so [freeze by rules](../how-to/finetuning.md) instead.
 
 ## Architectures
@@ -108,7 +111,7 @@ def page() -> str:
         "AdamW": NOT_FOR_MUON,
         "Muon, split": FUSED,
         "Muon": WEIGHTS,
-        "an error, or AdamW": (UNKNOWN,),
+        "an error, or AdamW": UNKNOWN,
     }
     whys: dict[tuple[str, str], dict[str, None]] = {}
     for label, rules in groups.items():

@@ -23,6 +23,7 @@ from muon_jax.polar import newton_schulz as newton_schulz
 from muon_jax.polar import polar_by_svd as polar_by_svd
 from muon_jax.polar import polar_to as polar_to
 from muon_jax.polar import steepest_descent as steepest_descent
+from muon_jax.routing import Leaf as Leaf
 from muon_jax.routing import Rule as Rule
 from muon_jax.routing import label_params as label_params
 from muon_jax.routing import matrix_axes as matrix_axes
@@ -42,6 +43,7 @@ __all__ = [
     "Distribution",
     "ExplainedLeaf",
     "Explanation",
+    "Leaf",
     "MatrixAxes",
     "MomentumRmsState",
     "MuonState",

@@ -128,8 +128,8 @@ BAD_VALUES = [
     ),
     (
         lambda: muon_jax.muon(1.0, rules=[muon_jax.Rule("a", "frozen")]).init({"a": jnp.ones(2)}),
-        "muon_jax.muon: rules give 'a' the label 'frozen', for which there is no optimizer. Give "
-        "one for each in others, such as others={'frozen': optax.set_to_zero()}.",
+        "muon_jax.muon: rules give 'a' the label 'frozen', but the known labels are 'adamw', "
+        "'muon'. Give an optimizer for each, such as others={'frozen': optax.set_to_zero()}.",
     ),
     (
         lambda: muon_jax.clip_qk(100.0, {}),

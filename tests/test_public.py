@@ -26,6 +26,7 @@ def test_the_exports_are_these():
         "Distribution",
         "ExplainedLeaf",
         "Explanation",
+        "Leaf",
         "MatrixAxes",
         "MomentumRmsState",
         "MuonState",

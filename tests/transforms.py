@@ -54,13 +54,18 @@ ATTENTION = {
 # With a threshold of 0.1 one head is clipped and the other is not.
 LOGITS = MappingProxyType({"max_logits": {"attn": jnp.array([0.4, 0.05])}})
 AXES = muon_jax.MatrixAxes(rows=-2, cols=-1)
+HEADS = muon_jax.MatrixAxes(rows=0, cols=(1, 2))
 
 CASES = MappingProxyType(
     {
         "scale_by_muon": Case(muon_jax.scale_by_muon, "momentum", MATRICES, {"axes": AXES}),
         "muon": Case(muon_jax.muon, "learning_rate", MODEL),
         "muon_clip": Case(
-            muon_jax.muon_clip, "learning_rate", ATTENTION, {"threshold": 0.1}, LOGITS
+            muon_jax.muon_clip,
+            "learning_rate",
+            ATTENTION,
+            {"threshold": 0.1, "rules": (muon_jax.Rule("attn/*", HEADS),)},  # for masked trees
+            LOGITS,
         ),
         "clip_qk": Case(
             muon_jax.clip_qk, "threshold", ATTENTION, extra_args=LOGITS, takes_schedule=False

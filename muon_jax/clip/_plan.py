@@ -8,7 +8,7 @@ import numpy as np
 
 from muon_jax import _checks
 from muon_jax.clip._targets import QKPart, QKTarget, Shape
-from muon_jax.trees._paths import hidden_paths, named_leaves
+from muon_jax.trees._paths import masked_paths, named_leaves
 from muon_jax.trees._patterns import path_fits
 
 _CALL = "clip_qk"
@@ -49,7 +49,7 @@ class Plan:
 def plan(targets: Mapping[str, QKTarget] | None, params: Any) -> Plan:
     """Finds the targets in the parameters; infers those of Flax attention for None."""
     shapes = {path: np.shape(leaf) for path, leaf in named_leaves(params)}
-    nodes, hidden = _nodes(shapes), hidden_paths(params)
+    nodes, hidden = _nodes(shapes), masked_paths(params)
     if targets is None:
         found = _inferred(shapes, nodes, normed=_normed(nodes | _nodes(hidden)))
     else:

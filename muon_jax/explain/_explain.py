@@ -13,12 +13,12 @@ from muon_jax import _checks
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
 from muon_jax.explain._explanation import ExplainedLeaf, Explanation
 from muon_jax.polar._newton_schulz import newton_schulz
-from muon_jax.routing._route import Ambiguous, Route, check_rules, route, views_by_default
+from muon_jax.routing._notices import notices
+from muon_jax.routing._route import Ambiguous, Route, check_rules, route
 from muon_jax.routing._rule import FALLBACK, MUON, Rule
 from muon_jax.transforms._per_tree import mask_by_leaf
 from muon_jax.transforms._scale import check_scale, shape_scale
 from muon_jax.transforms._scale_by_path import check_multipliers, multipliers_of
-from muon_jax.transforms._sides import check_sides
 
 _CALL = "explain"
 _ADAM_MOMENTS = 2
@@ -47,7 +47,7 @@ def explain(
     Args:
       params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
       rules: rules of your own, tried before the default ones.
-      ambiguous: what becomes of an array with several readings: `"error"` or `"fallback"`.
+      ambiguous: what becomes of an array with several candidate views: `"error"` or `"fallback"`.
       orthogonalizer: its `flops(rows, cols)` tells the cost, if it has one; None is
         `newton_schulz()`.
       scale: size of the updates, as for `scale_by_muon`.
@@ -82,7 +82,6 @@ def explain(
     _checks.check_non_negative(_CALL, "fallback_weight_decay", fallback_weight_decay)
     rules = check_rules(rules, ambiguous, _CALL)
     routes = jax.tree.leaves(route(params, rules=rules, ambiguous=ambiguous, call=_CALL))
-    check_sides(params, views_by_default(routes), scale, call=_CALL)
     decays = {
         MUON: _decays("weight_decay_mask", weight_decay, weight_decay_mask, params),
         FALLBACK: _decays(
@@ -119,7 +118,8 @@ def explain(
         explained(index, found, leaf)
         for index, (found, leaf) in enumerate(zip(routes, jax.tree.leaves(params), strict=True))
     ]
-    return Explanation(tuple(leaves), sum(_ADAM_MOMENTS * _bytes(found) for found in routes))
+    alone = sum(_ADAM_MOMENTS * _bytes(found) for found in routes)
+    return Explanation(tuple(leaves), alone, tuple(notices(routes)))
 
 
 def _untold(rows: int, cols: int) -> None:

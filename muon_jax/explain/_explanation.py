@@ -77,10 +77,12 @@ class Explanation:
     Attributes:
       leaves: one entry a parameter, in the order of the tree.
       adamw_state_bytes: what AdamW alone would keep for these parameters.
+      notices: what `muon` warns of at `init`: no matrix for Muon, or no output head.
     """
 
     leaves: tuple[ExplainedLeaf, ...]
     adamw_state_bytes: int
+    notices: tuple[str, ...] = ()
 
     @property
     def flops(self) -> int | None:
@@ -113,6 +115,7 @@ class Explanation:
             "flops": self.flops,
             "state_bytes": self.state_bytes,
             "adamw_state_bytes": self.adamw_state_bytes,
+            "notices": list(self.notices),
         }
 
     def __str__(self) -> str:
@@ -136,7 +139,7 @@ class Explanation:
         return Table(
             tuple(_COLUMNS[column] for column in used),
             [tuple(row[column] for column in used) for row in rows],
-            [*self._totals(), "", *whys],
+            [*self._totals(), "", *whys, *self.notices],
         )
 
     def _totals(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -16,14 +17,14 @@ from muon_jax.clip._clip_qk import clip_qk
 from muon_jax.clip._targets import QKTarget
 from muon_jax.mesh._distribution import Distribute
 from muon_jax.mesh._state import on_mesh_of
-from muon_jax.routing._route import Ambiguous, check_labels, check_rules, route, views_by_default
+from muon_jax.routing._notices import notices
+from muon_jax.routing._route import Ambiguous, check_labels, check_rules, route
 from muon_jax.routing._rule import FALLBACK, MUON, Rule
 from muon_jax.transforms import _skip_nonfinite
 from muon_jax.transforms._momentum_rms import momentum_rms_transformation
 from muon_jax.transforms._muon import muon_transformation
 from muon_jax.transforms._per_tree import built_per_tree, mask_for
 from muon_jax.transforms._scale_by_path import check_multipliers, multipliers_of
-from muon_jax.transforms._sides import check_sides
 from muon_jax.transforms._widening import in_range
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -80,7 +81,7 @@ def muon(
       chunk_bytes: bound on the size of the matrices orthogonalised at a time.
       distribute: who works on which matrix on a mesh.
       rules: rules of your own, tried before the default ones.
-      ambiguous: what becomes of an array that no rule knows and that has several readings as
+      ambiguous: what becomes of an array that no rule knows and that has several candidate views as
         matrices: `"error"`, or `"fallback"`.
       others: whole optimizers for labels of your own that `rules` give, such as
         `{"frozen": optax.set_to_zero()}`.
@@ -102,6 +103,10 @@ def muon(
       TypeError or ValueError: at once for an unusable argument; at `init` for a leaf that is not
         floating-point or that could be read as a matrix in two ways, and for a multiplier whose
         pattern fits no path; at `update` for a state that other rules or widths made.
+
+    Warns:
+      UserWarning: at `init`, if no parameter goes to Muon, or if the rules recognise no output head
+        and a matrix may be one.
 
     Examples:
       >>> import jax, muon_jax
@@ -161,8 +166,6 @@ def muon(
         """Builds the chain with labels and views read off the whole tree, not a masked part."""
         routes = route(tree, rules=rules, ambiguous=ambiguous, call="muon")
         check_labels(routes, {MUON, FALLBACK, *others}, call="muon")
-        by_default = views_by_default(jax.tree.leaves(routes))
-        check_sides(tree, by_default, scale, call="muon")
         matrices = optax.chain(
             scaled_with(axes=jax.tree.map(lambda found: found.axes, routes)),
             optax.add_decayed_weights(
@@ -181,6 +184,9 @@ def muon(
 
     def init(params: optax.Params) -> optax.OptState:
         multipliers_of(params, learning_rate_multipliers, call="muon")  # refuses a mistyped pattern
+        routes = route(params, rules=rules, ambiguous=ambiguous, call="muon")
+        for notice in notices(jax.tree.leaves(routes)):
+            warnings.warn(f"muon_jax.muon: {notice}", stacklevel=2)
         return plain.init(params)
 
     def update(

@@ -1,26 +1,17 @@
 """The default rules, in order: where parameters of known names and shapes go, and why.
 
-The first rule that applies wins, and the last one gives up: it shows the readings.
+The first rule that applies wins. The last one applies to every array and gives candidate views.
 """
 
-from muon_jax.routing import _attention as attention
-from muon_jax.routing import _convolutions as filters
-from muon_jax.routing import _gates as gates
-from muon_jax.routing import _heads as heads
+from collections.abc import Callable
+
+from muon_jax.routing import _fused as fused
 from muon_jax.routing import _not_matrices as exclusion
-from muon_jax.routing import _plain as reading
-from muon_jax.routing._rule import FALLBACK, Rule
-from muon_jax.routing._vocabulary import (
-    ATTENTION_INPUT,
-    ATTENTION_OUTPUT,
-    EMBEDDING,
-    FUSED_KEY_VALUE,
-    FUSED_QUERY_KEY_VALUE,
-    LATENT_UP,
-    NORM,
-    NORM_VECTOR,
-    WEIGHT,
-)
+from muon_jax.routing import _plain as plain
+from muon_jax.routing import _vocabulary as vocabulary
+from muon_jax.routing._context import Leaf
+from muon_jax.routing._rule import FALLBACK, Outcome, Rule
+from muon_jax.routing._vocabulary import EMBEDDING, WEIGHT
 
 
 def layer(names: str) -> str:
@@ -33,211 +24,117 @@ def table(names: str) -> str:
     return f"*/{{{names}}}{{,/weight,/w,/embedding,/embeddings}}"
 
 
-GAIN = "*bias,bias_*,*scale,gamma,beta,offset,b,b?,b_?,*slope,*magnitude*,*scale_shift_table"
-STATE_SPACE = "a_log,log_a,log_dt,log_step,log_lambda*,dt_bias"
+GAIN = "*bias,bias_*,*scale,gamma,beta,offset,b?,b_?,*_b,*slope,*magnitude*,*scale_shift_table"
+ELEMENTWISE = (
+    "a_log,log_a,log_dt,log_step,log_lambda*,dt_bias,{,*_}{sigma,rho,std,logstd,log_std,logvar,"
+    "log_var,variance},sigma_?,time_{decay,first,faaaa,mix*,maa_?}"
+)
 POSITION = (
     "pos,pe,wpe,w_pos,{pos,*_pos,*posit*,*rel,*relative*}*{emb,embed,embeds,embedding,embeddings,"
     "embedder,encoding,encodings,table,bias,tokens},*rel_pos*,embed_positions,position*"
 )
-TOKENS = "*token,*tokens,latent,*latents,latent_array,*queries,*prompt,*prompts,*slots"
-HEAD = (
-    "*head,*logit*,*classifier,class_embed,*unembed*,w_u,readout,predictions,vocab_proj*,lm_proj,"
-    "*qa_outputs,score"
+TOKENS = (
+    "*token,*tokens,latent,*latents,latent_array,*queries,*prompt,*prompts,*slots,*inducing*,"
+    "*prototypes,*memory_bank,h0,c0"
 )
-LAST = (
-    "out,output,outputs,*_out,out_proj,output_*,decoder,generator,proj,predictions,final*,linear*,"
-    "dense*,fc*,last_layer"
+HEAD = (
+    "head,*_head,*_head_{dense,linear,fc,out,output},lmhead,logit*,*_logit*,classifier,"
+    "*_classifier,class_embed,*unembed*,w_u,readout,predictions,vocab_proj*,lm_proj,*qa_outputs,"
+    "score"
 )
 GATE = "gate,gating,gating_network,switch,wg,w_gate,w_noise,noise_linear"
-CHANNELWISE = "*depthwise*,dwconv*,dw_conv*,*conv1d*,*conv_1d*,*short_conv*,*causal_conv*"
+DEPTHWISE = "*depthwise*,dwconv*,dw_conv*,*_dwconv*,*_dw_conv*"
+OVER_TIME = "*conv1d*,*conv1_d*,*conv_1d*,*short_conv*,*causal_conv*"
 GATE_AND_UP = (
-    "gate_up,gate_up?,gate_up_*,gate_and_up*,up_gate*,up_and_gate*,gateup*,w13,gating_einsum,"
+    "w12,gate_up,gate_up?,gate_up_*,gate_and_up*,up_gate*,up_and_gate*,gateup*,w13,gating_einsum,"
     "wi_fused"
 )
 RECURRENT = (
-    "dense_i,dense_h,weight_ih*,weight_hh*,w_i,w_h,ih,hh,i2h,h2h,recurrent_kernel,*lstm*,*gru*"
+    "dense_i,dense_h,weight_ih*,weight_hh*,w_i,w_h,ih,hh,i2h,h2h,recurrent_kernel,*lstm*,*gru*,"
+    "input_to_hidden,hidden_to_hidden"
 )
 
-NUMBER = "0"
-"""Every name that is a number: paths are compared with a 0 for each."""
-NUMBERED = f"{{{NUMBER},layers/{NUMBER},layers_*}}"
-"""Layers of `Sequential`, of a list or of `eqx.nn.MLP`."""
+WHY = {
+    "vector": "has at most one axis longer than one",
+    "bias or gain": "acts on every channel alone",
+    "elementwise": "a rate or a scale for every entry",
+    "embedding": "looked up, or added to activations; so too if tied to the head",
+    "head": "its outputs are logits, one column a class",
+    "router": "its outputs are logits, one column an expert or a code",
+    "depthwise convolution": "filters every channel alone",
+    "broadcast table": "broadcast along its first axis: no map",
+    "fused attention": "query, key and value are each a matrix",
+    "fused gate and up": "gate and up are each a matrix",
+    "fused recurrent gates": "every gate is a matrix",
+    "LoRA factor": "each factor of the low-rank change is a matrix",
+    "experts": "every expert is a matrix",
+    "attention input": "all heads together are its outputs",
+    "attention output": "all heads together are its inputs",
+    "convolution": "its input is a flattened patch",
+    "outputs by bias": "its bias has the output axes",
+    "matrix": "inputs and outputs have an axis each",
+    "ambiguous": "no rule knows it, and several views fit",
+}
+"""The reason for the outcome of a rule, by the name of the rule."""
 
-LOGITS = "its outputs are logits, one column a class"
 
-NOT_FOR_MUON = (
-    Rule("*", exclusion.no_matrix, "has at most one axis longer than one", "vector"),
-    Rule(
-        f"*/{{{GAIN}}},*/{NORM}{{,/{NORM_VECTOR}}}",
-        exclusion.gain,
-        "acts on every channel alone",
-        "bias or gain",
-    ),
-    Rule(
-        f"*/{WEIGHT}",
-        exclusion.elementwise,
-        "its bias has its whole shape",
-        "bias or gain",
-    ),
-    Rule(f"*/{{{STATE_SPACE}}}", FALLBACK, "rates of a state space, each its own", "state space"),
-    Rule(
-        f"{table(POSITION)},*/*_pos",
-        exclusion.position,
-        "looked up, or added to activations",
-        "position table",
-    ),
-    Rule(
-        f"{table(EMBEDDING)},*/{{embedding,embeddings}},*/{{{EMBEDDING}}}/{NUMBER}/{{weight,w}}",
-        exclusion.lookup,
-        "rows are looked up, each trained when it occurs; so too if tied to the head",
-        "embedding",
-    ),
-    Rule(
-        table(TOKENS),
-        exclusion.learned_tokens,
-        "a state of its own, no map of one",
-        "learned tokens",
-    ),
-    Rule(layer(HEAD), heads.logits, LOGITS, "head"),
-    Rule(
-        f"*/{{head,heads,classifier,lm_heads,*logit*}}/{{{LAST}}}/{WEIGHT},"
-        f"*/{{head,classifier,lm_heads,*logit*}}/{NUMBERED}/{WEIGHT}",
-        heads.end_of_head,
-        LOGITS,
-        "head",
-    ),
-    Rule(
-        f"*/{{{heads.NAMED_HEADS}}}/{{{LAST},{NUMBERED}}}/{WEIGHT}",
-        heads.end_of_named_head,
-        LOGITS,
-        "head",
-    ),
-    Rule(
-        layer(LAST),
-        heads.vocabulary,
-        "has an output for every row of the embedding: logits",
-        "head",
-    ),
-    Rule(layer("*"), heads.only_dense, "the one dense layer among convolutions: logits", "head"),
-    Rule(
-        f"{layer('*router*,moe_gate,moegate*')},*/*router*/*",
-        FALLBACK,
-        "its outputs are logits, one column an expert",
-        "router",
-    ),
-    Rule(
-        layer(GATE),
-        exclusion.gate_of_experts,
-        "experts stand beside it: its outputs are their logits",
-        "router",
-    ),
-    Rule(
-        layer(CHANNELWISE),
-        filters.taps_by_channel,
-        "filters every channel alone",
-        "depthwise convolution",
-    ),
-    Rule(
-        f"*/{{{WEIGHT},*conv*,*_kernel}}",
-        filters.single_channel,
-        "every filter sees one channel",
-        "depthwise convolution",
-    ),
-    Rule("*", exclusion.broadcast, "broadcast along its first axis: no map", "broadcast table"),
+def _rules(*rows: tuple[str, str, Callable[[Leaf], Outcome] | str]) -> tuple[Rule, ...]:
+    """Makes rules of names, patterns of plain names, and outcomes."""
+    return tuple(Rule(pattern, to, WHY[name], name) for name, pattern, to in rows)
+
+
+_NORM = f"*/{vocabulary.NORM}{{,/{vocabulary.NORM_VECTOR}}}"
+_END_OF_HEAD = f"*/{{{vocabulary.HEADS}}}/{{{vocabulary.LAST},0,layers/0,layers}}/{WEIGHT}"
+_TABLES = (
+    f"{table(f'{EMBEDDING},{POSITION},{TOKENS}')},*/*_pos,*/{{{EMBEDDING}}}/0/{{weight,w}},"
+    f"*/{{embedding,embeddings}},*/{vocabulary.TABLES}/*"
+)
+_QKV = layer(f"{vocabulary.FUSED_QUERY_KEY_VALUE},query_key_value")
+_QUERY = layer(f"{vocabulary.ATTENTION_INPUT},{vocabulary.LATENT_UP}")
+
+NOT_FOR_MUON = _rules(
+    ("vector", "*", exclusion.no_matrix),
+    ("bias or gain", f"*/{{{GAIN}}},{_NORM}", exclusion.gain),
+    ("bias or gain", "*/b", exclusion.letter_b),
+    ("elementwise", f"*/{{{ELEMENTWISE}}}", FALLBACK),
+    ("embedding", _TABLES, exclusion.table),
+    ("head", layer(HEAD), exclusion.logits),
+    ("head", _END_OF_HEAD, exclusion.end_of_head),
+    ("head", "*", exclusion.of_vocabulary),
+    ("head", layer("*"), exclusion.only_dense),
+    ("router", f"{layer('*router*,moe_gate,moegate*')},*/*router*/*", FALLBACK),
+    ("router", layer(GATE), exclusion.gate_of_experts),
+    ("router", layer("*"), exclusion.choice_of_codes),
+    ("depthwise convolution", layer(DEPTHWISE), FALLBACK),
+    ("depthwise convolution", layer(OVER_TIME), exclusion.taps_by_channel),
+    ("depthwise convolution", f"*/{{{WEIGHT},*conv*,*_kernel}}", exclusion.single_channel),
+    ("broadcast table", "*", exclusion.broadcast),
 )
 """No matrices, or matrices that should not be orthogonalised."""
 
-FUSED = (
-    Rule(
-        layer(FUSED_QUERY_KEY_VALUE),
-        attention.fused_query_key_value,
-        "query, key and value are each a matrix",
-        "fused attention",
-    ),
-    Rule(
-        layer(FUSED_KEY_VALUE),
-        attention.fused_key_value,
-        "key and value are each a matrix",
-        "fused attention",
-    ),
-    Rule(
-        layer("query_key_value"),
-        attention.fused_in_every_head,
-        "every head may hold its own query, key and value: an error asks",
-        "fused by head",
-    ),
-    Rule(
-        layer(f"{GATE_AND_UP},wi,w_in,fc1"),
-        gates.paired,
-        "gate and up are each a matrix",
-        "fused gate and up",
-    ),
-    Rule(
-        layer(GATE_AND_UP),
-        gates.gate_and_up,
-        "gate and up are each a matrix",
-        "fused gate and up",
-    ),
-    Rule(
-        layer("w12,wi,w_in,fc1,c_fc,up,up_proj,linear1,dense1,dense_1"),
-        gates.gated_up,
-        "twice as wide as the way down: gate and up are each a matrix",
-        "fused gate and up",
-    ),
-    Rule(
-        layer(f"net_0/proj,net/{NUMBER}/proj"),
-        gates.gated_net,
-        "twice as wide as the way down: gate and up are each a matrix",
-        "fused gate and up",
-    ),
-    Rule(
-        layer("in_proj"),
-        gates.gated_input,
-        "input and gate are each a matrix",
-        "fused gated input",
-    ),
-    Rule(
-        layer(RECURRENT),
-        gates.recurrent_gates,
-        "every gate is a matrix",
-        "fused recurrent gates",
-    ),
-    Rule("*/*lstm*/linear/w", gates.four_gates, "every gate is a matrix", "fused recurrent gates"),
+FUSED = _rules(
+    ("fused attention", _QKV, fused.query_key_value),
+    ("fused attention", layer(vocabulary.FUSED_KEY_VALUE), fused.key_value),
+    ("fused attention", f"*/{{{vocabulary.ATTENTION}}}/*/{WEIGHT}", fused.three_squares),
+    ("fused gate and up", layer(f"{GATE_AND_UP},wi,w_in,fc1"), fused.gate_up_axis),
+    ("fused gate and up", layer(GATE_AND_UP), fused.gate_and_up),
+    ("fused recurrent gates", f"{layer(RECURRENT)},*/*lstm*/linear/w", fused.recurrent_gates),
+    ("fused gate and up", layer("*"), fused.twice_as_wide),
 )
 """Several matrices in one array."""
 
-WEIGHTS = (
-    Rule(
-        layer("*lora_{a,b,down,up},*lora*/{a,b}"),
-        reading.low_rank_factor,
-        "each factor of the low-rank change is a matrix",
-        "LoRA factor",
-    ),
-    Rule("*", reading.expert_stack, "every expert is a matrix", "experts"),
-    Rule(
-        layer(f"{ATTENTION_INPUT},{LATENT_UP}"),
-        attention.attention_input,
-        "all heads together are its outputs",
-        "attention input",
-    ),
-    Rule(
-        layer(ATTENTION_OUTPUT),
-        attention.attention_output,
-        "all heads together are its inputs",
-        "attention output",
-    ),
-    Rule(layer("*conv*"), filters.convolution, "its input is a flattened patch", "convolution"),
-    Rule(
-        f"*/{{{WEIGHT},*_kernel}}",
-        filters.filter_shaped,
-        "its input is a flattened patch",
-        "convolution",
-    ),
-    Rule(f"*/{WEIGHT}", reading.by_bias, "its bias has the output axes", "outputs by bias"),
-    Rule("*", reading.matrix, "inputs and outputs have an axis each", "matrix"),
+WEIGHTS = _rules(
+    ("LoRA factor", layer("*lora_{a,b,down,up},*lora*/{a,b}"), plain.low_rank_factor),
+    ("experts", "*", plain.expert_stack),
+    ("attention input", _QUERY, plain.attention_input),
+    ("attention output", layer(vocabulary.ATTENTION_OUTPUT), plain.attention_output),
+    ("convolution", layer("*conv*"), plain.flattened_patch),
+    ("convolution", f"*/{{{WEIGHT},*_kernel}}", plain.filter_shaped),
+    ("outputs by bias", f"*/{WEIGHT}", plain.by_bias),
+    ("matrix", "*", plain.matrix),
 )
 """One matrix an array, or one a layer of a stack."""
 
-UNKNOWN = Rule("*", reading.several, "no rule knows it, and it has several readings", "ambiguous")
+UNKNOWN = _rules(("ambiguous", "*", plain.candidates))
 
-DEFAULT_RULES = (*NOT_FOR_MUON, *FUSED, *WEIGHTS, UNKNOWN)
+DEFAULT_RULES = (*NOT_FOR_MUON, *FUSED, *WEIGHTS, *UNKNOWN)

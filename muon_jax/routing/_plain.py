@@ -1,142 +1,166 @@
-"""How the array of one layer reads as matrices: every function sees a leaf and gives an outcome.
+"""Views of arrays that hold one matrix. Every function takes a leaf and returns an outcome.
 
-Axes are those of one layer; routing adds the stack axes. None means that shape or neighbours speak
-against the reading, several views that they leave it open.
+Axes are those of one layer; routing adds the stack axes. None means that the shape or the siblings
+contradict the view; several candidate views mean that they do not decide.
 """
 
-import re
-
+from muon_jax.routing import _vocabulary as vocabulary
 from muon_jax.routing._context import Leaf
 from muon_jax.routing._rule import Outcome
-from muon_jax.routing._vocabulary import ATTENTION, ATTENTION_INPUT, EXPERTS, FUSED_QUERY_KEY_VALUE
-from muon_jax.trees._patterns import matches
-from muon_jax.views._matrix_axes import MatrixAxes, Split
+from muon_jax.trees._patterns import Words, matches
+from muon_jax.views._matrix_axes import MatrixAxes, Shape
 
-QUERY = f"{ATTENTION_INPUT},{FUSED_QUERY_KEY_VALUE}"
+_QUERY = f"{vocabulary.ATTENTION_INPUT},{vocabulary.FUSED_QUERY_KEY_VALUE}"
 
 
 def matrix(leaf: Leaf) -> MatrixAxes | None:
-    """Inputs and outputs have an axis each."""
-    return oriented(leaf) if len(leaf.core) == 2 else None
+    """Inputs and outputs have an axis each; other axes have one entry."""
+    return oriented(leaf, leaf.axes) if len(leaf.axes) == 2 else None
+
+
+def oriented(leaf: Leaf, axes: Shape) -> MatrixAxes:
+    """Returns the view of two axes: the bias, or else the name, shows which one is the output."""
+    first, second = (leaf.layer_shape[axis] for axis in axes)
+    outputs_first = leaf.outputs_first
+    if first != second and leaf.bias[-1:] in ((first,), (second,)):
+        outputs_first = leaf.bias[-1] == first
+    return MatrixAxes(*axes[::-1]) if outputs_first else MatrixAxes(*axes)
 
 
 def low_rank_factor(leaf: Leaf) -> Outcome:
-    """(inputs…, rank) and (rank, outputs…): the rank that both share tells how many are stacked."""
-    if len(leaf.core) == 2:
-        return oriented(leaf)
-    name, letter = leaf.layer[:-1], leaf.layer[-1:]
-    other = leaf.beside(name + {"a": "b", "b": "a"}.get(letter, ""))
-    if not other or leaf.outputs_first:
+    """(inputs…, rank) and (rank, outputs…), which have the rank in common."""
+    axes, is_first = leaf.axes, leaf.layer.endswith("a")
+    other = leaf.sibling(leaf.layer[:-1] + ("b" if is_first else "a"))
+    first, second = (leaf.layer_shape, other) if is_first else (other, leaf.layer_shape)
+    if len(axes) == 2 or leaf.outputs_first or not other or first[-1] != second[0]:
+        return matrix(leaf)
+    if first[-1:] == second[1:2] and first[0] == second[0]:
+        return None  # or a stack of as many layers as the rank
+    return MatrixAxes(axes[:-1], axes[-1]) if is_first else MatrixAxes(axes[0], axes[1:])
+
+
+def expert_stack(leaf: Leaf) -> Outcome:
+    """(experts, inputs, outputs) below something called experts, or beside their router."""
+    named = f"{vocabulary.EXPERTS},{vocabulary.ATTENTION}"
+    nearest = [name for name in leaf.layer_path if matches(named, name)][-1:]
+    router = leaf.sibling("*router*,gate,gating,w_gate,wg", ndim=2)
+    routed = leaf.layer_shape[0] in router and not in_attention(leaf)
+    is_expert = routed or any(matches(vocabulary.EXPERTS, name) for name in nearest)
+    return oriented(leaf, (1, 2)) if is_expert and len(leaf.layer_shape) == 3 else None
+
+
+def attention_input(leaf: Leaf) -> Outcome:
+    """(inputs, heads, size), or (heads, inputs, size) where the output layer shows that width."""
+    return with_heads(leaf, leaf.axes) if len(leaf.axes) == 3 and not leaf.outputs_first else None
+
+
+def with_heads(leaf: Leaf, axes: Shape) -> MatrixAxes:
+    """Returns the view of inputs and outputs, or of three axes, two of which are the outputs."""
+    if len(axes) == 2:
+        return MatrixAxes(*axes)
+    first, second, last = axes
+    width = leaf.sibling(vocabulary.ATTENTION_OUTPUT, ndim=3)[-1:]
+    if (leaf.layer_shape[second],) == width != (leaf.layer_shape[first],):
+        return MatrixAxes(rows=second, cols=(first, last))
+    return MatrixAxes(rows=first, cols=(second, last))
+
+
+def attention_output(leaf: Leaf) -> Outcome:
+    """(heads, size, outputs), beside a query or within something called attention."""
+    fits = len(leaf.axes) == 3 and not leaf.outputs_first and in_attention(leaf)
+    return MatrixAxes(leaf.axes[:2], leaf.axes[2]) if fits else None
+
+
+def flattened_patch(leaf: Leaf) -> MatrixAxes | None:
+    """(space…, inputs, outputs), or (outputs, inputs, space…) as torch stores it."""
+    if len(leaf.layer_shape) < 3:
         return None
-    first, second = (leaf.core, other) if letter == "a" else (other, leaf.core)
-    leads = [
-        lead
-        for lead in range(min(len(first), len(second)) - 1)
-        if first[:lead] == second[:lead] and first[-1] == second[lead]
-    ]
-    if len(leads) != 1:
-        return None
-    axes = range(leads[0], len(leaf.core))
-    if letter == "a":
-        return MatrixAxes(rows=axes[:-1], cols=axes[-1])
-    return MatrixAxes(rows=axes[0], cols=axes[1:])
+    outputs = channels(leaf)[1]
+    rows = [axis for axis in range(len(leaf.layer_shape)) if axis != outputs]
+    return MatrixAxes(rows, outputs)
+
+
+def channels(leaf: Leaf) -> tuple[int, int]:
+    """Returns the axes of the inputs and outputs of a filter."""
+    ndim = len(leaf.layer_shape)
+    inputs, outputs = (1, 0) if space_is_last(leaf) else (ndim - 2, ndim - 1)
+    turned = leaf.bias == (leaf.layer_shape[inputs],) != (leaf.layer_shape[outputs],)
+    return (outputs, inputs) if turned else (inputs, outputs)  # transposed, as torch stores it
+
+
+def filter_shaped(leaf: Leaf) -> Outcome:
+    """Space is one pixel, or two axes or more of one length: (3, 3), (7, 1), (1, 3, 3)."""
+    space = leaf.layer_shape[2:] if space_is_last(leaf) else leaf.layer_shape[:-2]
+    shaped = _is_space(space) and (len(space) > 1 or space == (1,))
+    return flattened_patch(leaf) if shaped else None
+
+
+def space_is_last(leaf: Leaf) -> bool:
+    """Returns whether the space of a filter comes last, by the bias or else by the name.
+
+    The shape overrules a name by which the sides of a filter were unequal and longer than there are
+    channels, where they are equal the other way round.
+    """
+    shape, named = leaf.layer_shape, leaf.outputs_first
+    if shape[0] != shape[-1] and leaf.bias in ((shape[0],), (shape[-1],)):
+        return leaf.bias == (shape[0],)
+    space, other = (shape[2:], shape[:-2]) if named else (shape[:-2], shape[2:])
+    longest = max(shape[:2] if named else shape[-2:])
+    odd = not _is_space(space) and max(space) > longest
+    return not named if odd and len(set(other)) == 1 else named
+
+
+def _is_space(sizes: Shape) -> bool:
+    return len(set(sizes) - {1}) <= 1
 
 
 def by_bias(leaf: Leaf) -> Outcome:
     """The axes that the bias has are the outputs, the others the inputs."""
-    bias, ndim = leaf.bias or (), len(leaf.core)
-    inputs = ndim - len(bias)
-    if ndim < 3 or not bias or not inputs:
+    shape, ndim, outputs = leaf.layer_shape, len(leaf.layer_shape), len(leaf.bias)
+    if ndim < 3 or not 0 < outputs < ndim:
         return None
-    if leaf.core[inputs:] == bias:
-        if ndim == 3 and len(bias) == 2 and leaf.core[0] == leaf.core[1]:
-            return several(leaf)  # a stack of layers with a bias each would look the same
-        return MatrixAxes(rows=range(inputs), cols=range(inputs, ndim))
-    if bias_leads(leaf):
-        return MatrixAxes(rows=range(len(bias), ndim), cols=range(len(bias)))
-    return None
+    if shape[-outputs:] == leaf.bias:
+        if ndim == 3 and outputs == 2 and shape[0] == shape[1]:
+            return candidates(leaf)  # a stack of layers with a bias each would look the same
+        return MatrixAxes(rows=range(ndim - outputs), cols=range(ndim - outputs, ndim))
+    leads = shape[:outputs] == leaf.bias
+    return MatrixAxes(rows=range(outputs, ndim), cols=range(outputs)) if leads else None
 
 
-def several(leaf: Leaf) -> tuple[MatrixAxes, ...]:
-    """What an array of three axes or more may be: a stack of matrices, or one, cut at any axis."""
-    axes = range(len(leaf.core))
-    cuts = [(axes[:cut], axes[cut:]) for cut in reversed(axes[1:])]
-    pairs = [(axes[-2:-1], axes[-1:]), *cuts]
+def candidates(leaf: Leaf) -> tuple[MatrixAxes, ...]:
+    """Returns all views of three axes or more: a stack of matrices, or one, cut at any axis."""
+    axes = leaf.axes
+    cuts = [(axes[:cut], axes[cut:]) for cut in range(len(axes) - 1, 0, -1)]
+    pairs = [(axes[-2:-1], axes[-1:]), *cuts] if len(axes) > 2 else cuts
     if leaf.outputs_first:
-        pairs = [(axes[-1:], axes[-2:-1]), *((cols, rows) for rows, cols in reversed(cuts))]
+        pairs = [(cols, rows) for rows, cols in [pairs[0], *reversed(pairs[1:])]]
     return tuple(MatrixAxes(rows, cols) for rows, cols in pairs)
 
 
-def oriented(leaf: Leaf, lead: int = 0) -> MatrixAxes:
-    """The two axes after `lead`: the bias, or else the name, says which one is the output."""
-    batch, (first, second) = leaf.core[:lead], leaf.core[lead : lead + 2]
-    outputs_first = leaf.outputs_first
-    if first != second and leaf.bias in ((*batch, first), (*batch, second)):
-        outputs_first = leaf.bias == (*batch, first)
-    return MatrixAxes(lead + 1, lead) if outputs_first else MatrixAxes(lead, lead + 1)
-
-
-def expert_stack(leaf: Leaf) -> Outcome:
-    """(experts, inputs, outputs) below something called experts, unless attention comes between."""
-    if len(leaf.core) == 3:
-        for word in reversed(leaf.place):
-            if matches(ATTENTION, word):
-                break
-            if matches(EXPERTS, word):
-                return oriented(leaf, lead=1)
-    return None
-
-
 def in_attention(leaf: Leaf) -> bool:
-    """Tells whether a layer belongs to attention, by a name or a query beside it."""
-    named = any(matches(ATTENTION, word) for word in leaf.place)
-    return named or leaf.beside(QUERY) is not None
+    """Returns whether a layer belongs to attention, by a name or a query beside it."""
+    named = any(matches(vocabulary.ATTENTION, name) for name in leaf.layer_path)
+    return named or bool(leaf.sibling(_QUERY))
 
 
-def bias_leads(leaf: Leaf) -> bool:
-    """Tells whether the bias has the first axes of the weight, and not the last ones."""
-    bias = leaf.bias or ()
-    return leaf.core[: len(bias)] == bias != leaf.core[len(leaf.core) - len(bias) :]
+def sides(leaf: Leaf, view: MatrixAxes | None = None) -> tuple[int, int]:
+    """Returns the inputs and outputs of a plain matrix."""
+    view = view or oriented(leaf, leaf.axes)
+    return leaf.layer_shape[view.rows[0]], leaf.layer_shape[view.cols[0]]
 
 
-def in_parts(view: MatrixAxes, split: int | Split) -> MatrixAxes:
-    """The same view of several matrices along its outputs."""
-    return MatrixAxes(view.rows, view.cols, split)
-
-
-def halves(leaf: Leaf) -> Outcome:
-    """Two matrices side by side along the outputs."""
-    view = matrix(leaf)
-    return in_parts(view, 2) if view and leaf.core[view.cols[0]] % 2 == 0 else None
-
-
-def inputs_and_outputs(leaf: Leaf) -> tuple[int, int]:
-    """The sizes of a plain matrix."""
-    view = oriented(leaf)
-    return leaf.core[view.rows[0]], leaf.core[view.cols[0]]
-
-
-def may_feed(leaf: Leaf) -> dict[str, int]:
-    """The outputs of all matrices beside a matrix that have as many inputs as it has outputs."""
-    _, outputs = inputs_and_outputs(leaf)
-    beside = {
-        name: shape[::-1] if leaf.outputs_first else shape
-        for name, shape in leaf.neighbours.items()
-        if shape and len(shape) == 2 and shape not in leaf.tree.tables.values()
+def matrices_in(leaf: Leaf, module: Words, ndim: int = 2) -> dict[str, Shape]:
+    """Returns (batch…, inputs, outputs) of the other plain layers of a module, by their names."""
+    tables = leaf.tree.tables.values()
+    return {
+        name: (*shape[:-2], shape[-1], shape[-2]) if leaf.outputs_first else shape
+        for name, shape in leaf.layers_in(module).items()
+        if len(shape) == ndim and shape not in tables and "conv" not in name
     }
-    return {name: made for name, (taken, made) in beside.items() if taken == outputs}
 
 
-def feeds_dense(leaf: Leaf) -> bool:
-    """Tells whether a matrix feeds one beside it: if that fits both ways, only a later one."""
-    inputs, _ = inputs_and_outputs(leaf)
-    return any(
-        inputs != made or _number(leaf.layer) < _number(name)
-        for name, made in may_feed(leaf).items()
-    )
-
-
-def _number(name: str) -> int:
-    """The number at the end of a name, or 0."""
-    *_, digits = re.split(r"\D", name)
-    return int(digits or 0)
+def precedes(name: str, other: str) -> bool:
+    """Returns whether two names differ in a number at the end, and the first has the lower one."""
+    stem = name.rstrip("0123456789")
+    numbers = [int(each[len(stem) :] or 0) for each in (name, other) if each[len(stem) :].isdigit()]
+    return other.startswith(stem) and numbers == sorted({*numbers}) and len(numbers) == 2

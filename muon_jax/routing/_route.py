@@ -2,32 +2,39 @@
 
 import dataclasses
 import functools
+import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
 
 from muon_jax._checks import check_choice, listed, refused
-from muon_jax.routing._context import Leaf, leaves_of
-from muon_jax.routing._default_rules import DEFAULT_RULES, NUMBER
+from muon_jax.routing._context import Leaf
+from muon_jax.routing._default_rules import DEFAULT_RULES
+from muon_jax.routing._leaves import leaves_of
 from muon_jax.routing._rule import FALLBACK, MUON, Outcome, Rule
-from muon_jax.trees._paths import hidden_by_masks
+from muon_jax.trees._patterns import fits_nothing, matches, path_fits
 from muon_jax.views._matrix_axes import MatrixAxes, Shape
-
-_NUMBER = re.compile(r"(?<![^/])\d+(?![^/])")
-"""A whole name that is a number: the index of a layer or an expert."""
 
 Ambiguous: TypeAlias = Literal["error", "fallback"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """Where one parameter goes: its label, its view if Muon takes it, and the rule that said so.
+    """Where one parameter goes, and why.
 
     Attributes:
-      by_default: whether that is a rule of the library, not one of the user's.
+      path: its names joined by `/`.
+      shape: as stored.
+      dtype: as stored.
+      label: `"muon"`, `"adamw"`, or a label that a rule of the user's gives.
+      axes: the view; None unless the label is `"muon"`.
+      rule: the name of the rule that decided.
+      why: its reason.
+      by_default: whether it is a rule of the library.
+      candidates: the views among which only the user can choose.
     """
 
     path: str
@@ -37,7 +44,8 @@ class Route:
     axes: MatrixAxes | None
     rule: str
     why: str
-    by_default: bool
+    by_default: bool = True
+    candidates: tuple[MatrixAxes, ...] = ()
 
 
 def route(
@@ -49,23 +57,21 @@ def route(
       The same tree with a `Route` for every array. `None` and `optax.MaskedNode` stay.
 
     Raises:
-      ValueError: the tree is empty, a view does not fit, or a leaf can be read in several ways.
+      ValueError: the tree is empty, a pattern fits no path, a view does not fit, an array has
+        several candidate views, or one of more than two axes is in a masked tree.
       TypeError: a leaf is no array of floating-point numbers, or a complex one is a matrix.
     """
     own = check_rules(rules, ambiguous, call)
-    leaves, structure = leaves_of(params, call)
-    decisions = [_decide(leaf, own) for leaf in leaves]
-    unread = {
-        leaf: outcome
-        for leaf, (_, outcome, _) in zip(leaves, decisions, strict=True)
-        if isinstance(outcome, tuple)
-    }
-    if unread and ambiguous == "error":
-        raise _ambiguity(unread, bool(hidden_by_masks(params)), call)
-    return jax.tree.unflatten(
-        structure,
-        [_routed(leaf, *decision, call) for leaf, decision in zip(leaves, decisions, strict=True)],
-    )
+    leaves, masked = leaves_of(params, call)
+    paths = [*(leaf.path for leaf in leaves), *masked]
+    for rule in own:
+        if not any(map(rule.fits, paths)):
+            raise fits_nothing(call, "rules", rule.pattern, paths)
+    routes = [_route_of(leaf, own, bool(masked), call) for leaf in leaves]
+    unclear = [found for found in routes if found.candidates]
+    if unclear and ambiguous == "error":
+        raise _ambiguity(unclear, routes, call)
+    return jax.tree.unflatten(jax.tree.structure(params), routes)
 
 
 def label_params(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguous = "error") -> Any:
@@ -74,14 +80,15 @@ def label_params(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguou
     Args:
       params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
       rules: rules of your own, tried before the default ones; they may give labels of their own.
-      ambiguous: what becomes of an array that no rule knows and that has several readings as
-        matrices: `"error"`, or `"fallback"` to label it `"adamw"`.
+      ambiguous: what becomes of an array with several candidate views: `"error"`, or `"fallback"`
+        to label it `"adamw"`.
 
     Returns:
       The same tree with a label for every array.
 
     Raises:
-      ValueError: an array is ambiguous, a rule's view does not fit, or the tree is empty.
+      ValueError: an array is ambiguous, a rule fits no path, a rule's view does not fit, the tree
+        is empty, or a mask hides parts of it that the rules need.
       TypeError: a leaf is no array of floating-point numbers, or a complex one is a matrix.
 
     Examples:
@@ -95,12 +102,13 @@ def label_params(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguou
 
 
 def matrix_axes(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguous = "error") -> Any:
-    """Gives every parameter its view as matrices; None where Muon leaves it alone.
+    """Returns the view of every parameter as matrices; None where Muon leaves it alone.
 
     Args:
       params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
-      rules: as for `label_params`.
-      ambiguous: as for `label_params`.
+      rules: rules of your own, tried before the default ones.
+      ambiguous: what becomes of an array with several candidate views: `"error"`, or `"fallback"`
+        for None.
 
     Returns:
       The same tree with a `MatrixAxes` or None for every array, ready for `scale_by_muon(axes=)`.
@@ -118,29 +126,19 @@ def matrix_axes(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguous
 
 
 def check_labels(routes: Any, known: Collection[str], *, call: str) -> None:
-    """Refuses a label that a rule gives and no optimizer has."""
-    unknown = [
-        f"'{found.path}' the label {found.label!r}"
-        for found in jax.tree.leaves(routes)
-        if found.label not in known
-    ]
+    """Raises ValueError where a rule gives a label that no optimizer has."""
+    unknown = [each for each in jax.tree.leaves(routes) if each.label not in known]
     if unknown:
-        raise refused(
-            call,
-            f"rules give {listed(unknown, 4)}, for which there is no optimizer",
-            "Give one for each in others, such as others={'frozen': optax.set_to_zero()}",
+        labels = listed((f"'{each.path}' the label {each.label!r}" for each in unknown), 4)
+        problem = (
+            f"rules give {labels}, but the known labels are {listed(map(repr, sorted(known)))}"
         )
-
-
-def see_all(call: str) -> str:
-    """Says how the rules get to see what a mask would hide from them."""
-    if call == "muon":
-        return "freeze by rules, with others={'frozen': optax.set_to_zero()}, instead of masking"
-    return "give axes=muon_jax.matrix_axes(params) of the whole tree"
+        remedy = "Give an optimizer for each, such as others={'frozen': optax.set_to_zero()}"
+        raise refused(call, problem, remedy)
 
 
 def check_rules(rules: Iterable[Rule], ambiguous: Ambiguous, call: str) -> tuple[Rule, ...]:
-    """Returns the rules; refuses what is none, and another word for what is ambiguous."""
+    """Returns the rules as a tuple, after checking them and `ambiguous`."""
     check_choice(call, "ambiguous", ambiguous, ("error", "fallback"))
     if isinstance(rules, Rule):
         raise refused(call, f"rules is {rules!r}", "Put it in a list, rules=[...]", TypeError)
@@ -151,48 +149,51 @@ def check_rules(rules: Iterable[Rule], ambiguous: Ambiguous, call: str) -> tuple
     return checked
 
 
-def views_by_default(routes: Iterable[Route]) -> list[MatrixAxes | None]:
-    """Returns the views that the default rules read; None in place of those that the user gave."""
-    return [found.axes if found.by_default else None for found in routes]
+def _route_of(leaf: Leaf, rules: Sequence[Rule], masked: bool, call: str) -> Route:
+    own = ((rule, rule.outcome(leaf)) for rule in rules if rule.fits(leaf.path))
+    chosen = next((each for each in own if each[1] is not None), None)
+    if chosen is None and masked and len(leaf.shape) > 2:
+        problem = f"the tree is masked at '{leaf.path}', but the rules need the whole tree"
+        raise refused(
+            call, problem, _WHOLE_TREE.get(call, "Pass axes=muon_jax.matrix_axes(params)")
+        )
+    rule, outcome = chosen or _by_default(leaf)
+    description, by_default = (leaf.path, leaf.shape, leaf.dtype), chosen is None
+    if isinstance(outcome, tuple):
+        return Route(*description, FALLBACK, None, "ambiguous", rule.why, by_default, outcome)
+    if not isinstance(outcome, MatrixAxes):
+        return Route(*description, str(outcome), None, rule.name, rule.why, by_default)
+    if leaf.dtype.kind == "c":
+        problem = f"'{leaf.path}' has dtype {leaf.dtype}, but Muon orthogonalises real matrices"
+        remedy = f'Send it elsewhere, by rules=[Rule("{as_pattern(leaf.path)}", "adamw")]'
+        raise refused(call, problem, remedy, TypeError)
+    outcome.check(leaf.shape, call=call, path=leaf.path)
+    repeats = f"; axis {listed(map(str, leaf.stack))} repeats it" if leaf.stack else ""
+    return Route(*description, MUON, outcome, rule.name, rule.why + repeats, by_default)
 
 
-def _decide(leaf: Leaf, rules: Sequence[Rule]) -> tuple[Rule, Outcome, bool]:
-    """Returns the rule, what it says, and whether it is a default one."""
-    for rule in rules:
-        outcome = rule.outcome(leaf) if rule.fits(leaf.name) else None
-        if outcome is not None:
-            return rule, outcome, False
-    for rule in _default_rules_for(_NUMBER.sub(NUMBER, leaf.name)):
-        outcome = rule.outcome(leaf)
-        if isinstance(outcome, MatrixAxes):
-            return rule, _as_stored(outcome, leaf), True
-        if outcome is not None:
-            return rule, outcome, True
-    raise AssertionError("the last default rule applies to every leaf")
+_FREEZE = "Freeze parameters by rules, with others={'frozen': optax.set_to_zero()}, not by a mask"
+_WHOLE_TREE = {"muon": _FREEZE}
 
 
-@functools.lru_cache(maxsize=4096)
-def _default_rules_for(name: str) -> tuple[Rule, ...]:
-    """Matches the patterns once for all layers and experts that differ in a number alone."""
-    return tuple(rule for rule in DEFAULT_RULES if rule.fits(name))
-
-
-def _routed(leaf: Leaf, rule: Rule, outcome: Outcome, by_default: bool, call: str) -> Route:
-    known = leaf.path, leaf.shape, leaf.dtype
-    if isinstance(outcome, MatrixAxes):
-        if leaf.dtype.kind == "c":
-            raise refused(
-                call,
-                f"'{leaf.path}' has dtype {leaf.dtype}, but Muon orthogonalises real matrices",
-                f'Send it elsewhere, by rules=[Rule("{leaf.path}", "adamw")]',
-                TypeError,
+def _by_default(leaf: Leaf) -> tuple[Rule, Outcome]:
+    """Returns the first default rule that applies, and its outcome in the axes as stored."""
+    tree, parent = leaf.tree, leaf.parent
+    around = tree.surroundings(parent), tree.surroundings(parent[:-1])
+    seen = leaf.names, leaf.words[len(parent) :], leaf.shape, leaf.stack, around
+    if seen not in tree.decided:
+        applied = ((rule, rule.outcome(leaf)) for rule in default_rules_for("/".join(leaf.names)))
+        rule, outcome = next(each for each in applied if each[1] is not None)
+        if isinstance(outcome, tuple):
+            outcome = tuple(_as_stored(view, leaf) for view in outcome)
+        elif isinstance(outcome, MatrixAxes):
+            one = any(
+                math.prod(leaf.layer_shape[axis] for axis in group) == 1
+                for group in (outcome.rows, outcome.cols)
             )
-        outcome.check(leaf.shape, call=call, path=leaf.path)
-        repeats = f"; axis {listed(map(str, leaf.stack))} repeats it" if leaf.stack else ""
-        return Route(*known, MUON, outcome, rule.name, rule.why + repeats, by_default)
-    if isinstance(outcome, str):
-        return Route(*known, outcome, None, rule.name, rule.why, by_default)
-    return Route(*known, FALLBACK, None, "ambiguous", rule.why, by_default)
+            outcome = FALLBACK if one else _as_stored(outcome, leaf)
+        tree.decided[seen] = rule, outcome
+    return tree.decided[seen]
 
 
 def _as_stored(axes: MatrixAxes, leaf: Leaf) -> MatrixAxes:
@@ -202,28 +203,40 @@ def _as_stored(axes: MatrixAxes, leaf: Leaf) -> MatrixAxes:
     return MatrixAxes(rows, cols, axes.split)
 
 
-def _from_the_end(axes: MatrixAxes, ndim: int) -> MatrixAxes:
-    """Counts axes from the end, so that a line to write fits stacks of the same layer too."""
-    rows, cols = ([axis - ndim for axis in group] for group in (axes.rows, axes.cols))
-    return MatrixAxes(rows, cols, axes.split)
+@functools.lru_cache(maxsize=4096)
+def default_rules_for(names: str) -> tuple[Rule, ...]:
+    """Matches the patterns once for all layers that differ in a number alone."""
+    return tuple(rule for rule in DEFAULT_RULES if matches(rule.pattern, names))
 
 
-def _ambiguity(unread: Mapping[Leaf, tuple[MatrixAxes, ...]], masked: bool, call: str) -> Exception:
-    """Shows every reading as the line to write; layers that differ in a number share the line."""
+def as_pattern(path: str) -> str:
+    """Returns a pattern that fits a path: the path, or `*` for an array that is the whole tree."""
+    return re.sub(r"[*{},]", "?", path) or "*"
+
+
+def _ambiguity(unclear: Sequence[Route], routes: Sequence[Route], call: str) -> Exception:
+    """Returns the error that shows every candidate view as the line to write.
+
+    Layers that differ in a number alone share a line, if its pattern fits no other parameter.
+    """
     lines: dict[str, str] = {}
-    for leaf, readings in unread.items():
-        pattern = _NUMBER.sub("*", leaf.path)
-        for reading in readings:
-            axes = _from_the_end(_as_stored(reading, leaf), len(leaf.shape))
-            batch, rows, cols = axes.matrix_shapes(leaf.shape)[0]
-            line = f'Rule("{pattern}", {axes!r})'
-            lines.setdefault(line, f"{line}  # {batch} of {rows} x {cols}")
-    several = any(len(readings) > 1 for readings in unread.values())
-    problem = "can be read as matrices in several ways" if several else "may be a matrix or none"
-    whole = f"The tree is masked, which hides shapes that may decide: {see_all(call)}. Or pass"
+    for found in unclear:
+        exact, ndim = as_pattern(found.path), len(found.shape)
+        shared = re.sub(r"(?<![^/])\d+(?![^/])", "*", exact)
+        alike = (each.candidates for each in routes if path_fits(shared, each.path))
+        pattern = shared if set(alike) == {found.candidates} else exact
+        for view in found.candidates:
+            rows, cols = (
+                [axis % ndim - ndim for axis in group] for group in (view.rows, view.cols)
+            )
+            batch, inputs, outputs = view.matrix_shapes(found.shape)[0]
+            line = f'Rule("{pattern}", {MatrixAxes(rows, cols, view.split)!r})'
+            lines.setdefault(line, f"{line}  # {batch} of {inputs} x {outputs}")
+    several = any(len(found.candidates) > 1 for found in unclear)
     return refused(
         call,
-        f"{listed((f'{leaf.path} {leaf.shape}' for leaf in unread), 4)} {problem}",
-        f"{whole if masked else 'Pass'} the reading that fits in rules=[...], or "
-        "ambiguous='fallback' to leave it to AdamW:\n    " + "\n    ".join(lines.values()),
+        listed((f"{found.path or 'the array'} {found.shape}" for found in unclear), 4)
+        + (" can be read as matrices in several ways" if several else " may be a matrix or none"),
+        "Pass the view that fits in rules=[...], or ambiguous='fallback' to leave it to AdamW:"
+        + "".join(f"\n    {line}" for line in lines.values()),
     )

@@ -6,15 +6,15 @@ from typing import TypeAlias
 
 from muon_jax._checks import invalid
 from muon_jax.routing._context import Leaf
-from muon_jax.trees._patterns import check_pattern, name_fits
+from muon_jax.trees._patterns import check_pattern, path_fits
 from muon_jax.views._matrix_axes import MatrixAxes
 
 MUON = "muon"
 FALLBACK = "adamw"
 
 Outcome: TypeAlias = MatrixAxes | str | tuple[MatrixAxes, ...] | None
-"""A view for Muon, the label of another transformation, readings among which only the user can
-choose (a single one asks whether it is that matrix or none), or None where the rule does not apply.
+"""A view for Muon; the label of another transformation; candidate views among which only the user
+can choose, which means ambiguous; or None where the rule does not apply.
 """
 
 
@@ -26,19 +26,20 @@ class Rule:
     count as slashes, and case does not matter. In a pattern, `*` as a whole name stands for any
     number of names, also none unless it comes last; within a name it stands for any characters and
     `?` for one, and `{query,key}` is either. The first rule that fits wins, and yours come before
-    the default ones.
+    the default ones. A rule whose pattern fits no path of the tree raises an error.
 
     Args:
       pattern: which paths, such as `"*/attn/{query,key}/kernel"`.
       to: a `MatrixAxes` sends the parameter to Muon under that view, whose axes are those of the
         array as stored (`rows=-2, cols=-1` fits a scanned stack as well); a label such as
-        `"adamw"` sends it to the transformation of that name; a function of the leaf (its
-        `path`, `shape`, `dtype`) returns either, or None to leave it to the next rule.
+        `"adamw"` sends it to the transformation of that name; a function of the `Leaf` returns
+        either, or None to leave it to the next rule, or a tuple of views for an array that only
+        the user can decide.
       why: the reason, which `explain` shows.
       name: what `explain` calls the rule; the pattern by default.
 
     Raises:
-      ValueError: the pattern is empty, or the label is `"muon"`, which says nothing of the view.
+      ValueError: the pattern is unusable, or the label is `"muon"`, which does not give the view.
       TypeError: `to` is none of the above.
 
     Examples:
@@ -61,9 +62,9 @@ class Rule:
             raise invalid("Rule", "to", self.to, remedy, TypeError)
         object.__setattr__(self, "name", self.name or self.pattern)
 
-    def fits(self, name: str) -> bool:
-        """Tells whether the pattern fits the lower-case words of a path, joined by `/`."""
-        return name_fits(self.pattern, name)
+    def fits(self, path: str) -> bool:
+        """Returns whether the pattern fits a path."""
+        return path_fits(self.pattern, path)
 
     def outcome(self, leaf: Leaf) -> Outcome:
         """Returns where a leaf that fits goes, or None where the rule does not apply after all."""

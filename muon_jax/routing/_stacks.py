@@ -1,225 +1,162 @@
 """Finds the axes that only repeat a layer: scanned, vmapped and pipelined stacks, experts.
 
-Arrays do not say what their first axis is, but their neighbours do. A norm's gain is a vector, so
-one of shape (layers, width) shows a stack, and so does every other leaf whose rank its name, its
-bias or its counterpart fixes. Such a claim then covers the largest part of the tree around it in
-which all shapes start with the same sizes: what was stacked together. Stacks along the second axis,
-which some scanned models have, show in the same way.
+Arrays do not say what their first axis is, but other arrays do. A norm's gain is a vector, so one
+of shape (layers, width) shows a stack, and so does every other parameter whose rank is fixed by its
+name or by its bias. Such a claim then covers the largest part of the tree around it in which all
+shapes start with the same sizes: what was stacked together. Stacks along the second axis, as
+MaxText scans them, show in the same way.
 """
 
-import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
-from muon_jax.routing._vocabulary import (
-    ATTENTION_INPUT,
-    ATTENTION_OUTPUT,
-    DENSE,
-    FUSED_KEY_VALUE,
-    FUSED_QUERY_KEY_VALUE,
-    LATENT_UP,
-    NORM_VECTOR,
-    STACK_CONTAINER,
-    WEIGHT,
-    biases_of,
-    is_norm,
-    place_of,
-)
+from muon_jax.routing import _vocabulary as vocabulary
+from muon_jax.routing._context import Leaf, Tree
 from muon_jax.trees._patterns import Words, matches
 from muon_jax.views._matrix_axes import Shape, without_ones
 
-_TABLE_OR_WEIGHT = f"{WEIGHT},embedding,embeddings"
+_WITH_HEADS = f"{vocabulary.ATTENTION_INPUT},{vocabulary.LATENT_UP}"
+_MATRIX = f"kernel,{vocabulary.DENSE},{_WITH_HEADS},{vocabulary.ATTENTION_OUTPUT}"
+_FUSED = {2: vocabulary.FUSED_KEY_VALUE, 3: vocabulary.FUSED_QUERY_KEY_VALUE}
 
-Entries: TypeAlias = Sequence[tuple[Words, Shape]]
-Claim: TypeAlias = tuple[Words, Shape]
-"""A place in the tree, and the leading sizes that are stacked there."""
+Claim: TypeAlias = tuple[Words, Shape, Words | None]
+"""A place in the tree, its leading sizes that are stacked, and a module outside which others must
+have them."""
 
 
-def stack_axes(
-    leaves: Entries, known: Mapping[Words, Shape], hidden: Collection[Words]
-) -> list[Shape]:
-    """Lists the stack axes of every leaf.
+def stack_axes(tree: Tree, known: Mapping[Words, int]) -> dict[Words, Shape]:
+    """Returns the stack axes of every parameter that has any.
 
     Args:
-      leaves: words and shape of every leaf.
-      known: leading sizes that are stacked for certain, by the words of a leaf.
-      hidden: the words of leaves whose shapes a mask hides.
+      tree: all parameters.
+      known: how many leading axes are stacked for certain, by the words of a parameter.
     """
-    second = _stacked_second(leaves, hidden)
-    without = [
-        (words, shape[:1] + shape[2:] if is_second else shape)
-        for (words, shape), is_second in zip(leaves, second, strict=True)
-    ]
-    stacks = []
-    for count, is_second in zip(_leading_stacks(without, known, hidden), second, strict=True):
-        only_second = is_second and not count
-        stacks.append((1,) if only_second else tuple(range(count + is_second)))
-    return stacks
-
-
-def _leading_stacks(
-    leaves: Entries, known: Mapping[Words, Shape], hidden: Collection[Words]
-) -> list[int]:
-    """Counts the leading stack axes of every leaf."""
-    shapes = dict(leaves)
-    common = _common_leading_sizes(
-        [(words, shape[: max(0, len(shape) - _least_rank(words))]) for words, shape in leaves]
-    )
-    found: dict[Words, int] = {}
-    for place, sizes in [*known.items(), *_by_rank(shapes, hidden), *_by_bias(shapes)]:
+    leaves, by_rank = tree.leaves.values(), list(_by_rank(tree))
+    claims = [(words, tree.leaves[words].shape[:count], None) for words, count in known.items()]
+    claims += [*by_rank, *_by_bias(tree), *_by_container(tree)]
+    if not claims:
+        return {}
+    common = _common_sizes((leaf, _stackable(leaf)) for leaf in leaves)
+    found: dict[Words, Shape] = {}
+    for place, sizes, beyond in claims:
         for count in range(1, len(sizes) + 1):
             top = _highest(place, sizes[:count], common)
-            found[top] = max(found.get(top, 0), count)
-    for place, sizes in (*_by_attention(shapes), *_by_container(shapes)):
-        top = _highest(place, sizes, common)
-        if common[top][:1] == sizes:
-            found.setdefault(top, 1)
-    return [
-        max(found.get(words[:depth], 0) for depth in range(len(words) + 1)) for words, _ in leaves
-    ]
+            shared = common[top][:count] == sizes[:count]
+            if shared and (beyond is None or _reaches(top, beyond, tree)):
+                found[top] = max(found.get(top, ()), tuple(range(count)))
+    found |= dict.fromkeys(_second_axis(tree, by_rank), (1,))
+    return {
+        words: max(axes for top, axes in found.items() if words[: len(top)] == top)
+        for words in tree.leaves
+        if any(words[: len(top)] == top for top in found)
+    }
 
 
-def _stacked_second(leaves: Entries, hidden: Collection[Words]) -> list[bool]:
-    """Tells which leaves are stacked along their second axis.
+def _second_axis(tree: Tree, claims: Iterable[Claim]) -> Iterator[Words]:
+    """Yields where a claim covers more of the tree by its second size than by its first.
 
-    They are where a claim covers more of the tree by its second size than by its first, and no
-    weight there is left with less than two axes.
+    No weight there may be left with less than two axes.
     """
-    common = _common_leading_sizes(leaves)
-    seconds = _common_leading_sizes(
-        [
-            (words, shape[1:2] if len(shape) > 1 + matches(_TABLE_OR_WEIGHT, words[-1]) else ())
-            for words, shape in leaves
-        ]
+    first = _common_sizes((leaf, leaf.shape) for leaf in tree.leaves.values())
+    arrays = f"{vocabulary.WEIGHT},embedding,embeddings"
+    second = _common_sizes(
+        (leaf, leaf.shape[1:2] if len(leaf.shape) > 1 + matches(arrays, leaf.names[-1]) else ())
+        for leaf in tree.leaves.values()
     )
-    shapes, tops = dict(leaves), set()
-    for place, sizes in _by_rank(shapes, hidden):
-        top = _highest(place, shapes[place][1:2], seconds)
-        if len(top) < len(_highest(place, sizes[:1], common)):
-            tops.add(top)
-    return [any(words[:depth] in tops for depth in range(len(words))) for words, _ in leaves]
+    for words, sizes, _ in claims:
+        top = _highest(words, tree.leaves[words].shape[1:2], second)
+        if len(top) < len(_highest(words, sizes[:1], first)):
+            yield top
 
 
-def _by_rank(shapes: Mapping[Words, Shape], hidden: Collection[Words]) -> Iterator[Claim]:
-    """Leaves whose name fixes their rank have too many axes, and no bias speaks against it.
+def _by_rank(tree: Tree) -> Iterator[Claim]:
+    """Yields parameters with more axes than their name implies, unless the bias explains them.
 
-    Neither do the layers beside it in attention, where heads may have two axes: those of one group.
+    A norm of the heads in attention, and a layer whose heads may be in groups, show a stack only if
+    more than this attention, or this layer, starts with its sizes.
     """
-    attention = _stacked_in_attention(shapes)
-    for words, shape in shapes.items():
-        rank = _rank_by_name(words, shape)
-        bias = bias_beside(words, shapes)
-        untold = rank == 2 and any(each in hidden for each in biases_of(words[:-1]))
-        fits = (bias == shape if rank == 1 else bias[0] == shape[0]) if bias else not untold
-        if rank and len(shape) > rank and fits:
-            sizes = _shared(shape[:-rank], attention.get(place_of(words)[:-1], shape))
-            if sizes:
-                yield words, sizes
+    for leaf in tree.leaves.values():
+        rank = _rank_by_name(leaf) if len(leaf.shape) > 1 else 0
+        bias = leaf.stored_bias
+        shared = 1 if rank > 1 else len(leaf.shape)  # a gain has all axes of its bias
+        explained = bias and bias.shape[:shared] != leaf.shape[:shared]
+        if 0 < rank < len(leaf.shape) and not explained:
+            depth = len(_layer_path(leaf))
+            of_heads = rank == 1 and any("att" in name for name in leaf.names[: depth - 1])
+            module = leaf.words[: depth - of_heads]
+            yield leaf.words, leaf.shape[:-rank], module if of_heads or rank == 3 else None
 
 
-def _stacked_in_attention(shapes: Mapping[Words, Shape]) -> dict[Words, Shape]:
-    """What the shapes of all inputs and outputs of an attention layer start with, by its place."""
-    common: dict[Words, Shape] = {}
-    for words, shape in shapes.items():
-        place = place_of(words)
-        if place and matches(f"{ATTENTION_INPUT},{ATTENTION_OUTPUT}", place[-1]):
-            family, sizes = place[:-1], shape[:-2]
-            common[family] = _shared(common.get(family, sizes), sizes)
-    return common
+def _layer_path(leaf: Leaf) -> Words:
+    return vocabulary.layer_of(leaf.names, f"{vocabulary.WEIGHT},{vocabulary.NORM_VECTOR}")
 
 
-def _rank_by_name(words: Words, shape: Shape) -> int | None:
-    last, place = words[-1], place_of(words, f"{WEIGHT},{NORM_VECTOR}")
-    layer = place[-1] if place else ""
-    if is_norm(layer) and (place == words or matches(NORM_VECTOR, last)):
+def _rank_by_name(leaf: Leaf) -> int:
+    """Returns how many axes one layer has by its name: of a gain, a matrix, or heads; 0 if none."""
+    shape, layer_path, last = leaf.shape, _layer_path(leaf), leaf.names[-1]
+    layer = layer_path[-1] if layer_path else ""
+    bare = layer_path == leaf.names
+    if vocabulary.is_norm(layer) and (bare or matches(vocabulary.NORM_VECTOR, last)):
         return 1
     is_filter = len(shape) > 3 and (shape[0] == shape[1] or shape[-2] == shape[-1])
-    if len(shape) < 3 or is_filter or not (place == words or matches(WEIGHT, last)):
-        return None
-    attends = any("att" in word for word in words)
-    is_output = matches(ATTENTION_OUTPUT, layer) and attends
-    if is_output or matches(f"{ATTENTION_INPUT},{LATENT_UP}", layer):
+    if len(shape) < 3 or is_filter or not (bare or matches(vocabulary.WEIGHT, last)):
+        return 0
+    attends = any("att" in name for name in leaf.names)
+    if matches(_WITH_HEADS, layer) or (attends and matches(vocabulary.ATTENTION_OUTPUT, layer)):
         return 3
-    if attends or not matches(DENSE, layer):  # heads have an axis of their own in some attention
-        return None
+    if attends or not matches(vocabulary.DENSE, layer):  # some attention has an axis of heads
+        return 0
     return 3 if shape[-2] == 2 else 2  # (inputs, 2, outputs): gate and up fused
 
 
-def _least_rank(words: Words) -> int:
-    """Axes that no stack takes away: there may be as many experts as features."""
-    place = place_of(words, f"{WEIGHT},{NORM_VECTOR}")
-    if is_norm(place[-1] if place else ""):
-        return 1
-    return 2 if words[-1] == "kernel" else 0
+def _stackable(leaf: Leaf) -> Shape:
+    """Returns the sizes that a stack may take away: there may be as many experts as features."""
+    is_norm = any(map(vocabulary.is_norm, _layer_path(leaf)[-1:]))
+    kept = 1 if is_norm else 2 * matches(_MATRIX, leaf.names[-1])
+    return leaf.shape[: max(0, len(leaf.shape) - kept)]
 
 
-def _by_bias(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:
-    """A bias has the output axes of its layer, so what it has besides is stacked."""
-    for words, shape in shapes.items():
-        lead, *rest = bias_beside(words, shapes) or (0,)
-        outputs = without_ones(tuple(rest))
-        first, last = shape[1 : 1 + len(outputs)], shape[len(shape) - len(outputs) :]
-        explained = (lead, *rest) == shape[len(shape) - 1 - len(rest) :] or _holds(words, lead)
-        fits = outputs and lead == shape[0] and outputs in (first, last)
-        if len(shape) > 2 and fits and not explained:
-            yield words, (lead,)
+def _by_bias(tree: Tree) -> Iterator[Claim]:
+    """Yields weights that share leading axes with their bias, which else has the output axes."""
+    for leaf in tree.leaves.values():
+        found = leaf.stored_bias if len(leaf.shape) > 2 else None
+        shape, bias = leaf.shape, found.shape if found else ()
+        if not bias or bias == shape[-len(bias) :]:
+            continue
+        for lead in range(len(bias) - 1, 0, -1):
+            outputs, layer = without_ones(bias[lead:]), shape[lead:]
+            parts = ",".join(_FUSED[size] for size in bias[:lead] if size in _FUSED)
+            is_part = matches(f"*/{{{parts}}}", "/".join(leaf.layer_path[-2:]))
+            ends = layer[: len(outputs)], layer[-len(outputs) :]
+            fits = 0 < len(outputs) < len(layer) and outputs in ends
+            if bias[:lead] == shape[:lead] and fits and not is_part:
+                yield leaf.words, bias[:lead], None
+                break
 
 
-def _holds(words: Words, parts: int) -> bool:
-    """Tells whether a layer of this name holds so many parts: query, key and value, or two."""
-    place = place_of(words)
-    fused = {2: FUSED_KEY_VALUE, 3: FUSED_QUERY_KEY_VALUE}.get(parts)
-    return bool(place) and fused is not None and matches(fused, place[-1])
+def _by_container(tree: Tree) -> Iterator[Claim]:
+    """Yields `layers` without numbered children, if its matrices have a third axis."""
+    for leaf in tree.leaves.values():
+        if len(leaf.shape) == 3 and not any("conv" in word for word in leaf.words):
+            for depth, name in enumerate(leaf.names[:-1], start=1):
+                if matches(vocabulary.STACK_CONTAINER, name) and leaf.names[depth] != "0":
+                    yield leaf.words[:depth], leaf.shape[:1], None
 
 
-def bias_beside(words: Words, shapes: Mapping[Words, Shape]) -> Shape:
-    """The shape of the bias beside a weight; nothing where there is none."""
-    biases = biases_of(words[:-1]) if matches(WEIGHT, words[-1]) else ()
-    return next((shapes[each] for each in biases if each in shapes), ())
-
-
-def _by_attention(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:
-    """Queries (x, a, b) and outputs (x, b, c) fit together only as stacks of x matrices.
-
-    The claim stands for the surroundings of the attention layer, which must be stacked likewise:
-    heads stored first, (heads, width, size) and (heads, size, width), look the same from inside.
-    """
-    inputs, outputs = {}, {}
-    for words, shape in shapes.items():
-        if len(shape) == 3:
-            place = place_of(words)
-            if place and matches(ATTENTION_INPUT, place[-1]):
-                inputs.setdefault(place[:-1], shape)
-            elif place and matches(ATTENTION_OUTPUT, place[-1]):
-                outputs.setdefault(place[:-1], shape)
-    for family, (stack, _, size) in inputs.items():
-        output = outputs.get(family, ())
-        if family and output[:2] == (stack, size) and inputs[family][1:] != output[:2]:
-            yield family[:-1], (stack,)
-
-
-def _by_container(shapes: Mapping[Words, Shape]) -> Iterator[Claim]:
-    """`layers` without numbered children holds a stack, if its matrices have a third axis."""
-    for words, shape in shapes.items():
-        if len(shape) == 3 and not any("conv" in word for word in words):
-            for depth, word in enumerate(words[:-1], start=1):
-                if matches(STACK_CONTAINER, word) and not words[depth].isdigit():
-                    yield words[:depth], shape[:1]
-
-
-def _common_leading_sizes(leaves: Entries) -> dict[Words, Shape]:
-    """For every place in the tree, the sizes with which all shapes below it start."""
+def _common_sizes(shapes: Iterable[tuple[Leaf, Shape]]) -> dict[Words, Shape]:
+    """Returns, for every place in the tree, the sizes with which all shapes below it start."""
     common: dict[Words, Shape] = {}
-    for words, shape in leaves:
-        for depth in range(len(words) + 1):
-            common[words[:depth]] = _shared(common.get(words[:depth], shape), shape)
+    for leaf, shape in shapes:
+        for depth in range(len(leaf.words), -1, -1):
+            place = leaf.words[:depth]
+            known = common.get(place, shape)
+            count = 0
+            while known[count : count + 1] == shape[count : count + 1] != ():
+                count += 1
+            if common.get(place) == known[:count]:
+                break
+            common[place] = known[:count]
     return common
-
-
-def _shared(one: Shape, other: Shape) -> Shape:
-    """The sizes with which both shapes start."""
-    pairs = zip(one, other, strict=False)
-    return tuple(size for size, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _highest(place: Words, sizes: Shape, common: Mapping[Words, Shape]) -> Words:
@@ -227,3 +164,10 @@ def _highest(place: Words, sizes: Shape, common: Mapping[Words, Shape]) -> Words
     while place and common[place[:-1]][: len(sizes)] == sizes:
         place = place[:-1]
     return place
+
+
+def _reaches(top: Words, beyond: Words, tree: Tree) -> bool:
+    """Returns whether anything below `top` lies outside `beyond`."""
+    return len(top) < len(beyond) and any(
+        words[: len(top)] == top and words[: len(beyond)] != beyond for words in tree.leaves
+    )

@@ -1,11 +1,19 @@
-"""Names of parameters: the words that libraries use for the same thing."""
+"""The names that libraries give to the same thing, as patterns of plain names.
 
-from collections.abc import Collection
+A plain name is one word of a path in snake case, without a number that Flax adds:
+`MultiHeadAttention_0` becomes `multi_head_attention`, and `W_Q` becomes `w_q`.
+"""
+
+import functools
+import re
 
 from muon_jax.trees._patterns import Words, matches
 
-WEIGHT = "{kernel,weight,weights,w}"
-"""Last words that say only "the array of this layer"; the word before names the layer."""
+WEIGHT = "{kernel,weight,weights,w,kernel_v,weight_v}"
+"""Last words that only say "the array of this layer"; the word before them names the layer."""
+
+WRAPPER = "value,raw_value,array,real,imag,imaginary,v,direction,original?,args,0"
+"""Words below the name of a parameter: boxes, parts of a complex array, weight normalization."""
 
 STACK_AXIS = "{layer,layers,block,blocks,stage,stages,scan,stack,exp,expert,experts}"
 """Logical axis names along which a layer, or an expert, is only repeated."""
@@ -19,11 +27,16 @@ EMBEDDING = (
 )
 """Tables whose rows are looked up, as a bare array or as the weight of a layer (not a `kernel`)."""
 
+TABLES = "{embeddings,embeds,*embedding_bags,*embedding_tables,lookup_tables}"
+"""Containers of embedding tables."""
+
 NORM = "{*norm*,ln,ln?,ln_*,*_ln,bn,bn?,bn_*,*_bn,gn,gn_*}"
 NORM_VECTOR = "{scale,weight,gamma,bias,beta,b,g,offset}"
+PROJECTION = "*{proj,projection,linear,dense,patch}*"
+"""Layers that are matrices even where their name also holds a word for a norm or a table."""
 
 DENSE = (
-    "dense,dense_*,linear,linear?,linear_*,fc,fc?,fc_*,mlp,wi,wi_*,w1,w2,w3,w_in,w_out,"
+    "dense,dense?,dense_*,linear,linear?,linear_*,fc,fc?,fc_*,mlp,wi,wi_*,w1,w2,w3,w_in,w_out,"
     "{up,down,gate}_proj,c_fc"
 )
 """Layers whose weight is a matrix in every library, so that a third axis repeats it."""
@@ -31,40 +44,51 @@ DENSE = (
 _SUFFIX = "{,_w,_proj,_projection,_einsum,_dense,_lin,_linear,_kernel,_weight}"
 ATTENTION_INPUT = f"{{,w,w_,to_,c_,linear_}}{{q,k,v,query,key,value}}{_SUFFIX}"
 FUSED_KEY_VALUE = f"{{,w,w_,to_,c_}}kv{_SUFFIX},key_value{_SUFFIX}"
-FUSED_QUERY_KEY_VALUE = (
-    f"{{,w,w_,to_,c_,attn_}}qkv{_SUFFIX},c_attn,*att*/in_proj,*att*/in_proj_weight"
-)
+FUSED_QUERY_KEY_VALUE = f"*qkv{_SUFFIX},c_attn,*att*/in_proj,*att*/in_proj_weight"
 ATTENTION_OUTPUT = (
     f"{{,w,w_,to_,c_,attn_,attention_,linear_}}{{o,out,output}}{_SUFFIX},"
     "proj,c_proj,attn_proj,attn_vec_einsum"
 )
 ATTENTION = "*attn*,*attention*"
-EXPERTS = "*expert*,*moe*"
+EXPERTS = "*expert*,*moe*,*mo_e*"
 LATENT_UP = "{q,k,v,kv}_{b,up}{,_proj},w{q,k,v,kv}_b"
 """Up-projections of multi-head latent attention: from a latent to all heads."""
 
+HEAD_MODULE = "head,heads,classifier,lm_heads,logit*,*_logit*"
+HEADS = f"{HEAD_MODULE},*_head,*_classifier,head_*"
+"""Modules of heads; those named after one may as well be a part of the network."""
 
-def place_of(words: Words, arrays: str = WEIGHT) -> Words:
-    """The words down to a layer and its name: without a final `kernel` and the like."""
-    return words[:-1] if matches(arrays, words[-1]) else words
+LAST = (
+    "out,output,outputs,*_out,out_proj,output_*,decoder,generator,proj,predictions,final*,linear*,"
+    "dense*,fc*,last_layer"
+)
+"""Usual names of a last layer."""
+
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_COUNT = re.compile(r"(?<=..)_\d+$")
 
 
-def biases_of(place: Words) -> tuple[Words, ...]:
-    """What the bias of a layer may be called."""
-    return (*place, "bias"), (*place, "b")
+@functools.cache
+def plain_name(word: str) -> str:
+    """Returns a word of a path in snake case, without the number that Flax adds."""
+    return "0" if word.isdigit() else _COUNT.sub("", _HUMP.sub("_", word).lower())
+
+
+def layer_of(names: Words, arrays: str = WEIGHT) -> Words:
+    """Returns the names of the layer: without a final `kernel` and the like."""
+    return names[:-1] if matches(arrays, names[-1]) else names
 
 
 def is_norm(layer: str) -> bool:
-    """Tells a norm by its name from a map that is called after one, such as `norm_proj`."""
-    return matches(NORM, layer) and not matches("*_{proj,projection,linear,dense}", layer)
+    """Returns whether a layer is a norm, and not a projection named after one (`norm_proj`)."""
+    return matches(NORM, layer) and not matches(PROJECTION, layer)
 
 
-def names_outputs_first(words: Words) -> bool:
-    """Tells whether an array has the name under which torch and Equinox store outputs first."""
-    return matches("weight,weights,weight_*,*_weight", words[-1])
-
-
-def hides_bias(words: Words, hidden: Collection[Words]) -> bool:
-    """Tells whether the bias of the layer of a weight is among what is hidden."""
-    place = place_of(words)
-    return place != words and any(bias in hidden for bias in biases_of(place))
+def biases_of(words: Words, name: str) -> tuple[Words, ...]:
+    """Returns the words that the bias of a weight may have, given the plain name of the weight."""
+    *parent, last = words
+    if matches(WEIGHT, name):
+        count = "".join(_COUNT.findall(last))
+        return (*parent, f"bias{count}"), (*parent, f"b{count}")
+    swapped = re.sub(r"(^|_)w(?=_|\d*$)", r"\1b", last.replace("weight", "bias"))
+    return (*parent, f"{last}_bias"), *([(*parent, swapped)] if swapped != last else [])

@@ -15,7 +15,6 @@ from muon_jax.mesh._state import on_mesh_of, zeros_beside
 from muon_jax.transforms._ema import averaged, stored
 from muon_jax.transforms._orthogonalize import AxesLike, resolve_views, tree_solver
 from muon_jax.transforms._same_leaves import check_same_leaves
-from muon_jax.transforms._sides import check_sides
 from muon_jax.trees._paths import named_leaves
 from muon_jax.views._matrix_axes import MatrixAxes
 
@@ -138,7 +137,6 @@ def muon_transformation(
         views = resolve_views(call, params, axes)
         if axes is None:
             _check_all_routed(call, params, views)
-            check_sides(params, views, scale, call=call)
         zeros = jax.tree.map(
             lambda leaf: zeros_beside(leaf, momentum_dtype), _masked(params, views)
         )

@@ -1,15 +1,13 @@
 """Learning-rate multipliers: from patterns of paths to one factor a leaf."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from muon_jax._checks import check_non_negative, check_number, invalid, listed, refused
-from muon_jax.trees._paths import hidden_by_masks, map_named, named_leaves
-from muon_jax.trees._patterns import check_pattern, path_fits
+from muon_jax.trees._paths import map_named, masked_paths, named_leaves
+from muon_jax.trees._patterns import check_pattern, fits_nothing, path_fits
 
 ARGUMENT = "learning_rate_multipliers"
-_SHOWN_PATHS = 3
 
 
 def check_multipliers(call: str, multipliers: Mapping[str, float]) -> None:
@@ -52,8 +50,8 @@ def multipliers_of(params: Any, multipliers: Mapping[str, float], *, call: str) 
         return 1.0
 
     factors = map_named(lambda path, _: factor_of(path), params)
-    for words in hidden_by_masks(params):
-        factor_of("/".join(words))
+    for path in masked_paths(params):
+        factor_of(path)
     if unused:
         raise _decides_nothing(next(iter(unused)), params, call)
     return factors
@@ -68,9 +66,4 @@ def _decides_nothing(pattern: str, params: Any, call: str) -> Exception:
             f"earlier patterns of {ARGUMENT} take all that {pattern!r} fits: {listed(taken, 3)}",
             "Put it before them, since the first that fits wins",
         )
-    nearest = difflib.get_close_matches(pattern, paths, _SHOWN_PATHS, cutoff=0.0)
-    return refused(
-        call,
-        f"no parameter fits the pattern {pattern!r} of {ARGUMENT}",
-        f"The nearest paths are {listed(map(repr, nearest))}",
-    )
+    return fits_nothing(call, ARGUMENT, pattern, paths)

@@ -1,4 +1,4 @@
-"""Leaves by their paths: boxes left out, masks seen, and what a user chose for each."""
+"""Leaves by their paths: without the boxes of libraries, with masks, and with a user's choices."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import optax
+from jax.tree_util import DictKey, GetAttrKey
 
 from muon_jax._checks import path_name, refused
-from muon_jax.trees._patterns import Words, words_of
 
-_BOXES = tuple(map(jax.tree_util.GetAttrKey, ("value", "array")))  # of Flax, of Haliax
+_BOXES = (GetAttrKey("value"), GetAttrKey("array"), DictKey("value"))  # Flax, Haliax, Orbax
 
 
 def chosen_by_leaf(
@@ -26,7 +26,7 @@ def chosen_by_leaf(
 
     Args:
       call: the public call, for messages.
-      argument: its argument, likewise.
+      argument: its argument, for messages.
       choice: a prefix tree, a function from the tree to one, or a tree with the same paths. Flax
         NNX initialises an optimizer with boxes around the arrays, and updates without.
       tree: the tree, of which masks may hide some.
@@ -45,26 +45,21 @@ def chosen_by_leaf(
     except ValueError as error:
         by_path = dict(named_leaves(choice, is_leaf))
         paths = [path for path, _ in named_leaves(tree)]
-        if not set(paths) <= by_path.keys() <= {*paths, *hidden_paths(tree)}:
+        if not set(paths) <= by_path.keys() <= {*paths, *masked_paths(tree)}:
             problem = f"{argument} is no prefix of the parameters: {str(error).splitlines()[0]}"
             raise refused(call, problem, remedy) from error
         return [by_path[path] for path in paths]
     return chosen
 
 
-def hidden_paths(params: Any) -> list[str]:
-    """Lists the paths of all that `optax.masked` or `optax.multi_transform` hides of a tree."""
-    return [path for path, node in _named_nodes(params) if _is_hidden(node)]
-
-
-def hidden_by_masks(params: Any) -> set[Words]:
-    """The words of all hidden paths."""
-    return set(map(words_of, hidden_paths(params)))
+def masked_paths(params: Any) -> list[str]:
+    """Lists the paths that `optax.masked` or `optax.multi_transform` hides of a tree."""
+    return [path for path, node in named_nodes(params) if is_masked(node)]
 
 
 def named_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
-    """Lists the leaves in order, each by its path without the box that may stand around it."""
-    return [(path, node) for path, node in _named_nodes(tree, is_leaf) if not _is_hidden(node)]
+    """Lists the leaves in order, each with its path without the box that may stand around it."""
+    return [(path, node) for path, node in named_nodes(tree, is_leaf) if not is_masked(node)]
 
 
 def map_named(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
@@ -74,25 +69,25 @@ def map_named(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     return jax.tree.map(function, paths, tree, *others)
 
 
-def _named_nodes(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
-    """Lists the leaves and what masks hide, by path.
+def named_nodes(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
+    """Lists the leaves and the masked nodes, each with its path.
 
-    Some libraries keep a box around an array, whose only child is called as `_BOXES` says. Where
-    anything stands beside it, such a child is a field of that name and no box.
+    Some libraries keep a box around an array, whose only child is one of `_BOXES`. Where anything
+    stands beside such a child, it is a field of that name and no box.
     """
     nodes = jax.tree_util.tree_leaves_with_path(
-        tree, is_leaf=lambda node: _is_hidden(node) or bool(is_leaf and is_leaf(node))
+        tree, is_leaf=lambda node: is_masked(node) or bool(is_leaf and is_leaf(node))
     )
-    below = Counter(path[:depth] for path, _ in nodes for depth in range(len(path)))
+    may_be_boxed = {path[:-1] for path, _ in nodes if path and path[-1] in _BOXES}
+    below = Counter(path[:depth] for path, _ in nodes for depth in range(len(path)) if may_be_boxed)
+    boxes = {place for place in may_be_boxed if below[place] == 1}
+    return [
+        (path_name(path[:-1] if path[:-1] in boxes and path[-1] in _BOXES else path), node)
+        for path, node in nodes
+    ]
 
-    def unboxed(path: tuple[Any, ...]) -> tuple[Any, ...]:
-        is_boxed = path and path[-1] in _BOXES and below[path[:-1]] == 1
-        return path[:-1] if is_boxed else path
 
-    return [(path_name(unboxed(path)), node) for path, node in nodes]
-
-
-def _is_hidden(node: Any) -> bool:
+def is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 

@@ -4,47 +4,62 @@ Libraries join names by slashes or dots and disagree about case (`SelfAttention_
 `self_attn.q_proj.weight`), so paths are compared as lower-case words joined by slashes.
 """
 
+import difflib
 import functools
 import re
+from collections.abc import Sequence
 from typing import TypeAlias
 
-from muon_jax._checks import invalid
+from muon_jax._checks import invalid, listed, refused
 
 Words: TypeAlias = tuple[str, ...]
 
-_NO_WORD = re.compile(r"(?<![^/])~/")  # Haiku's, which paths are compared without
+_HAIKU = re.compile(r"(?<![^/])~/")  # Haiku's `~` in a pattern; paths are compared without it
+_SHOWN_PATHS = 3
+
+
+def split_path(path: str) -> list[str]:
+    """Splits a path at slashes and dots, without Haiku's `~`."""
+    return [word for word in re.split(r"[/.]", path) if word not in ("", "~")] or [""]
 
 
 def words_of(path: str) -> Words:
-    """Splits a path at slashes and dots, in lower case, without Haiku's `~`."""
-    words = tuple(word for word in re.split(r"[/.]", path.lower()) if word not in ("", "~"))
-    return words or ("",)
+    """Returns the lower-case words of a path."""
+    return tuple(split_path(path.lower()))
 
 
 def check_pattern(call: str, argument: str, pattern: object) -> None:
-    """Refuses what is no pattern of paths."""
+    """Raises ValueError unless `pattern` is a pattern of paths."""
     if not isinstance(pattern, str) or not pattern:
         raise invalid(call, argument, pattern, 'give a pattern such as "*/kernel"')
-    if pattern.count("{") != pattern.count("}"):
-        raise invalid(call, argument, pattern, "close every brace, as in {query,key}")
+    try:
+        _expression(pattern)
+    except re.error:
+        remedy = "open and close every brace, as in {query,key}"
+        raise invalid(call, argument, pattern, remedy) from None
 
 
 def path_fits(pattern: str, path: str) -> bool:
-    """Tells whether a user's pattern, as `Rule` describes them, fits a path."""
-    return name_fits(pattern, "/".join(words_of(path)))
+    """Returns whether a user's pattern, as `Rule` describes it, fits a path."""
+    return matches(_HAIKU.sub("", pattern.replace(".", "/")), "/".join(words_of(path)))
 
 
-def name_fits(pattern: str, name: str) -> bool:
-    """As `path_fits`, for the words of a path joined by `/`."""
-    return matches(_NO_WORD.sub("", pattern.replace(".", "/")), name)
+def fits_nothing(call: str, what: str, pattern: str, paths: Sequence[str]) -> Exception:
+    """Returns the error for a pattern that fits no path; it lists the nearest paths."""
+    nearest = difflib.get_close_matches(pattern, paths, _SHOWN_PATHS, cutoff=0.0)
+    return refused(
+        call,
+        f"no parameter fits the pattern {pattern!r} of {what}",
+        f"The nearest paths are {listed(map(repr, nearest))}",
+    )
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Tells whether a word, or words joined by `/`, fits a pattern as a whole.
+    """Returns whether a word, or words joined by `/`, fits a pattern as a whole.
 
     A `*` that is a whole word stands for any number of words, also none; within a word it stands
     for any characters, and `?` for one. `{query,key}` is either word, and a comma outside braces
-    parts patterns.
+    separates patterns.
     """
     return _expression(pattern).fullmatch(text) is not None
 
@@ -54,7 +69,7 @@ def _expression(pattern: str) -> re.Pattern[str]:
     any_words, any_rest, any_text = r"(?<![^/,])\*/", r"(?<=/)\*(?![^,])", r"^\*$"
     tokens = {"*": "[^/]*", "?": "[^/]", "{": "(?:", "}": ")", ",": "|"}
     expression = ""
-    for match in re.finditer(f"({any_words})|({any_rest}|{any_text})|(.)", pattern.lower()):
+    for match in re.finditer(f"({any_words})|({any_rest}|{any_text})|(.)", pattern.lower(), re.S):
         words, rest, letter = match.groups()
         if words or rest:
             expression += "(?:.*/)?" if words else ".*"

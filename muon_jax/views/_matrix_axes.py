@@ -7,6 +7,7 @@ repeats the layer (`batch`). A fused axis, such as q, k and v side by side, is c
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -269,11 +270,12 @@ def solve_batches(
 
 def _axis_group(argument: str, axes: int | Sequence[int]) -> tuple[int, ...]:
     group = tuple(axes) if isinstance(axes, Sequence) else (axes,)
-    if not group or any(isinstance(axis, bool) or not isinstance(axis, int) for axis in group):
+    integral = (isinstance(axis, numbers.Integral) and not isinstance(axis, bool) for axis in group)
+    if not group or not all(integral):
         raise invalid("MatrixAxes", argument, axes, "give an axis or a tuple of axes", TypeError)
     if len(set(group)) < len(group):
         raise invalid("MatrixAxes", argument, axes, "name every axis once")
-    return group
+    return tuple(int(axis) for axis in group)
 
 
 def _equal(sizes: tuple[int, ...]) -> bool:

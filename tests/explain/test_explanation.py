@@ -80,6 +80,7 @@ def test_json_has_the_leaves_and_the_totals():
         "parameters": {"muon": 200, "adamw": 1},
         "state_bytes": 200 * 4 + 2 * 4,
         "adamw_state_bytes": 201 * 2 * 4,
+        "notices": [],
     }
 
 

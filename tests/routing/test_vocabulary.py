@@ -2,7 +2,7 @@
 
 import pytest
 
-from muon_jax.routing._vocabulary import place_of
+from muon_jax.routing._vocabulary import biases_of, layer_of, plain_name
 from muon_jax.trees._patterns import matches, words_of
 
 
@@ -21,10 +21,44 @@ def test_the_words_of_a_path_in_any_library(path, words):
     assert words_of(path) == words
 
 
-def test_a_final_word_for_the_array_is_no_part_of_the_place():
-    assert place_of(("mlp", "up", "kernel")) == ("mlp", "up")
-    assert place_of(("mlp", "up")) == ("mlp", "up")
-    assert place_of(("norm", "scale"), "scale") == ("norm",)
+def test_a_final_word_for_the_array_is_no_part_of_the_layer():
+    assert layer_of(("mlp", "up", "kernel")) == ("mlp", "up")
+    assert layer_of(("mlp", "up")) == ("mlp", "up")
+    assert layer_of(("norm", "scale"), "scale") == ("norm",)
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("MultiHeadAttention_0", "multi_head_attention"),
+        ("LMHead_12", "lm_head"),
+        ("W_Q", "w_q"),
+        ("QKV", "qkv"),
+        ("Conv2D_1", "conv2d"),
+        ("w_1", "w_1"),
+        ("linear1", "linear1"),
+        ("7", "0"),
+    ],
+)
+def test_the_plain_name_of_a_word(word, name):
+    assert plain_name(word) == name
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias"),
+    [
+        ("kernel", "bias"),
+        ("w", "b"),
+        ("weight_1", "bias_1"),
+        ("query_w", "query_b"),
+        ("w1", "b1"),
+        ("in_proj_weight", "in_proj_bias"),
+        ("weight_ih_l0", "bias_ih_l0"),
+        ("gate_up_proj", "gate_up_proj_bias"),
+    ],
+)
+def test_the_bias_of_a_weight(weight, bias):
+    assert ("layer", bias) in biases_of(("layer", weight), plain_name(weight))
 
 
 @pytest.mark.parametrize(

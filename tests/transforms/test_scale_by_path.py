@@ -92,9 +92,13 @@ def test_clipping_logits_sees_the_multiplied_step():
 
 
 def test_a_pattern_may_mean_what_a_mask_hides():
-    mask = jax.tree.map(lambda _: True, PARAMS) | {"embed": {"embedding": False}}
-    tx = optax.masked(muon(0.1, learning_rate_multipliers={"embed/*": 0.5}), mask)
-    updates = first_step(tx)
+    tx = optax.masked(
+        muon(0.1, learning_rate_multipliers={"embed/*": 0.5}),
+        lambda tree: jax.tree.map(lambda _: True, tree) | {"embed": {"embedding": False}},
+    )
+    params = {name: layer for name, layer in PARAMS.items() if name != "attn"}  # has three axes
+    gradients = jax.tree.map(jnp.sin, params)
+    updates, _ = tx.update(gradients, tx.init(params), params)
     np.testing.assert_array_equal(
         updates["embed"]["embedding"], jnp.sin(PARAMS["embed"]["embedding"])
     )
@@ -161,7 +165,8 @@ MISTAKES = {
     "pattern": (
         {"*/{a": 1.0},
         ValueError,
-        "muon_jax.muon(learning_rate_multipliers='*/{a'): close every brace, as in {query,key}.",
+        "muon_jax.muon(learning_rate_multipliers='*/{a'): open and close every "
+        "brace, as in {query,key}.",
     ),
     "no mapping": (
         0.1,
