@@ -112,7 +112,7 @@ def test_accelerators_get_what_cpus_get(shape, dtype):
     matrices = jnp.stack([jnp.asarray(gaussian(*shape[1:]), jnp.float32)] * shape[0])
     orthogonalizer = muon_jax.newton_schulz("minimax", dtype=dtype)
     here, there = orthogonalizer.on_cpu(matrices), orthogonalizer.on_accelerator(matrices)
-    bound = 1e-5 if dtype == "float32" else 0.02
+    bound = 1e-4 if dtype == "float32" else 0.02  # sums come in another order
     assert np.linalg.norm(here - there) < bound * np.linalg.norm(here)
 
 
