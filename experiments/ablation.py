@@ -1,7 +1,7 @@
 """What each choice of Muon's is worth: one is changed at a time, on the same seeds.
 
-python experiments/ablation.py run     # some hours; what is saved is not run again
-python experiments/ablation.py report  # the table
+python -m experiments.ablation run     # some hours; what is saved is not run again
+python -m experiments.ablation report  # the table
 """
 
 import statistics
@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from command_line import RESULTS, main
-from language import LanguagePlan, LanguageTrial, held_out_loss
-from sweeps import final_loss
-from trials import Trials
+from experiments.command_line import RESULTS, main
+from experiments.language import LanguagePlan, LanguageTrial, held_out_loss
+from experiments.sweeps import final_loss
+from experiments.trials import Trials
 
 RATE = 8e-3
 ACCURATE, FAST, SVD, JORDAN = "`accurate`", "`fast`, the default", "exact, by SVD", "`jordan`"

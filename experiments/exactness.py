@@ -2,8 +2,8 @@
 
 Liu et al. 2025, section 2.2: ten steps are more accurate than five, and do not train better.
 
-python experiments/exactness.py run     # seven minutes; what is saved is not run again
-python experiments/exactness.py report  # the table and the figure
+python -m experiments.exactness run     # seven minutes; what is saved is not run again
+python -m experiments.exactness report  # the table and the figure
 """
 
 import statistics
@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from command_line import RESULTS, main
-from figures import MORE_COLORS, panels
-from language import LanguagePlan, LanguageTrial
 from matplotlib.figure import Figure
-from observed import observe
-from sweeps import best_on_seeds, final_loss, losses_by_rate, mean_and_seeds
-from trials import Measured, Trials
 
+from experiments.command_line import RESULTS, main
+from experiments.figures import MORE_COLORS, panels
+from experiments.language import LanguagePlan, LanguageTrial
+from experiments.observed import observe
+from experiments.sweeps import best_on_seeds, final_loss, losses_by_rate, mean_and_seeds
+from experiments.trials import Measured, Trials
 from muon_jax.diagnostics import measure as measure_matrices
 
 REFERENCE = "jordan:5"

@@ -1,7 +1,7 @@
 """Should a model be fine-tuned with the optimizer that trained it?
 
-python experiments/finetuning.py run     # under an hour; what is saved is not run again
-python experiments/finetuning.py report  # the tables and the figure
+python -m experiments.finetuning run     # under an hour; what is saved is not run again
+python -m experiments.finetuning report  # the tables and the figure
 
 Two models of the same held-out loss on Python's standard library, one trained with each optimizer,
 go on with either on the plays and poems of Shakespeare.
@@ -16,20 +16,21 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from command_line import RESULTS, ROOT, main
-from common.language import LanguageResult, SampleConfig
-from common.optimizers import OptimizerConfig
-from common.run_folder import RunFolder
-from common.training import RunConfig
-from curves import by_step
-from figures import COLORS, panels
-from finetune import Config, NewTextConfig, StartConfig
-from finetune import train as train_again
-from language import LanguagePlan, LanguageTrial, settings
 from matplotlib.figure import Figure
-from sweeps import ORTHOGONALIZER, best_on_seeds, best_trial
-from train_lm import train
-from trials import Measured, Trials
+
+from experiments.command_line import RESULTS, ROOT, main
+from experiments.curves import by_step
+from experiments.figures import COLORS, panels
+from experiments.language import LanguagePlan, LanguageTrial, settings
+from experiments.sweeps import ORTHOGONALIZER, best_on_seeds, best_trial
+from experiments.trials import Measured, Trials
+from trainer.language import LanguageResult, SampleConfig
+from trainer.optimizers import OptimizerConfig
+from trainer.programs.finetune import Config, NewTextConfig, StartConfig
+from trainer.programs.finetune import train as train_again
+from trainer.programs.lm import train
+from trainer.records.run_folder import RunFolder
+from trainer.training import RunConfig
 
 OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 PAIRS = tuple(product(OPTIMIZERS, OPTIMIZERS))

@@ -3,8 +3,8 @@
 Muon with weight decay and without it, and AdamW (Liu et al. 2025, sections 2.2 and 3.4), each at
 one rate.
 
-python experiments/growth.py run     # five minutes; what is saved is not run again
-python experiments/growth.py report  # the tables and the figure
+python -m experiments.growth run     # five minutes; what is saved is not run again
+python -m experiments.growth report  # the tables and the figure
 """
 
 import statistics
@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax.numpy as jnp
-from command_line import RESULTS, main
-from common.decoder import Decoder
-from common.text import read_text
-from common.tokens import tokenize
-from common.windows import held_out_batches
-from figures import COLORS, band, panels
 from jaxtyping import Array, Int
-from language import LanguagePlan, LanguageTrial
 from matplotlib.figure import Figure
-from observed import KINDS, by_kind, observe, root_mean_square
-from sweeps import ORTHOGONALIZER, final_loss, mean_and_seeds
-from trials import Measured, Trials
 
+from experiments.command_line import RESULTS, main
+from experiments.figures import COLORS, band, panels
+from experiments.language import LanguagePlan, LanguageTrial
+from experiments.observed import KINDS, by_kind, observe, root_mean_square
+from experiments.sweeps import ORTHOGONALIZER, final_loss, mean_and_seeds
+from experiments.trials import Measured, Trials
 from muon_jax.diagnostics import by_matrix, singular_value_entropy
+from trainer.data.text import read_text
+from trainer.data.tokens import tokenize
+from trainer.data.windows import held_out_batches
+from trainer.models.decoder import Decoder
 
 MUON, ADAMW = "Muon", "AdamW"
 ARMS = {

@@ -1,7 +1,7 @@
 """How soon does a convolutional network name images rightly, by Muon, AdamW and SGD, each tuned?
 
-python experiments/images.py run     # what is saved is not run again
-python experiments/images.py report  # the tables and the figure
+python -m experiments.images run     # what is saved is not run again
+python -m experiments.images report  # the tables and the figure
 
 Fashion-MNIST is Debian's package dataset-fashion-mnist; --data digits leaves it out.
 """
@@ -13,19 +13,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from command_line import RESULTS, main
-from common.classification import ImageConfig
-from common.convolutions import ConvolutionConfig
-from common.errors import DivergenceError
-from common.optimizers import OptimizerConfig
-from common.training import RunConfig
-from contenders import Contender, sweep_table
-from curves import by_step, steps_to
-from figures import COLORS, MORE_COLORS, band, panels
 from matplotlib.figure import Figure
-from sweeps import ORTHOGONALIZER, best_on_seeds, best_trials
-from train_images import Config, train
-from trials import Measured, Trials
+
+from experiments.command_line import RESULTS, main
+from experiments.contenders import Contender, sweep_table
+from experiments.curves import by_step, steps_to
+from experiments.figures import COLORS, MORE_COLORS, band, panels
+from experiments.sweeps import ORTHOGONALIZER, best_on_seeds, best_trials
+from experiments.trials import Measured, Trials
+from trainer.classification import ImageConfig
+from trainer.errors import DivergenceError
+from trainer.models.convolutions import ConvolutionConfig
+from trainer.optimizers import OptimizerConfig
+from trainer.programs.images import Config, train
+from trainer.training import RunConfig
 
 WARMUP = 20
 ERROR_TICKS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1)

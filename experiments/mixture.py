@@ -1,7 +1,7 @@
 """Muon and AdamW on a mixture of experts: the loss, and how evenly the experts are used.
 
-python experiments/mixture.py run     # some minutes; what is saved is not run again
-python experiments/mixture.py report  # the table and the figure
+python -m experiments.mixture run     # some minutes; what is saved is not run again
+python -m experiments.mixture report  # the table and the figure
 """
 
 import json
@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from command_line import RESULTS, main
-from common.language import SampleConfig, TextConfig
-from common.mixture import MixtureConfig
-from common.optimizers import OptimizerConfig
-from common.training import RunConfig
-from curves import by_step
-from figures import COLORS, band, panels, rate_axis
-from language import LanguagePlan
 from matplotlib.figure import Figure
-from sweeps import ORTHOGONALIZER, best_on_seeds, mean_and_seeds
-from train_moe import Config, train
-from trials import Measured, Trials
+
+from experiments.command_line import RESULTS, main
+from experiments.curves import by_step
+from experiments.figures import COLORS, band, panels, rate_axis
+from experiments.language import LanguagePlan
+from experiments.sweeps import ORTHOGONALIZER, best_on_seeds, mean_and_seeds
+from experiments.trials import Measured, Trials
+from trainer.language import SampleConfig, TextConfig
+from trainer.models.mixture import MixtureConfig
+from trainer.optimizers import OptimizerConfig
+from trainer.programs.moe import Config, train
+from trainer.training import RunConfig
 
 OPTIMIZERS = {"muon": "Muon", "adamw": "AdamW"}
 EVALUATIONS = 6
@@ -30,7 +31,7 @@ EVALUATIONS = 6
 
 @dataclass(frozen=True)
 class MixtureTrial:
-    """One run; what is not named here is as the example has it."""
+    """One run; all other settings are the trainer's defaults."""
 
     optimizer: str
     learning_rate: float

@@ -1,7 +1,7 @@
 """Every parameter under a norm of its own, or Muon beside AdamW: which trains better?
 
-python experiments/one_framework.py run     # 6 minutes of one core; what is saved is not run again
-python experiments/one_framework.py report  # the tables and the figure
+python -m experiments.one_framework run     # 6 minutes of one core; what is saved is not run again
+python -m experiments.one_framework report  # the tables and the figure
 """
 
 from collections.abc import Callable
@@ -12,24 +12,24 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
-from command_line import RESULTS, main
-from common.optimizers import (
+from flax import nnx
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+
+import muon_jax
+from experiments.command_line import RESULTS, main
+from experiments.curves import by_step
+from experiments.figures import MORE_COLORS, band, panels
+from experiments.language import LanguagePlan, LanguageTrial
+from experiments.language import run as train
+from experiments.sweeps import best_trial, best_trials, final_loss, mean_and_seeds
+from experiments.trials import Measured, Trials
+from trainer.optimizers import (
     OptimizerConfig,
     learning_rate_schedule,
     make_optimizer,
     named_orthogonalizer,
 )
-from curves import by_step
-from figures import MORE_COLORS, band, panels
-from flax import nnx
-from jaxtyping import Array, Float
-from language import LanguagePlan, LanguageTrial
-from language import run as train
-from matplotlib.figure import Figure
-from sweeps import best_trial, best_trials, final_loss, mean_and_seeds
-from trials import Measured, Trials
-
-import muon_jax
 
 MOMENTUM = 0.9  # of all that is not a matrix of Muon, as AdamW's b1
 HEAD = muon_jax.MatrixAxes(rows=0, cols=1)

@@ -1,7 +1,7 @@
 """Eight optimizers on one language model, each at its own best rate: how far, and at what price.
 
-python experiments/optimizer_sweep.py run     # what is saved is not run again
-python experiments/optimizer_sweep.py report  # the tables and the figure
+python -m experiments.optimizer_sweep run     # what is saved is not run again
+python -m experiments.optimizer_sweep report  # the tables and the figure
 """
 
 import math
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-from command_line import RESULTS, main
-from common.errors import DivergenceError, UsageError
-from common.optimizers import OptimizerConfig, make_optimizer, named_orthogonalizer
-from contenders import Contender, sweep_table
-from curves import by_step, mean_curve, steps_to
-from figures import COLORS, MORE_COLORS, band, panels
 from flax import nnx
-from language import LanguagePlan, LanguageTrial
-from language import run as run_language
 from matplotlib.figure import Figure
-from sweeps import best_on_seeds, best_trials, final_loss
-from trials import Measured, Trials
 
 import muon_jax
+from experiments.command_line import RESULTS, main
+from experiments.contenders import Contender, sweep_table
+from experiments.curves import by_step, mean_curve, steps_to
+from experiments.figures import COLORS, MORE_COLORS, band, panels
+from experiments.language import LanguagePlan, LanguageTrial
+from experiments.language import run as run_language
+from experiments.sweeps import best_on_seeds, best_trials, final_loss
+from experiments.trials import Measured, Trials
+from trainer.errors import DivergenceError, UsageError
+from trainer.optimizers import OptimizerConfig, make_optimizer, named_orthogonalizer
 
 CONTENDERS = {
     "sgd": Contender("SGD", 0.033, MORE_COLORS[3]),

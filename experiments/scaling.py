@@ -3,8 +3,8 @@
 Every size is trained on tokens in proportion to its parameters, with a schedule of its own; a power
 law L = a·C^-b is fitted to the losses of each optimizer (Liu et al. 2025, section 3.2).
 
-python experiments/scaling.py run     # half an hour; what is saved is not run again
-python experiments/scaling.py report  # the table, the laws and the figure
+python -m experiments.scaling run     # half an hour; what is saved is not run again
+python -m experiments.scaling report  # the table, the laws and the figure
 """
 
 import itertools
@@ -17,19 +17,19 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from command_line import RESULTS, main
-from common.decoder import Decoder, DecoderConfig
-from common.language import TextConfig
-from common.optimizers import named_orthogonalizer
-from common.tokens import BYTES
-from figures import COLORS, MORE_COLORS, panels
 from flax import nnx
-from language import LanguagePlan, LanguageTrial, held_out_loss
 from matplotlib.figure import Figure
-from sweeps import ORTHOGONALIZER, best_on_seeds, final_loss, losses_by_rate
-from trials import Measured, Trials
 
 import muon_jax
+from experiments.command_line import RESULTS, main
+from experiments.figures import COLORS, MORE_COLORS, panels
+from experiments.language import LanguagePlan, LanguageTrial, held_out_loss
+from experiments.sweeps import ORTHOGONALIZER, best_on_seeds, final_loss, losses_by_rate
+from experiments.trials import Measured, Trials
+from trainer.data.tokens import BYTES
+from trainer.language import TextConfig
+from trainer.models.decoder import Decoder, DecoderConfig
+from trainer.optimizers import named_orthogonalizer
 
 OPTIMIZERS = {"muon": "Muon", "adamw": "AdamW"}
 CONTEXT = TextConfig().context

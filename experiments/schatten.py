@@ -1,7 +1,7 @@
 """From normalised SGD to Muon in one parameter: which Schatten norm trains best?
 
-python experiments/schatten.py run     # 10 minutes of one core; what is saved is not run again
-python experiments/schatten.py report  # the tables and the figure
+python -m experiments.schatten run     # 10 minutes of one core; what is saved is not run again
+python -m experiments.schatten report  # the tables and the figure
 """
 
 import statistics
@@ -10,17 +10,17 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from command_line import RESULTS, main
-from curves import by_step
-from figures import panels
 from flax import nnx
-from language import LanguagePlan, LanguageTrial
-from language import run as train
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from sweeps import best_trials, final_loss, mean_and_seeds
-from trials import Measured, Trials
 
+from experiments.command_line import RESULTS, main
+from experiments.curves import by_step
+from experiments.figures import panels
+from experiments.language import LanguagePlan, LanguageTrial
+from experiments.language import run as train
+from experiments.sweeps import best_trials, final_loss, mean_and_seeds
+from experiments.trials import Measured, Trials
 from muon_jax.diagnostics import by_matrix, singular_value_entropy
 
 

@@ -1,25 +1,26 @@
 """How many of AdamW's steps does Muon need for AdamW's loss, each tuned, with its own schedule?
 
-python experiments/steps_to_adamw.py run     # hours; what is saved is not run again
-python experiments/steps_to_adamw.py report  # the table and the figure
+python -m experiments.steps_to_adamw run     # hours; what is saved is not run again
+python -m experiments.steps_to_adamw report  # the table and the figure
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from command_line import RESULTS, main
-from figures import COLORS, MORE_COLORS, Curve, band, panels
-from language import LanguagePlan, LanguageTrial, held_out_loss
 from matplotlib.figure import Figure
-from sweeps import (
+
+from experiments.command_line import RESULTS, main
+from experiments.figures import COLORS, MORE_COLORS, Curve, band, panels
+from experiments.language import LanguagePlan, LanguageTrial, held_out_loss
+from experiments.sweeps import (
     ORTHOGONALIZER,
     best_on_seeds,
     best_trial,
     losses_by_rate,
     mean_and_seeds,
 )
-from trials import Measured, Trials
+from experiments.trials import Measured, Trials
 
 OPTIMIZERS = {"muon": "Muon", "optax-muon": "optax.contrib.muon", "adamw": "AdamW"}
 

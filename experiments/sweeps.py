@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from trials import Measured, Trials
+from experiments.trials import Measured, Trials
 
 Trial = TypeVar("Trial", bound=Any)
 

@@ -4,21 +4,28 @@ The three are those of Liu et al. 2025, section 3.1: 0.2·√H for every matrix 
 (hidden_size), the RMS of each update set to 0.2 (update_norm), and 0.2·√max(rows, cols), of which
 lemma 1 says that it gives the same (match_rms).
 
-python experiments/update_rms.py run     # five minutes; what is saved is not run again
-python experiments/update_rms.py report  # the tables and the figure
+python -m experiments.update_rms run     # five minutes; what is saved is not run again
+python -m experiments.update_rms report  # the tables and the figure
 """
 
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from command_line import RESULTS, main
-from figures import COLORS, MORE_COLORS, band, panels
-from language import LanguagePlan, LanguageTrial
 from matplotlib.figure import Figure
-from observed import KINDS, by_kind, observe, root_mean_square
-from sweeps import ORTHOGONALIZER, best_on_seeds, final_loss, losses_by_rate, mean_and_seeds
-from trials import Measured, Trials
+
+from experiments.command_line import RESULTS, main
+from experiments.figures import COLORS, MORE_COLORS, band, panels
+from experiments.language import LanguagePlan, LanguageTrial
+from experiments.observed import KINDS, by_kind, observe, root_mean_square
+from experiments.sweeps import (
+    ORTHOGONALIZER,
+    best_on_seeds,
+    final_loss,
+    losses_by_rate,
+    mean_and_seeds,
+)
+from experiments.trials import Measured, Trials
 
 ADAMW = "AdamW"
 ARMS = {
