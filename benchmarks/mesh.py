@@ -1,7 +1,7 @@
 """One optimizer step on eight devices, ours and optax's: work, wire and memory of every layout.
 
-python benchmarks/mesh.py                      # 8 layers of width 512
-python benchmarks/mesh.py --width 256
+python -m benchmarks.mesh                      # 8 layers of width 512
+python -m benchmarks.mesh --width 256
 
 All figures are read off compiled programs and plans, which are the same on any machine. Nothing is
 run or timed: eight virtual devices share the cores of one CPU and copy in its memory what would
@@ -9,15 +9,12 @@ travel, so that their times say nothing about eight devices with a network betwe
 """
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 # Less work for LLVM alone: the partitioned program, of which all figures are, stays the same.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +22,9 @@ import numpy as np
 import optax
 import tyro
 from jax.sharding import NamedSharding, PartitionSpec
-from measuring import conditions, table
 
 import muon_jax
+from benchmarks.measuring import conditions, table
 from muon_jax.diagnostics import collectives
 from muon_jax.mesh._ownership import ShardedLeaf, plan_ownership
 from muon_jax.mesh._transfers import transfers_to_owners

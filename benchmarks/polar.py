@@ -1,8 +1,8 @@
 """Polar error against FLOPs against time, for this library's orthogonalizers and its rivals'.
 
-python benchmarks/polar.py                         # prints the tables
-python benchmarks/polar.py --write                 # also docs/reference/polar.md and its figure
-python benchmarks/polar.py --momenta momenta.npz   # also matrices saved from a training run
+python -m benchmarks.polar                         # prints the tables
+python -m benchmarks.polar --write                 # also docs/reference/polar.md and its figure
+python -m benchmarks.polar --momenta momenta.npz   # also matrices saved from a training run
 
 Inputs are Gaussian, log-uniform over 1e2 and 1e4, and of rank 16. The error is the distance to the
 exact polar factor over its norm, restricted to the singular directions above 1e-3 of the largest,
@@ -12,7 +12,6 @@ installed.
 
 import importlib
 import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
-from measuring import compile_for, conditions, interleaved, median_ratio, table
 from optax.contrib import _muon as optax_muon
 
 import muon_jax
+from benchmarks.measuring import compile_for, conditions, interleaved, median_ratio, table
+from tests import matrices
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-import matrices
 
 BASELINE = "optax, default"
 VISIBLE = 1e-3  # of the largest singular value
@@ -248,7 +246,7 @@ def main(options: Options) -> None:
             )
     head = f"Ratios are to `{BASELINE}` on the same input in one run. {conditions()}"
     if options.momenta:
-        head += "; `python benchmarks/save_momenta.py` makes that file"
+        head += "; `python -m benchmarks.save_momenta` makes that file"
     text = [head, *(f"## {name}\n\n{markdown(rows)}" for name, rows in results.items())]
     print("\n\n".join(text))
     if options.write:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.figures import Curve
+from experiments.report import Curve
 
 
 def by_step(curve: Mapping[int, float]) -> dict[str, float]:

@@ -9,7 +9,6 @@ go on with either on the plays and poems of Shakespeare.
 
 import hashlib
 import json
-import statistics
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,8 +19,8 @@ from matplotlib.figure import Figure
 
 from experiments.command_line import RESULTS, ROOT, main
 from experiments.curves import by_step
-from experiments.figures import COLORS, panels
 from experiments.language import LanguagePlan, LanguageTrial, settings
+from experiments.report import COLORS, listed, mean_and_seeds, panels, table
 from experiments.sweeps import ORTHOGONALIZER, best_on_seeds, best_trial
 from experiments.trials import Measured, Trials
 from trainer.language import LanguageResult, SampleConfig
@@ -225,32 +224,34 @@ def best_runs(plan: Plan, start: LanguageTrial, optimizer: str) -> dict[Finetuni
 
 def report(plan: Plan) -> str:
     starts = matched(plan)
-    pretraining = [
-        "| trained with | steps | best peak rate | held-out loss, by seed |",
-        "|---|---|---|---|",
-    ]
-    for optimizer, start in starts.items():
-        losses = [final_loss(plan, replace(start, seed=seed)) for seed in plan.seeds]
-        pretraining.append(
-            f"| {OPTIMIZERS[optimizer]} | {start.steps} | {start.learning_rate:g} "
-            f"| {', '.join(f'{loss:.4f}' for loss in losses)} |"
-        )
-    finetuning = [
-        "| trained with | fine-tuned with | best peak rate | loss on the new text | by seed "
-        "| forgotten: change of the loss on the old text | by seed |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    pretraining = table(
+        ("trained with", "steps", "best peak rate", "held-out loss, by seed"),
+        [
+            (
+                OPTIMIZERS[optimizer],
+                start.steps,
+                f"{start.learning_rate:g}",
+                listed(final_loss(plan, replace(start, seed=seed)) for seed in plan.seeds),
+            )
+            for optimizer, start in starts.items()
+        ],
+    )
+    rows = []
     for before, after in PAIRS:
         runs = best_runs(plan, starts[before], after)
-        new = [each["new"][1] for each in runs.values()]
         forgotten = [each["old"][1] - each["old"][0] for each in runs.values()]
-        finetuning.append(
-            f"| {OPTIMIZERS[before]} | {OPTIMIZERS[after]} | {next(iter(runs)).learning_rate:g} "
-            f"| {statistics.mean(new):.4f} | {', '.join(f'{loss:.4f}' for loss in new)} "
-            f"| {statistics.mean(forgotten):+.3f} "
-            f"| {', '.join(f'{change:+.3f}' for change in forgotten)} |"
+        rows.append(
+            (
+                OPTIMIZERS[before],
+                OPTIMIZERS[after],
+                f"{next(iter(runs)).learning_rate:g}",
+                *mean_and_seeds([each["new"][1] for each in runs.values()]),
+                *mean_and_seeds(forgotten, "+.3f"),
+            )
         )
-    return "\n".join([*pretraining, "", *finetuning])
+    head = ("trained with", "fine-tuned with", "best peak rate", "loss on the new text", "by seed")
+    change = "forgotten: change of the loss on the old text"
+    return f"{pretraining}\n\n{table((*head, change, 'by seed'), rows)}"
 
 
 def draw(plan: Plan) -> Figure:

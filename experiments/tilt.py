@@ -20,6 +20,7 @@ import muon_jax
 from experiments.ablation import RATE, compared
 from experiments.command_line import RESULTS, main
 from experiments.language import LanguagePlan, LanguageTrial, held_out_loss
+from experiments.report import table
 from experiments.sweeps import final_loss
 from experiments.trials import Measured, Trials
 from trainer.optimizers import OptimizerConfig, learning_rate_schedule
@@ -103,17 +104,19 @@ def run(plan: Plan) -> None:
 
 def report(plan: Plan) -> str:
     """Tabulates the losses at the end, and how far they are above the reference's, by seed."""
-    (first, last), *others = plan.tilts
-    baseline = losses(plan, (first, last))
-    rows = [
-        "| largest direction | smallest | held-out loss, mean | above the first row | by seed |",
-        "|---|---|---|---|---|",
-        f"| {first:g} | {last:g} | {statistics.mean(baseline):.4f} |  |  |",
-    ]
-    for first, last in others:
-        cells = compared(losses(plan, (first, last)), baseline)
-        rows.append(f"| {first:g} | {last:g} | {cells} |")
-    return "\n".join(rows)
+    reference, *others = plan.tilts
+    baseline = losses(plan, reference)
+    return table(
+        ("largest direction", "smallest", "held-out loss, mean", "above the first row", "by seed"),
+        [
+            (*shown(reference), f"{statistics.mean(baseline):.4f}", "", ""),
+            *((*shown(tilt), *compared(losses(plan, tilt), baseline)) for tilt in others),
+        ],
+    )
+
+
+def shown(tilt: tuple[float, float]) -> tuple[str, str]:
+    return f"{tilt[0]:g}", f"{tilt[1]:g}"
 
 
 def losses(plan: Plan, tilt: tuple[float, float]) -> list[float]:

@@ -15,15 +15,22 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from experiments.command_line import RESULTS, main
-from experiments.figures import COLORS, MORE_COLORS, band, panels
 from experiments.language import LanguagePlan, LanguageTrial
 from experiments.observed import KINDS, by_kind, observe, root_mean_square
+from experiments.report import (
+    COLORS,
+    MORE_COLORS,
+    draw_curves,
+    mean_and_range,
+    mean_and_seeds,
+    panels,
+    table,
+)
 from experiments.sweeps import (
     ORTHOGONALIZER,
     best_on_seeds,
     final_loss,
     losses_by_rate,
-    mean_and_seeds,
 )
 from experiments.trials import Measured, Trials
 
@@ -102,32 +109,27 @@ def report(plan: Plan) -> str:
 
 
 def _update_table(plan: Plan) -> str:
-    rows = [f"| RMS of updates | {' | '.join(KINDS)} |", "|---" * (len(KINDS) + 1) + "|"]
-    for arm in ARMS:
-        found = [update_rms(plan, arm, kind) for kind in KINDS]
-        cells = [f"{statistics.mean(f):.3f} ({min(f):.3f} to {max(f):.3f})" for f in found]
-        rows.append(f"| {arm} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+    return table(
+        ("RMS of updates", *KINDS),
+        [
+            (arm, *(mean_and_range(update_rms(plan, arm, kind), ".3f") for kind in KINDS))
+            for arm in ARMS
+        ],
+    )
 
 
 def _loss_table(plan: Plan) -> str:
-    rows = [
-        "| | held-out loss by peak rate, first seed | best, mean | by seed "
-        "| RMS of query weights | of MLP weights |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for arm in ARMS:
         swept = plan.trials.measure(plan.sweep(arm))
         best = list(best_runs(plan, arm).values())
-        final = [final_loss(measured) for measured in best]
         weights = [measured["weight_rms"][str(plan.steps)] for measured in best]
         query = statistics.mean(each["query"] for each in weights)
         mlp = statistics.mean(each[kind] for each in weights for kind in MLP)
-        rows.append(
-            f"| {arm} | {losses_by_rate(swept)} | {mean_and_seeds(final)} "
-            f"| {query:.4f} | {mlp:.4f} |"
-        )
-    return "\n".join(rows)
+        losses = mean_and_seeds([final_loss(measured) for measured in best])
+        rows.append((arm, losses_by_rate(swept), *losses, f"{query:.4f}", f"{mlp:.4f}"))
+    head = ("", "held-out loss by peak rate, first seed", "best, mean", "by seed")
+    return table((*head, "RMS of query weights", "of MLP weights"), rows)
 
 
 def draw(plan: Plan) -> Figure:
@@ -140,6 +142,7 @@ def draw(plan: Plan) -> Figure:
         above = [max(each) - middle for middle, each in zip(mean, found, strict=True)]
         at = [place + (index - 1.5) * 0.15 for place in range(len(KINDS))]
         by_matrix.errorbar(at, mean, (below, above), fmt="o", color=color, label=arm, capsize=2)
+    by_kinds = {}
     for kinds, color in ((("query", "key", "value", "out"), COLORS["adamw"]), (MLP, "#2a7f62")):
         curves = [
             {
@@ -148,13 +151,14 @@ def draw(plan: Plan) -> Figure:
             }
             for measured in best_runs(plan, ADAMW).values()
         ]
-        band(over_steps, curves, color=color, label=", ".join(kinds))
+        by_kinds[", ".join(kinds)] = color, curves
+    draw_curves(over_steps, by_kinds, ylabel="RMS of updates", title="AdamW's")
     over_steps.axhspan(0.2, 0.4, color="#888888", alpha=0.15, linewidth=0, label="0.2 to 0.4")
     by_matrix.set(
         ylabel="RMS of updates", ylim=(0, None), title="mean, and range over steps and seeds"
     )
     by_matrix.set_xticks(range(len(KINDS)), KINDS)
-    over_steps.set(xlabel="step", ylabel="RMS of updates", ylim=(0, None), title="AdamW's")
+    over_steps.set(ylim=(0, None))
     for axes in (by_matrix, over_steps):
         axes.legend(frameon=False)
     return figure

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from matrices import gaussian
 
 import muon_jax
+from tests.matrices import gaussian
 
 MEMORY_OF_THIS_PROCESS = Path("/proc/self/statm")  # Linux alone has it
 
