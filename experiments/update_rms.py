@@ -152,7 +152,7 @@ def draw(plan: Plan) -> Figure:
             for measured in best_runs(plan, ADAMW).values()
         ]
         by_kinds[", ".join(kinds)] = color, curves
-    draw_curves(over_steps, by_kinds, ylabel="RMS of updates", title="AdamW's")
+    draw_curves(over_steps, by_kinds, legend=False, ylabel="RMS of updates", title="AdamW's")
     over_steps.axhspan(0.2, 0.4, color="#888888", alpha=0.15, linewidth=0, label="0.2 to 0.4")
     by_matrix.set(
         ylabel="RMS of updates", ylim=(0, None), title="mean, and range over steps and seeds"

@@ -3,11 +3,10 @@
 import json
 from dataclasses import asdict, replace
 
-import finetuning
-import mixture
 import pytest
-import trials
-from language import LanguageTrial
+
+from experiments import finetuning, mixture, trials
+from experiments.language import LanguageTrial
 
 OLD_LOSS = {"adamw": 2.0, "muon": 1.8}  # of AdamW's only run, and of Muon's longest
 NEW_LOSS = {("adamw", "adamw"): 2.5, ("adamw", "muon"): 2.4, ("muon", "adamw"): 2.3}
@@ -27,6 +26,7 @@ def save(kept, trial, **measured):
 # Fine-tuning
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_what_was_trained(texts, tmp_path):
     new = tmp_path / "new"
     new.mkdir()
@@ -102,6 +102,7 @@ def test_a_missing_text_is_said_with_the_command_that_gets_it(plan, no_processes
 # Mixtures
 
 
+@pytest.mark.slow
 def test_a_mixture_measures_how_its_experts_share(texts):
     trial = mixture.MixtureTrial("muon", 1e-3, 2, 0, 2, 16, 1, str(texts))
     measured = mixture.measure(trial)

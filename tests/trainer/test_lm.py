@@ -1,4 +1,4 @@
-"""The language-model example in whole runs: what they leave, resumes, and wrong input."""
+"""The language model program in whole runs: what they leave, resumes, and wrong input."""
 
 import json
 import re
@@ -14,23 +14,30 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import train_lm
-from common.decoder import DecoderConfig
-from common.errors import DivergenceError, StoppedError, UsageError, resume_command, run_command
-from common.language import SampleConfig, TextConfig, report
-from common.metrics import Metrics
-from common.optimizers import OptimizerConfig
-from common.run_folder import RunFolder
-from common.training import RunConfig
 from flax import nnx
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "train_lm.py"
+from trainer.errors import (
+    TRAINER,
+    DivergenceError,
+    StoppedError,
+    UsageError,
+    resume_command,
+    run_command,
+)
+from trainer.language import SampleConfig, TextConfig, report
+from trainer.models.decoder import DecoderConfig
+from trainer.optimizers import OptimizerConfig
+from trainer.programs import lm
+from trainer.records.metrics import Metrics
+from trainer.records.run_folder import RunFolder
+from trainer.training import RunConfig
+
 TINY = DecoderConfig(width=16, layers=1, heads=2)
 
 
-def tiny(texts: Path, out: Path, **run) -> train_lm.Config:
+def tiny(texts: Path, out: Path, **run) -> lm.Config:
     settings = {"steps": 6, "eval_every": 3, "checkpoint_every": 4, "quiet": True, "out": out}
-    return train_lm.Config(
+    return lm.Config(
         text=TextConfig(data=texts, context=16, batch_size=4),
         decoder=TINY,
         optimizer=OptimizerConfig("adamw", warmup_steps=2, schedule="constant"),
@@ -43,13 +50,13 @@ def tiny(texts: Path, out: Path, **run) -> train_lm.Config:
 def finished(texts, tmp_path_factory):
     """A run of six steps, not to be written to."""
     config = tiny(texts, tmp_path_factory.mktemp("finished") / "run")
-    return config, train_lm.train(config)
+    return config, lm.train(config)
 
 
 @pytest.fixture(scope="session")
 def half_done(texts, tmp_path_factory):
     config = tiny(texts, tmp_path_factory.mktemp("half") / "run", steps=3)
-    train_lm.train(config)
+    lm.train(config)
     return config
 
 
@@ -73,6 +80,7 @@ def contents(folder: Path) -> dict[str, str]:
 # Runs
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_names(finished):
     config, result = finished
     folder = RunFolder(config.run.out)
@@ -91,18 +99,20 @@ def test_a_run_leaves_what_it_names(finished):
     assert sorted(entry.name for entry in folder.checkpoints.iterdir()) == ["4", "6"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_unbroken_one(finished, half):
     # What a crash after the last checkpoint would leave is not to be counted twice.
     metrics = RunFolder(half.run.out).metrics
     with metrics.open("a") as file:
         file.write('{"step": 4, "train/loss": 9.0}\n{"step": 5, "train/lo')
-    resumed, (_, unbroken) = train_lm.train(half), finished
+    resumed, (_, unbroken) = lm.train(half), finished
     jax.tree.map(np.testing.assert_array_equal, weights(resumed), weights(unbroken))
     assert resumed.run.train_loss == unbroken.run.train_loss
     assert resumed.run.held_out_loss == unbroken.run.held_out_loss
     assert resumed.sample == unbroken.sample
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_whole_sample_and_every_path(finished, capsys):
     _, result = finished
     report(replace(result, sample="word " * 60 + "last"))
@@ -114,25 +124,28 @@ def test_the_report_shows_the_whole_sample_and_every_path(finished, capsys):
     assert f"{result.nats_per_byte:.4f} nats per byte" in printed
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_repeats_its_result(finished):
     config, result = finished
     before = contents(config.run.out / "checkpoints")
-    again = train_lm.train(replace(config, run=replace(config.run, resume=True)))
+    again = lm.train(replace(config, run=replace(config.run, resume=True)))
     assert again.run.held_out_loss == result.run.held_out_loss
     assert again.sample == result.sample
     assert contents(config.run.out / "checkpoints") == before
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run(texts, tmp_path):
     config = tiny(texts, tmp_path / "run")
     config = replace(config, optimizer=OptimizerConfig("sgd", learning_rate=1e30, warmup_steps=0))
     with pytest.raises(DivergenceError, match="try a smaller --learning-rate"):
-        train_lm.train(config)
+        lm.train(config)
 
 
 # Wrong input
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -141,7 +154,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(texts, tmp_path):
         ({"run": {"seed": 1}}, "seed is 1 but was 0"),
         ({"optimizer": {"schedule": "linear"}}, "schedule is linear but was constant, steps is 6"),
         ({"text": {"batch_size": 2}}, "batch_size is 2 but was 4"),
-        ({"text": {"data": SCRIPT}}, "text is sha256"),
+        ({"text": {"data": Path(__file__)}}, "text is sha256"),
     ],
 )
 def test_a_resume_with_other_settings_is_refused(finished, change, named):
@@ -150,17 +163,18 @@ def test_a_resume_with_other_settings_is_refused(finished, change, named):
     changed = {name: replace(getattr(config, name), **new) for name, new in change.items()}
     other = replace(config, **changed)
     with pytest.raises(UsageError, match=f"cannot resume .*{re.escape(named)}"):
-        train_lm.train(replace(other, run=replace(other.run, resume=True)))
+        lm.train(replace(other, run=replace(other.run, resume=True)))
     assert contents(config.run.out) == before
 
 
+@pytest.mark.slow
 def test_a_new_run_does_not_touch_an_old_one_unless_told(half):
     fresh = replace(half, run=replace(half.run, resume=False))
     folder = RunFolder(half.run.out)
     (folder.path / "notes.txt").write_text("mine")
     before = contents(folder.path)
     with pytest.raises(UsageError, match="holds a run already; add --resume or --overwrite"):
-        train_lm.train(fresh)
+        lm.train(fresh)
     assert contents(folder.path) == before
     folder.begin({"steps": 1}, overwrite=True)
     assert sorted(file.name for file in folder.path.iterdir()) == ["notes.txt", "settings.json"]
@@ -173,6 +187,7 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "damage"),
     [
@@ -189,20 +204,22 @@ def test_a_damaged_checkpoint_is_refused(half, pattern, damage):
     damage(max(checkpoint.glob(pattern), key=lambda file: file.stat().st_size))
     before = contents(half.run.out)
     with pytest.raises(UsageError, match=r"checkpoints/3 is damaged \(.*\); remove it") as caught:
-        train_lm.train(half)
+        lm.train(half)
     assert "\n" not in str(caught.value)
     assert contents(half.run.out) == before
 
 
+@pytest.mark.slow
 def test_a_resume_behind_what_is_done_is_refused(half):
     with pytest.raises(UsageError, match="--steps 2: the run has done 3 already"):
-        train_lm.train(replace(half, run=replace(half.run, steps=2)))
+        lm.train(replace(half, run=replace(half.run, steps=2)))
 
 
+@pytest.mark.slow
 def test_a_resume_without_a_run_is_refused(texts, tmp_path):
     config = tiny(texts, tmp_path / "none", resume=True)
     with pytest.raises(UsageError, match="none holds no run to resume; leave --resume out"):
-        train_lm.train(config)
+        lm.train(config)
     assert not (tmp_path / "none").exists()
 
 
@@ -221,7 +238,7 @@ def test_a_resume_without_a_run_is_refused(texts, tmp_path):
 def test_unusable_data_is_refused(tmp_path, make, message):
     config = tiny(make(tmp_path), tmp_path / "run")
     with pytest.raises(UsageError, match=re.escape(message.format(at=tmp_path))):
-        train_lm.train(config)
+        lm.train(config)
     assert not (tmp_path / "run").exists()
 
 
@@ -262,9 +279,8 @@ def touch(file: Path, text: str) -> Path:
 def test_unusable_settings_are_refused(texts, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     given = f"--data {texts} {arguments}".format(texts=texts).split()
-    monkeypatch.setattr(sys, "argv", ["train_lm.py", *given])
     with pytest.raises(UsageError, match=re.escape(message.format(texts=texts))):
-        train_lm.main()
+        lm.main(given)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -273,21 +289,21 @@ def test_unusable_settings_are_refused(texts, tmp_path, monkeypatch, arguments, 
 
 def test_wrong_input_ends_in_one_line_and_status_2(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train_lm.py", "--data", "missing"])
     with pytest.raises(SystemExit) as ended:
-        run_command(train_lm.main)
+        run_command(lambda: lm.main(["--data", "missing"]))
     assert ended.value.code == 2
     printed, errors = capsys.readouterr()
     assert errors == "error: --data missing does not exist; give a file or folder of text\n"
     assert printed == ""
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(texts, tmp_path, monkeypatch, capsys):
     tiny_sizes = "--width 16 --layers 1 --heads 2 --context 16 --batch-size 4 --optimizer adamw"
     arguments = f"--data {texts} {tiny_sizes} --steps 1000000 --out run".split()
     folder = RunFolder(tmp_path / "run")
     with subprocess.Popen(
-        [sys.executable, "-W", "error", str(SCRIPT), *arguments],
+        [sys.executable, "-W", "error", "-m", "trainer", "lm", *arguments],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -308,12 +324,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(texts, tmp_path, monkeypatch, capsys
     assert said is not None
     step = int(said[1])
     given = resume.removeprefix("resume with: ").split()
-    assert given == [sys.executable, str(SCRIPT), *arguments, "--resume"]
+    assert given == [*TRAINER, "lm", *arguments, "--resume"]
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [*given[1:], "--stop-at", str(step + 2)])
     with pytest.raises(StoppedError, match=f"after step {step + 2} of"):
-        train_lm.main()
+        lm.main([*given[4:], "--stop-at", str(step + 2)])
     assert f"going on after step {step} in run" in capsys.readouterr().out
     with Metrics(folder, start=step + 2) as metrics:
         assert list(metrics.series("train/loss")) == list(range(1, step + 3))
@@ -322,11 +337,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(texts, tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("arguments", "resumed"),
     [
-        ("a.py", "a.py --resume"),
-        ("a.py --overwrite --steps 5", "a.py --steps 5 --resume"),
-        ("a.py --resume --stop-at 3 --seed 1", "a.py --seed 1 --resume"),
-        ("a.py --stop-at=3", "a.py --resume"),
+        ("lm", "lm --resume"),
+        ("lm --overwrite --steps 5", "lm --steps 5 --resume"),
+        ("lm --resume --stop-at 3 --seed 1", "lm --seed 1 --resume"),
+        ("lm --stop-at=3", "lm --resume"),
     ],
 )
 def test_resume_command_drops_what_would_not_go_on(arguments, resumed):
-    assert resume_command(arguments.split()) == f"{sys.executable} {resumed}"
+    assert resume_command(arguments.split()) == f"{sys.executable} -m trainer {resumed}"

@@ -1,28 +1,29 @@
-"""Fine-tuning what the language-model example has trained: losses, resumes, and wrong input."""
+"""Fine-tuning what the language model program trained: losses, resumes, and wrong input."""
 
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
 
-import finetune
 import jax
 import numpy as np
 import pytest
-import train_lm
-from common.checkpoints import Checkpoints
-from common.decoder import DecoderConfig
-from common.devices import ONE_DEVICE
-from common.errors import StoppedError, UsageError
-from common.language import SampleConfig, TextConfig
-from common.optimizers import OptimizerConfig
-from common.pretrained import Pretrained
-from common.run_folder import RunFolder
-from common.text import read_text
-from common.tokens import tokenize, tokenize_like
-from common.training import RunConfig
 from flax import nnx
+
+from trainer.data.text import read_text
+from trainer.data.tokens import tokenize, tokenize_like
+from trainer.devices import ONE_DEVICE
+from trainer.errors import StoppedError, UsageError
+from trainer.language import SampleConfig, TextConfig
+from trainer.models.decoder import DecoderConfig
+from trainer.optimizers import OptimizerConfig
+from trainer.pretrained import Pretrained
+from trainer.programs import finetune, lm
+from trainer.records.checkpoints import Checkpoints
+from trainer.records.run_folder import RunFolder
+from trainer.training import RunConfig
+
+pytestmark = pytest.mark.slow
 
 TINY = DecoderConfig(width=16, layers=1, heads=2)
 NEW = "pack my box with five dozen liquor jugs; sphinx of black quartz, judge my vow\n"
@@ -32,14 +33,14 @@ NEW = "pack my box with five dozen liquor jugs; sphinx of black quartz, judge my
 def pretrained(texts, tmp_path_factory):
     """A run of four steps, not to be written to."""
     out = tmp_path_factory.mktemp("pretrained") / "run"
-    config = train_lm.Config(
+    config = lm.Config(
         text=TextConfig(data=texts, context=16, batch_size=4),
         decoder=TINY,
         optimizer=OptimizerConfig("adamw", warmup_steps=2),
         run=RunConfig(steps=4, quiet=True, out=out),
         sample=SampleConfig(sample_tokens=1),
     )
-    return config, train_lm.train(config)
+    return config, lm.train(config)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_another_checkpoint_is_no_resume(pretrained, config, finished, tmp_path)
     out, start = tmp_path / "run", tmp_path / "other"
     shutil.copytree(config.run.out, out)
     first, _ = pretrained
-    train_lm.train(replace(first, run=replace(first.run, steps=1, seed=1, out=start)))
+    lm.train(replace(first, run=replace(first.run, steps=1, seed=1, out=start)))
     resumed = elsewhere(config, out, resume=True)
     resumed = replace(resumed, start=replace(config.start, pretrained=start))
     with pytest.raises(UsageError, match=r"cannot resume .*from is sha256 \w{12} but was sha256"):
@@ -139,7 +140,10 @@ def test_another_old_text_is_refused(config, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"query_latent": 8, "heads": None}, "is no run of train_lm.py: its settings lack heads"),
+        (
+            {"query_latent": 8, "heads": None},
+            "its settings lack heads",
+        ),
         ({"width": 32}, "is of another model: it differs in 0/blocks/0/"),
         ({"layers": 2}, "is of another model: it differs in 0/blocks/1/"),
     ],
@@ -159,7 +163,7 @@ def test_settings_that_are_not_of_the_model_are_refused(config, tmp_path, change
 
 def test_a_part_of_another_model_is_refused(pretrained):
     checkpoints = Checkpoints(RunFolder(pretrained[0].run.out).checkpoints)
-    model = train_lm.Decoder(replace(TINY, layers=2), 256, rngs=nnx.Rngs(0))
+    model = lm.Decoder(replace(TINY, layers=2), 256, rngs=nnx.Rngs(0))
     with pytest.raises(UsageError, match="is of another model"):
         checkpoints.restore_part((nnx.state(model),))
 
@@ -167,7 +171,7 @@ def test_a_part_of_another_model_is_refused(pretrained):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--from {at} --data {texts}", "--from {at} holds no run; give a folder that train_lm.py"),
+        ("--from {at} --data {texts}", "--from {at} holds no run; give a folder that `python"),
         ("--from {run} --data {at}/no", "--data {at}/no does not exist; give a file or folder"),
         ("--from {run} --data {texts} --learning-rate 0", "--learning-rate 0.0: give a number"),
     ],
@@ -178,7 +182,6 @@ def test_unusable_settings_are_refused(
     places = {"at": tmp_path, "texts": texts, "run": pretrained[0].run.out}
     given = f"{arguments} --old-data {texts}".format(**places).split()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["finetune.py", *given])
     with pytest.raises(UsageError, match=re.escape(message.format(**places))):
-        finetune.main()
+        finetune.main(given)
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,6 @@
-"""The example with latent attention: what it logs, what QK-Clip holds, and wrong input."""
+"""The program with latent attention: what it logs, what QK-Clip bounds, and wrong input."""
 
 import re
-import sys
 from dataclasses import replace
 
 import jax
@@ -9,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import train_mla
-from common.errors import UsageError
-from common.language import SampleConfig, TextConfig
-from common.latent_attention import LatentAttention, LatentConfig, clip_target
-from common.logit_plots import plot_max_logits
-from common.metrics import Metrics
-from common.run_folder import RunFolder
-from common.training import RunConfig
 from flax import nnx
 
 import muon_jax
 from muon_jax.attention import collect_max_logits
+from trainer.errors import UsageError
+from trainer.language import SampleConfig, TextConfig
+from trainer.models.latent_attention import LatentAttention, LatentConfig, clip_target
+from trainer.programs import mla
+from trainer.records.logit_plots import plot_max_logits
+from trainer.records.metrics import Metrics
+from trainer.records.run_folder import RunFolder
+from trainer.training import RunConfig
 
 TINY = LatentConfig(
     width=16, layers=1, heads=2, query_latent=8, key_value_latent=6, content=4, rotary=2
@@ -31,15 +30,16 @@ TINY = LatentConfig(
 def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mla")
     (folder / "text.txt").write_text("the quick brown fox jumps over a lazy dog\n" * 60)
-    return train_mla.Config(
+    return mla.Config(
         text=TextConfig(data=folder / "text.txt", context=16, batch_size=4),
         decoder=TINY,
-        optimizer=train_mla.MuonClipConfig(threshold=0.5),
+        optimizer=mla.MuonClipConfig(threshold=0.5),
         run=RunConfig(steps=6, quiet=True, out=folder / "clipped"),
         sample=SampleConfig(sample_tokens=4),
     )
 
 
+@pytest.mark.slow
 def test_logs_every_head_and_clips_those_over_the_threshold(config):
     out = config.run.out
     alone = replace(
@@ -49,8 +49,8 @@ def test_logs_every_head_and_clips_those_over_the_threshold(config):
     )
     logged = {}
     for name, settings in (("clipped", config), ("alone", alone)):
-        result = train_mla.train(settings)
-        assert (settings.run.out / train_mla.PLOT).stat().st_size > 1000
+        result = mla.train(settings)
+        assert (settings.run.out / mla.PLOT).stat().st_size > 1000
         with Metrics(result.run.folder, start=6) as metrics:
             logged[name] = np.array(
                 [
@@ -64,6 +64,7 @@ def test_logs_every_head_and_clips_those_over_the_threshold(config):
     assert (logged["clipped"][:, 1:] < logged["alone"][:, 1:]).any()
 
 
+@pytest.mark.slow
 def test_the_target_bounds_latent_attention():
     attention = LatentAttention(TINY, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (2, 12, TINY.width))
@@ -94,14 +95,13 @@ def test_the_target_bounds_latent_attention():
 )
 def test_unusable_settings_are_refused(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train_mla.py", *arguments.split()])
     with pytest.raises(UsageError, match=re.escape(message)):
-        train_mla.main()
+        mla.main(arguments.split())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_only_runs_that_logged_can_be_drawn(tmp_path):
-    with pytest.raises(UsageError, match="name at least one folder that train_mla"):
+    with pytest.raises(UsageError, match="name at least one folder that `python"):
         plot_max_logits(tmp_path / "plot.png", [])
     folder = RunFolder(tmp_path)
     with pytest.raises(UsageError, match=r"settings\.json is missing or damaged"):
@@ -110,5 +110,5 @@ def test_only_runs_that_logged_can_be_drawn(tmp_path):
     with pytest.raises(UsageError, match=r"cannot read .*metrics\.jsonl: No such file"):
         plot_max_logits(tmp_path / "plot.png", [folder])
     folder.metrics.write_text('{"step": 1, "train/loss": 2.0}\n')
-    with pytest.raises(UsageError, match="logged no largest logits; train it by train_mla"):
+    with pytest.raises(UsageError, match="logged no largest logits; train it with"):
         plot_max_logits(tmp_path / "plot.png", [folder])

@@ -1,11 +1,9 @@
-"""The image example: official file formats, the network, whole runs, and wrong input."""
+"""The image program: official file formats, the network, whole runs, and wrong input."""
 
 import gzip
 import json
 import math
 import re
-import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import train_images
-from common.batches import shuffled_batches
-from common.classification import MEASURED_AT_ONCE, ImageConfig, held_out_batches, report
-from common.convolutions import ConvolutionConfig, make_network
-from common.devices import Devices
-from common.errors import UsageError
-from common.images import CIFAR, IDX, Labelled, read_images
-from common.optimizers import OptimizerConfig, make_optimizer
-from common.run_folder import RunFolder
-from common.training import RunConfig
 from flax import nnx
+
+from trainer.classification import MEASURED_AT_ONCE, ImageConfig, held_out_batches, report
+from trainer.data.batches import shuffled_batches
+from trainer.data.images import CIFAR, IDX, Labelled, read_images
+from trainer.devices import Devices
+from trainer.errors import UsageError
+from trainer.models.convolutions import ConvolutionConfig, make_network
+from trainer.optimizers import OptimizerConfig, make_optimizer
+from trainer.programs import images
+from trainer.records.run_folder import RunFolder
+from trainer.training import RunConfig
 
 TINY = ConvolutionConfig(width=2, stages=1)
 
@@ -43,10 +42,10 @@ def drawn(count: int, *shape: int) -> tuple[np.ndarray, np.ndarray]:
 
 def write_idx(folder: Path) -> Path:
     folder.mkdir()
-    for (images, labels), count in zip(IDX.values(), (12, 5), strict=True):
+    for (image_file, label_file), count in zip(IDX.values(), (12, 5), strict=True):
         pictures, classes = drawn(count, 7, 6)
-        (folder / images).write_bytes(idx(pictures))
-        (folder / labels).write_bytes(idx(classes))
+        (folder / image_file).write_bytes(idx(pictures))
+        (folder / label_file).write_bytes(idx(classes))
     return folder
 
 
@@ -186,26 +185,16 @@ def network():
     return build()
 
 
+@pytest.mark.slow
 def test_the_first_prediction_is_a_uniform_guess(network):
     logits = network(jax.random.normal(jax.random.key(0), (2, 8, 8, 3)))
     np.testing.assert_array_equal(logits, np.zeros((2, 5)))
 
 
-def test_the_state_holds_parameters_and_nothing_else(network):
-    shapes = jax.tree.map(jnp.shape, nnx.to_pure_dict(nnx.state(network)))
-    norm = {"bias": (2,), "scale": (2,)}
-    assert shapes == {
-        "stem": {"conv": {"kernel": (3, 3, 3, 2)}, "norm": norm},
-        "stage_0": {"conv": {"kernel": (3, 3, 2, 2)}, "norm": norm},
-        "residual_0": {"conv": {"kernel": (3, 3, 2, 2)}, "norm": norm},
-        "head": {"bias": (5,), "kernel": (2, 5)},
-    }
-
-
-@pytest.mark.parametrize("optimizer", ["muon", "optax-muon"])
-def test_muon_evens_out_the_patches_of_a_convolution(network, optimizer):
+@pytest.mark.slow
+def test_optax_muon_evens_out_the_patches_of_a_convolution(network):
     parameters = nnx.state(network, nnx.Param)
-    config = OptimizerConfig(optimizer, warmup_steps=0, weight_decay=0.0)
+    config = OptimizerConfig("optax-muon", warmup_steps=0, weight_decay=0.0)
     transform = make_optimizer(config, 10)
     keys = iter(jax.random.split(jax.random.key(1), 20))
     gradients = jax.tree.map(lambda leaf: jax.random.normal(next(keys), leaf.shape), parameters)
@@ -217,8 +206,8 @@ def test_muon_evens_out_the_patches_of_a_convolution(network, optimizer):
 
 
 def test_explain_names_the_kernels_that_muon_takes():
-    config = train_images.Config(network=TINY)
-    labels = {leaf.path: leaf.label for leaf in train_images.explain(config).leaves}
+    config = images.Config(network=TINY)
+    labels = {leaf.path: leaf.label for leaf in images.explain(config).leaves}
     muon = {path for path, label in labels.items() if label == "muon"}
     assert muon == {"stage_0/conv/kernel", "residual_0/conv/kernel"}
 
@@ -226,9 +215,9 @@ def test_explain_names_the_kernels_that_muon_takes():
 # Runs
 
 
-def tiny(out: Path, **run) -> train_images.Config:
+def tiny(out: Path, **run) -> images.Config:
     settings = {"steps": 6, "eval_every": 2, "checkpoint_every": 3, "quiet": True, "out": out}
-    return train_images.Config(
+    return images.Config(
         images=ImageConfig(batch_size=32, target_accuracy=0.2),
         network=TINY,
         optimizer=OptimizerConfig("adamw", warmup_steps=0, schedule="constant"),
@@ -239,9 +228,10 @@ def tiny(out: Path, **run) -> train_images.Config:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     config = tiny(tmp_path_factory.mktemp("images") / "run")
-    return config, train_images.train(config)
+    return config, images.train(config)
 
 
+@pytest.mark.slow
 def test_a_run_measures_the_held_out_accuracy(finished):
     config, result = finished
     folder = RunFolder(config.run.out)
@@ -258,28 +248,17 @@ def test_a_run_measures_the_held_out_accuracy(finished):
     assert (folder.path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_resumed_run_equals_an_unbroken_one(finished, tmp_path):
-    config, unbroken = finished
-    shutil.copytree(config.run.out, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")  # the newest is then that of step 3
-    resumed = train_images.train(
-        replace(config, run=replace(config.run, resume=True, out=tmp_path / "run"))
-    )
-    weights = [nnx.to_pure_dict(nnx.state(each.run.model)) for each in (resumed, unbroken)]
-    jax.tree.map(np.testing.assert_array_equal, *weights)
-    assert resumed.run.train_loss == unbroken.run.train_loss
-    assert resumed.accuracy == unbroken.accuracy
-
-
+@pytest.mark.slow
 def test_a_process_beside_the_first_resumes_a_finished_run_too(finished, monkeypatch):
     monkeypatch.setattr(Devices, "first", False)  # it has no metrics of what was before
     config, unbroken = finished
-    resumed = train_images.train(replace(config, run=replace(config.run, resume=True)))
+    resumed = images.train(replace(config, run=replace(config.run, resume=True)))
     assert math.isnan(resumed.step_seconds)
     weights = [nnx.to_pure_dict(nnx.state(each.run.model)) for each in (resumed, unbroken)]
     jax.tree.map(np.testing.assert_array_equal, *weights)
 
 
+@pytest.mark.slow
 def test_the_report_says_when_the_target_was_reached(finished, capsys):
     _, result = finished
     known = replace(result, accuracy={2: 0.5, 4: 0.8, 6: 0.9}, step_seconds=0.25)
@@ -307,7 +286,6 @@ def test_the_report_says_when_the_target_was_reached(finished, capsys):
 )
 def test_unusable_settings_are_refused(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train_images.py", *arguments.split()])
     with pytest.raises(UsageError, match=re.escape(message)):
-        train_images.main()
+        images.main(arguments.split())
     assert list(tmp_path.iterdir()) == []

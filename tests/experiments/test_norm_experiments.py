@@ -6,12 +6,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import one_framework
 import pytest
-import schatten
-import tilt
-from common.optimizers import OptimizerConfig
 from matrices import gaussian, singular_values
+
+from experiments import one_framework, schatten, tilt
+from trainer.optimizers import OptimizerConfig
 
 TINY = {
     "steps": 2,
@@ -29,6 +28,7 @@ def columns(table):
     return [len(row.split("|")) for row in table.splitlines() if row]
 
 
+@pytest.mark.slow
 def test_norms_are_measured_once_and_stand_in_both_tables(texts, tmp_path):
     saved = tmp_path / "saved.jsonl"
     plan = schatten.Plan(norms=(math.inf,), rates=(1e-2,), data=str(texts), results=saved, **TINY)
@@ -43,6 +43,7 @@ def test_norms_are_measured_once_and_stand_in_both_tables(texts, tmp_path):
     assert saved.read_text() == written
 
 
+@pytest.mark.slow
 def test_arms_are_measured_once_and_stand_in_both_tables(texts, tmp_path):
     saved = tmp_path / "saved.jsonl"
     rates = {"fallback_rates": (1e-2,), "matrix_rates": (1e-2,)}
@@ -116,6 +117,7 @@ def test_only_adamw_keeps_a_second_moment():
     assert sizes["adamw"] == pytest.approx(2 - matrix / every, abs=0.05)
 
 
+@pytest.mark.slow
 def test_tilts_are_measured_once_and_stand_in_the_table(texts, tmp_path):
     saved = tmp_path / "saved.jsonl"
     tiny = {name: value for name, value in TINY.items() if name != "evaluations"}

@@ -4,12 +4,11 @@ import json
 import math
 from dataclasses import replace
 
-import compare_optimizers
-import images
-import optimizer_sweep
 import pytest
-from common.errors import DivergenceError, UsageError
-from curves import mean_curve, steps_to
+
+from experiments import compare_optimizers, images, optimizer_sweep
+from experiments.curves import mean_curve, steps_to
+from trainer.errors import DivergenceError, UsageError
 
 
 def kept(module, monkeypatch, **lowest_rates):
@@ -31,6 +30,7 @@ def test_the_mean_curve_is_of_every_step():
     assert mean_curve([{"1": 2.0, "2": 1.0}, {"1": 4.0, "2": 2.0}]) == {"1": 3.0, "2": 1.5}
 
 
+@pytest.mark.slow
 def test_optimizers_are_measured_once_and_told_apart(texts, tmp_path, monkeypatch, capsys):
     kept(optimizer_sweep, monkeypatch, **{"adamw": 1e-3, "muon-clip": 2e-3})
     plan = optimizer_sweep.Plan(
@@ -129,6 +129,7 @@ def test_the_table_of_images_says_when_few_errors_are_left(tmp_path, monkeypatch
     assert swept[0] == "| Muon | 0.002 | 2.00% | 2.00% | 2.00% | 2.00% |"
 
 
+@pytest.mark.slow
 def test_images_are_measured_once_by_every_optimizer(tmp_path, monkeypatch):
     kept(images, monkeypatch, muon=2e-3, adamw=1e-3)
     short = replace(images.DATA["digits"], epoch=64, epochs=4, evaluations=2, error=0.999)

@@ -13,29 +13,31 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from common.checkpoints import PARTIAL, Checkpoints
-from common.run_folder import RunFolder
-from common.tokens import Tokens
-from common.windows import training_batches
 from orbax.checkpoint import v1 as ocp
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "train_lm.py"
+from trainer.data.tokens import Tokens
+from trainer.data.windows import training_batches
+from trainer.records.checkpoints import PARTIAL, Checkpoints
+from trainer.records.run_folder import RunFolder
+
+pytestmark = pytest.mark.slow
+
 TINY = "--width 16 --layers 1 --heads 2 --context 16 --batch-size 4 --sample-tokens 1 --quiet"
+KILLS = 20
 STEPS_PER_KILL = 10  # more than a run ever takes from a kill to the next
 START_SECONDS = 4.0  # about what imports, a restore and reading compiled programs take
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_run_killed_at_random_ends_with_the_bits_of_an_unbroken_one(texts, tmp_path, kills):
-    steps = STEPS_PER_KILL * kills
+def test_a_run_killed_at_random_ends_with_the_bits_of_an_unbroken_one(texts, tmp_path):
+    steps = STEPS_PER_KILL * KILLS
     settings = f"{TINY} --data {texts} --steps {steps} --eval-every {steps}"
-    draw = np.random.default_rng(kills)
+    draw = np.random.default_rng(KILLS)
     # The unbroken run also fills the cache of compiled programs, which makes the others start soon.
     assert start(tmp_path, f"{settings} --out unbroken").wait(timeout=300) == 0
     settings += " --out killed --checkpoint-every 1"
     folder = RunFolder(tmp_path / "killed")
     half_written = 0
-    for moment in islice(cycle([while_saving, while_training, while_starting]), kills):
+    for moment in islice(cycle([while_saving, while_training, while_starting]), KILLS):
         run = start(tmp_path, f"{settings} {how_to_go_on(folder)}")
         try:
             moment(folder, draw, lambda run=run: run.poll() is None)
@@ -43,7 +45,7 @@ def test_a_run_killed_at_random_ends_with_the_bits_of_an_unbroken_one(texts, tmp
             run.kill()
         assert run.wait() == -signal.SIGKILL
         half_written += any(folder.checkpoints.glob(f"*{PARTIAL}*"))
-    assert half_written >= kills // 10
+    assert half_written >= KILLS // 10
     assert start(tmp_path, f"{settings} {how_to_go_on(folder)}").wait(timeout=300) == 0
     assert what_remains(folder, steps) == what_remains(RunFolder(tmp_path / "unbroken"), steps)
 
@@ -54,7 +56,7 @@ def start(folder: Path, arguments: str) -> subprocess.Popen:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    command = [sys.executable, "-W", "error", str(SCRIPT), *arguments.split()]
+    command = [sys.executable, "-W", "error", "-m", "trainer", "lm", *arguments.split()]
     return subprocess.Popen(command, cwd=folder, env=os.environ | cache, stdout=subprocess.DEVNULL)
 
 

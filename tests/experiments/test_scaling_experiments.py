@@ -2,16 +2,14 @@
 
 from dataclasses import replace
 
-import exactness
-import growth
 import numpy as np
 import pytest
-import scaling
-import update_rms
-from language import LanguageTrial, held_out_loss
-from observed import KINDS, by_kind, observe, root_mean_square
-from sweeps import best_on_seeds, final_loss
-from trials import Trials
+
+from experiments import exactness, growth, scaling, update_rms
+from experiments.language import LanguageTrial, held_out_loss
+from experiments.observed import KINDS, by_kind, observe, root_mean_square
+from experiments.sweeps import best_on_seeds, final_loss
+from experiments.trials import Trials
 
 RATE = 1e-2
 WIDTH, HIDDEN = 16, 64
@@ -42,13 +40,15 @@ def seen(trial):
 # What is measured
 
 
-def test_observed_training_is_that_of_the_example(trial, seen):
+@pytest.mark.slow
+def test_observed_training_is_that_of_the_trainer(trial, seen):
     expected = held_out_loss(trial)["held_out_loss"]
     found = {str(each.step): each.held_out_loss for each in seen if each.step > 1}
     assert found == pytest.approx(expected, abs=2e-5)
     assert [each.step for each in seen] == [1, 2, 4]
 
 
+@pytest.mark.slow
 def test_directions_are_updates_without_rate_and_decay(seen):
     by_size = {"query": WIDTH, "out": WIDTH, "gate": HIDDEN, "down": HIDDEN}
     for kind, rms in by_kind(root_mean_square, seen[-1].direction).items():
@@ -56,6 +56,7 @@ def test_directions_are_updates_without_rate_and_decay(seen):
             assert rms == pytest.approx(0.2 * np.sqrt(WIDTH / by_size[kind]), rel=1e-3), kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [update_rms, growth, exactness])
 def test_measures_are_of_every_kind_and_look(module, trial, seen, monkeypatch):
     monkeypatch.setattr(module, "observe", lambda trial: iter(seen))

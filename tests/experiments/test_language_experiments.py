@@ -4,11 +4,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import ablation
 import pytest
-import steps_to_adamw
-from language import LanguageTrial, held_out_loss
-from trials import Trials
+
+from experiments import ablation, steps_to_adamw
+from experiments.language import LanguageTrial, held_out_loss
+from experiments.trials import Trials
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ def test_an_arm_differs_from_the_reference_by_what_it_names(arm):
     assert differing == ablation.ARMS[arm]
 
 
-def test_a_trial_trains_the_model_of_the_example(texts):
+@pytest.mark.slow
+def test_a_trial_trains_the_model_of_the_trainer(texts):
     trial = LanguageTrial("adamw", 1e-2, 4, 0, batch_size=4, width=16, layers=1, data=str(texts))
     curve = held_out_loss(trial)["held_out_loss"]
     assert list(curve) == ["1", "2", "3", "4"]
