@@ -25,6 +25,7 @@ def refused(trial: Sum) -> dict[str, int]:
     raise AssertionError(f"{trial} ran again")
 
 
+@pytest.mark.slow
 def test_a_trial_is_measured_once(tmp_path):
     file = tmp_path / "results" / "sums.jsonl"
     wanted = [Sum(1, 2), Sum(3), Sum(1, 2)]
