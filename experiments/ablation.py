@@ -30,7 +30,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "`jordan`, attention's × 1.4": {"orthogonalizer": "jordan", "attention_rate": 1.4},
     "`optax.contrib.muon`": {"optimizer": "optax-muon"},
 }
-"""By name: what differs from a run of `muon` with an accurate map, all other settings are the defaults.
+"""By name: what differs from a run of `muon` with an accurate map and default settings.
 
 Jordan's updates have about 0.9 of the RMS of orthogonal ones, which is a lower rate.
 """

@@ -110,7 +110,7 @@ def pickled(folder: Path) -> Path:
         (lambda at: at, "--data-dir {at} is no folder; give one of images, or leave it out"),
         (
             lambda at: at.parent,
-            "{at.parent} holds no images that this example knows: it looks for "
+            "{at.parent} holds no images that this program knows: it looks for "
             "train-images-idx3-ubyte.gz and its three companions (Fashion-MNIST), or for "
             "data_batch_1.bin to data_batch_5.bin and test_batch.bin (CIFAR-10)",
         ),

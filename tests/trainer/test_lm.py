@@ -273,7 +273,10 @@ def touch(file: Path, text: str) -> Path:
         ("--orthogonalizer fast:9", "or 'fast' has 3 steps"),
         ("--scale large", "--scale large: choose match_rms, keller, spectral, update_norm, none"),
         ("--scale hidden_size:0", "--scale hidden_size:0: choose match_rms, "),
-        ("--out {texts}/0.txt", "--out {texts}/0.txt is a file; give a folder"),
+        (
+            "--width 16 --layers 1 --heads 2 --out {texts}/0.txt",
+            "--out {texts}/0.txt is a file; give a folder",
+        ),
     ],
 )
 def test_unusable_settings_are_refused(texts, tmp_path, monkeypatch, arguments, message):
