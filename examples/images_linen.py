@@ -4,7 +4,8 @@ Run: python examples/images_linen.py        (needs flax and scikit-learn; under 
 
 Shows: muon_jax.muon as the `tx` of a TrainState. A convolution kernel of shape (height, width,
 inputs, outputs) is one matrix for Muon, with height * width * inputs rows. The first convolution,
-the output head, the biases and the norms go to AdamW. The images are scikit-learn's 8 x 8 digits.
+the output head, the biases and the norms go to AdamW. The images are scikit-learn's 8 x 8 digits,
+which are easy: the two optimizers end within a few of the 360 test images of each other.
 """
 
 import jax
@@ -17,9 +18,9 @@ from sklearn.datasets import load_digits
 
 import muon_jax
 
-STEPS, BATCH, WIDTH = 150, 64, 16
-# Both peak learning rates are the best of 5e-3, 1e-2, 2e-2, 4e-2 and 8e-2.
-LEARNING_RATES = {"Muon": 1e-2, "AdamW": 1e-2}
+STEPS, BATCH, WIDTH = 100, 64, 16
+# Each is the best peak learning rate of 5e-3, 1e-2, 2e-2, 4e-2 and 8e-2.
+LEARNING_RATES = {"Muon": 8e-2, "AdamW": 4e-2}
 
 
 class ConvolutionalNetwork(nn.Module):

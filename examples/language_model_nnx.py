@@ -18,7 +18,7 @@ import muon_jax
 
 STEPS, BATCH, CONTEXT = 200, 16, 64
 WIDTH, HEADS, LAYERS = 64, 4, 2
-# Both peak learning rates are the best of 5e-3, 1e-2, 2e-2, 4e-2 and 8e-2.
+# Each is the best peak learning rate of 5e-3, 1e-2, 2e-2 and 4e-2.
 LEARNING_RATES = {"Muon": 2e-2, "AdamW": 1e-2}
 
 

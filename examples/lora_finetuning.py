@@ -17,8 +17,8 @@ from flax import nnx
 import muon_jax
 
 PRETRAINING_STEPS, STEPS, BATCH, CONTEXT, WIDTH, RANK = 300, 100, 256, 16, 128, 8
-# Both peak learning rates are the best of 5e-3, 1e-2, 2e-2, 4e-2 and 8e-2.
-LEARNING_RATES = {"Muon": 1e-2, "AdamW": 1e-2}
+# Each is the best peak learning rate of 5e-3, 1e-2, 2e-2 and 4e-2.
+LEARNING_RATES = {"Muon": 2e-2, "AdamW": 2e-2}
 
 
 class LanguageModel(nnx.Module):

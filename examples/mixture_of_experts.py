@@ -19,8 +19,8 @@ from flax import nnx
 import muon_jax
 
 STEPS, BATCH, CONTEXT, WIDTH, EXPERTS, BALANCE = 200, 256, 16, 128, 4, 0.1
-# Both peak learning rates are the best of 5e-3, 1e-2, 2e-2, 4e-2 and 8e-2.
-LEARNING_RATES = {"Muon": 1e-2, "AdamW": 1e-2}
+# Each is the best peak learning rate of 2e-2, 4e-2 and 8e-2.
+LEARNING_RATES = {"Muon": 4e-2, "AdamW": 4e-2}
 
 
 class Mixture(nnx.Module):
