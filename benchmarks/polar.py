@@ -26,7 +26,6 @@ from optax.contrib import _muon as optax_muon
 
 import muon_jax
 from benchmarks.measuring import compile_for, conditions, interleaved, median_ratio, table
-from tests import matrices
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -105,20 +104,31 @@ def methods() -> dict[str, Callable[[Any], Any]]:
     }
 
 
+def with_spectrum(values: np.ndarray, rows: int, cols: int, seed: int) -> np.ndarray:
+    """Returns U diag(values) Vᵀ for random orthonormal U and V."""
+    rng = np.random.default_rng(seed)
+    left, _ = np.linalg.qr(rng.normal(size=(rows, len(values))))
+    right, _ = np.linalg.qr(rng.normal(size=(cols, len(values))))
+    return (left * values) @ right.T
+
+
 def inputs(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Matrices of known spectrum; a batch repeats them with other seeds."""
     *batch, rows, cols = shape
     count, short = int(np.prod(batch, dtype=int)), min(rows, cols)
     low_rank = (np.arange(short) < 16).astype(float)
 
+    def log_uniform(conditioning: float) -> np.ndarray:
+        return np.geomspace(1, 1 / conditioning, short)
+
     def stacked(make: Callable[[int], np.ndarray]) -> np.ndarray:
         return np.stack([make(seed) for seed in range(count)])
 
     return {
-        "Gaussian": stacked(lambda seed: matrices.gaussian(rows, cols, seed=seed)),
-        "1e2": stacked(lambda seed: matrices.log_uniform(rows, cols, 1e2, seed)),
-        "1e4": stacked(lambda seed: matrices.log_uniform(rows, cols, 1e4, seed)),
-        "rank 16": stacked(lambda seed: matrices.with_spectrum(low_rank, rows, cols, seed)),
+        "Gaussian": stacked(lambda seed: np.random.default_rng(seed).normal(size=(rows, cols))),
+        "1e2": stacked(lambda seed: with_spectrum(log_uniform(1e2), rows, cols, seed)),
+        "1e4": stacked(lambda seed: with_spectrum(log_uniform(1e4), rows, cols, seed)),
+        "rank 16": stacked(lambda seed: with_spectrum(low_rank, rows, cols, seed)),
     }
 
 

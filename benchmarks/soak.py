@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import tyro
 
 from benchmarks.measuring import conditions, table
-from tests.soaking import soak
+from benchmarks.soaking import soak
 
 
 @dataclass(frozen=True)
