@@ -34,7 +34,7 @@ $(TPU_READY): $(READY)
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/python examples/train_lm.py --out runs/demo --overwrite
+	$(BIN)/python -m trainer lm --out runs/demo --overwrite
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not tpu" --cov --cov-report=term

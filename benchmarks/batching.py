@@ -1,6 +1,6 @@
 """Ways to orthogonalise many leaves of few shapes: time, compile time, memory, program length.
 
-python benchmarks/batching.py --width 256 --layers 24
+python -m benchmarks.batching --width 256 --layers 24
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from measuring import compile_for, conditions, interleaved, median_ratio, table
 
 import muon_jax
+from benchmarks.measuring import compile_for, conditions, interleaved, median_ratio, table
 from muon_jax.polar._batching import orthogonalize_all
 
 Leaves = Sequence[Any]

@@ -1,12 +1,12 @@
 """Ours beside optax.contrib.muon on the accelerator that JAX finds, in at most five minutes.
 
-python benchmarks/device.py >> results.md
+python -m benchmarks.device >> results.md
 
 Needs JAX with a GPU or a TPU, optax and this package, no more. Prints Markdown: polar maps, and one
 step of 12 layers of width 1024 and 2048. Times are medians of interleaved rounds; memory is what
 the compiled program holds beside its inputs and outputs, and compile is wall time.
 
-python benchmarks/device.py --shapes 1x32x32 --widths 32 --layers 1   # a try on a CPU
+python -m benchmarks.device --shapes 1x32x32 --widths 32 --layers 1   # a try on a CPU
 """
 
 import argparse
@@ -16,10 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 import jax.numpy as jnp

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -99,7 +100,7 @@ def conditions() -> str:
     names = ("muon_jax", "jax", "optax", "numpy")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     device = jax.devices()[0]
-    command = " ".join(["python", *sys.argv])
+    command = " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
     return (
         f"{datetime.date.today()}, Python {platform.python_version()}, {versions}, "
         f"{device.platform} with {jax.device_count()} device(s) and "

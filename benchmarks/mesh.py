@@ -1,38 +1,35 @@
 """One optimizer step on eight devices, ours and optax's: work, wire and memory of every layout.
 
-python benchmarks/mesh.py                      # 8 layers of width 512
-python benchmarks/mesh.py --width 256
+python -m benchmarks.mesh                      # 8 layers of width 512
+python -m benchmarks.mesh --width 256
 
 All figures are read off compiled programs and plans, which are the same on any machine. Nothing is
 run or timed: eight virtual devices share the cores of one CPU and copy in its memory what would
 travel, so that their times say nothing about eight devices with a network between them.
 """
 
+import math
 import os
-import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 # Less work for LLVM alone: the partitioned program, of which all figures are, stays the same.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from jax.sharding import NamedSharding, PartitionSpec
-from measuring import conditions, table
 
 import muon_jax
+from benchmarks.measuring import conditions, table
+from benchmarks.mesh_bounds import COLLECTIVES, SHARDS_AND_REPLICAS, TEMPORARY_SHARE, wire_bytes
+from benchmarks.models import LAYOUTS, Model, abstract, fused_transformer, make_mesh, place
 from muon_jax.diagnostics import collectives
-from muon_jax.mesh._ownership import ShardedLeaf, plan_ownership
-from muon_jax.mesh._transfers import transfers_to_owners
-from tests.mesh_bounds import COLLECTIVES, SHARDS_AND_REPLICAS, TEMPORARY_SHARE, wire_bytes
-from tests.mesh_setup import LAYOUTS, make_mesh
+from muon_jax.mesh._slots import plan_slots
 
 MATRIX = muon_jax.MatrixAxes(0, 1)
 ONE_STACK = 2**40
@@ -41,7 +38,15 @@ ONE_STACK = 2**40
 PRODUCTS = muon_jax.newton_schulz("keller", form="direct", normalization="frobenius")
 """The products of optax's default, step by step: what differs is where they are done."""
 
-Shapes = Mapping[str, tuple[int, int]]
+DEVICES = 8
+BOUNDS = {
+    "replicated": "replicated",
+    "fsdp": "fsdp",
+    "tensor": "tensor",
+    "fsdp × tensor": "2d",
+    "HSDP": "hsdp",
+}
+"""The layouts that are compared, and their names in `benchmarks.mesh_bounds`."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,6 @@ class Cost:
     temporaries: int
 
 
-def transformer(layers: int, width: int) -> dict[str, Shapes]:
-    shapes = {"qkv": (width, 3 * width), "out": (width, width)}
-    shapes |= {"up": (width, 4 * width), "down": (4 * width, width)}
-    return {f"layer_{layer}": shapes for layer in range(layers)}
-
-
 def optimizers() -> dict[str, optax.GradientTransformation]:
     def ours(wire_dtype: Any) -> optax.GradientTransformation:
         muon = muon_jax.scale_by_muon(
@@ -100,26 +99,15 @@ def optimizers() -> dict[str, optax.GradientTransformation]:
 
 def cost_of_step(tx: optax.GradientTransformation, layout: str, options: Options) -> Cost:
     """Compiles one donated update, applied to the parameters, for a layout."""
-    sizes, specs = LAYOUTS[layout]
-    mesh = make_mesh(sizes)
-
-    def placed(path: Any, leaf: Any) -> Any:
-        """Momentum lies as its parameter, counts everywhere."""
-        spec = specs[path[-1].key] if len(leaf.shape) == 2 else PartitionSpec()
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+    lies = LAYOUTS[layout]
+    mesh = make_mesh(lies, jax.devices())
 
     def step(gradients: Any, state: Any, params: Any) -> Any:
         updates, state = tx.update(gradients, state, params)
         return optax.apply_updates(params, updates), state
 
-    params = jax.tree.map(
-        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
-        transformer(options.layers, options.width),
-        is_leaf=lambda node: isinstance(node, tuple),
-    )
-    params, state = jax.tree_util.tree_map_with_path(
-        placed, (params, jax.eval_shape(tx.init, params))
-    )
+    params = abstract(fused_transformer(options.layers, options.width))
+    params, state = place((params, jax.eval_shape(tx.init, params)), mesh, lies)
     stay = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
     compiled = (
         jax.jit(step, donate_argnums=(1, 2), out_shardings=stay)
@@ -137,7 +125,7 @@ def cost_of_step(tx: optax.GradientTransformation, layout: str, options: Options
 
 
 def rows_of_layout(layout: str, costs: Mapping[str, Cost], weights: float) -> Iterator[tuple]:
-    expected = wire_bytes(weights, *SHARDS_AND_REPLICAS[layout])
+    expected = wire_bytes(weights, *SHARDS_AND_REPLICAS[BOUNDS[layout]])
     for name, cost in costs.items():
         formula = {"muon_jax": expected, "muon_jax, bf16 wire": expected / 2}.get(name)
         yield (
@@ -155,8 +143,8 @@ def rows_of_layout(layout: str, costs: Mapping[str, Cost], weights: float) -> It
 def verdicts(layout: str, costs: Mapping[str, Cost], weights: float) -> tuple:
     """Holds a layout to what was asked of it."""
     theirs, ours, narrow = costs.values()
-    wire = ours.received / wire_bytes(weights, *SHARDS_AND_REPLICAS[layout])
-    memory = ours.temporaries / (weights * TEMPORARY_SHARE[layout])
+    wire = ours.received / wire_bytes(weights, *SHARDS_AND_REPLICAS[BOUNDS[layout]])
+    memory = ours.temporaries / (weights * TEMPORARY_SHARE[BOUNDS[layout]])
     return (
         name_of(layout),
         held(ours.flops <= theirs.flops, f"{ours.flops / theirs.flops:.2f}"),
@@ -164,8 +152,8 @@ def verdicts(layout: str, costs: Mapping[str, Cost], weights: float) -> tuple:
         held(narrow.received <= ours.received / 2, f"{narrow.received / ours.received:.2f}"),
         held(memory <= 1.25, f"{memory:.2f}"),
         held(
-            ours.kinds == COLLECTIVES[layout] and not ours.nested,
-            ", ".join(f"{count} {kind}" for kind, count in COLLECTIVES[layout].items()),
+            ours.kinds == COLLECTIVES[BOUNDS[layout]] and not ours.nested,
+            ", ".join(f"{count} {kind}" for kind, count in COLLECTIVES[BOUNDS[layout]].items()),
         ),
     )
 
@@ -175,7 +163,7 @@ def held(good: bool, shown: str) -> str:
 
 
 def name_of(layout: str) -> str:
-    return " × ".join(f"{axis}={size}" for axis, size in LAYOUTS[layout][0].items())
+    return " × ".join(f"{axis}={size}" for axis, size in LAYOUTS[layout].sizes(DEVICES).items())
 
 
 def mebibytes(count: float) -> str:
@@ -185,12 +173,7 @@ def mebibytes(count: float) -> str:
 # Meshes that no machine at hand has: the plan alone, which is pure Python.
 
 
-def gpt2() -> dict[str, Shapes]:
-    """124M (Radford et al. 2019)."""
-    return transformer(12, 768)
-
-
-def llama() -> dict[str, Shapes]:
+def llama() -> Model:
     """8B (Grattafiori et al. 2024, "The Llama 3 Herd of Models")."""
     width, keys, hidden = 4096, 1024, 14336
     shapes = {"query": (width, width), "key": (width, keys), "value": (width, keys)}
@@ -199,37 +182,35 @@ def llama() -> dict[str, Shapes]:
 
 
 DEEPER = (
-    ("width 512, 6 layers", transformer(6, 512), 8),
-    ("GPT-2 124M", gpt2(), 32),
+    ("width 512, 6 layers", fused_transformer(6, 512), 8),
+    ("GPT-2 124M", fused_transformer(12, 768), 32),  # Radford et al. 2019
     ("Llama 3 8B", llama(), 128),
     ("Llama 3 8B", llama(), 256),
 )
 
 
-def row_of_plan(name: str, model: Mapping[str, Shapes], devices: int) -> tuple:
+def row_of_plan(name: str, model: Model, devices: int) -> tuple:
     """Plans an update of leaves that are sharded along their first axis."""
-    mesh, spec = {"fsdp": devices}, (("fsdp",), ())
-    shapes = [shape for layer in model.values() for shape in layer.values()]
-    leaves = [ShardedLeaf(shape, "float32", MATRIX, spec, spec) for shape in shapes]
-    formula = wire_bytes(sum(rows * cols for rows, cols in shapes), devices, 1)
-    row = (name, devices, len(shapes))
+    stacks = Counter(shape for layer in model.values() for shape in layer.values())
+    entries = np.array([math.prod(shape) for shape in stacks])
+    weights = float(entries @ list(stacks.values()))
+    row = (name, devices, sum(stacks.values()))
     for orthogonalizer in (PRODUCTS, muon_jax.newton_schulz()):
-        buckets = plan_ownership(leaves, mesh, tuple(mesh), orthogonalizer.flops)
-        work = np.zeros(devices)
-        for bucket in buckets:
-            work += orthogonalizer.flops(*bucket.leaf.shape) * bucket.counts
-        (transfer,) = transfers_to_owners(buckets, mesh, None)
-        received = 2 * transfer.capacity * (devices - 1)  # entries, there and back
-        row += (f"{work.max() / work.mean():.2f}", f"{received / formula:.2f}")
+        costs = [orthogonalizer.flops(*shape) for shape in stacks]
+        slots = plan_slots(list(stacks.values()), costs, devices)
+        work = np.array(costs) @ [stack.counts for stack in slots]
+        sent = 2 * float(entries @ [stack.each for stack in slots]) * (devices - 1) / devices
+        formula = wire_bytes(weights, devices, 1)
+        row += (f"{work.max() / work.mean():.2f}", f"{sent / formula:.2f}")
     return row
 
 
 def main(options: Options) -> None:
-    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_num_cpu_devices", DEVICES)
     weights = 4 * 12 * options.width**2 * options.layers
     costs = {
         layout: {name: cost_of_step(tx, layout, options) for name, tx in optimizers().items()}
-        for layout in LAYOUTS
+        for layout in BOUNDS
     }
     print(
         f"{options.layers} layers of width {options.width}, {mebibytes(weights)} MiB of float32 "

@@ -3,7 +3,7 @@
 Trains the same small decoder three times on the source of Python's standard library: without
 QK-Clip, with every head clipped by its own largest logit, and with all heads of a layer clipped by
 the largest logit of the layer. A head is over-clipped whenever its weights shrink although its own
-logits were in bounds. Run it from the repository: `python benchmarks/over_clipping.py`.
+logits were in bounds. Run it from the repository: `python -m benchmarks.over_clipping`.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Polar error against FLOPs against time, for this library's orthogonalizers and its rivals'.
 
-python benchmarks/polar.py                         # prints the tables
-python benchmarks/polar.py --write                 # also docs/reference/polar.md and its figure
-python benchmarks/polar.py --momenta momenta.npz   # also matrices saved from a training run
+python -m benchmarks.polar                         # prints the tables
+python -m benchmarks.polar --write                 # also docs/reference/polar.md and its figure
+python -m benchmarks.polar --momenta momenta.npz   # also matrices saved from a training run
 
 Inputs are Gaussian, log-uniform over 1e2 and 1e4, and of rank 16. The error is the distance to the
 exact polar factor over its norm, restricted to the singular directions above 1e-3 of the largest,
@@ -12,7 +12,6 @@ installed.
 
 import importlib
 import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
-from measuring import compile_for, conditions, interleaved, median_ratio, table
 from optax.contrib import _muon as optax_muon
 
 import muon_jax
+from benchmarks.measuring import compile_for, conditions, interleaved, median_ratio, table
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-import matrices
 
 BASELINE = "optax, default"
 VISIBLE = 1e-3  # of the largest singular value
@@ -107,20 +104,31 @@ def methods() -> dict[str, Callable[[Any], Any]]:
     }
 
 
+def with_spectrum(values: np.ndarray, rows: int, cols: int, seed: int) -> np.ndarray:
+    """Returns U diag(values) Vᵀ for random orthonormal U and V."""
+    rng = np.random.default_rng(seed)
+    left, _ = np.linalg.qr(rng.normal(size=(rows, len(values))))
+    right, _ = np.linalg.qr(rng.normal(size=(cols, len(values))))
+    return (left * values) @ right.T
+
+
 def inputs(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Matrices of known spectrum; a batch repeats them with other seeds."""
     *batch, rows, cols = shape
     count, short = int(np.prod(batch, dtype=int)), min(rows, cols)
     low_rank = (np.arange(short) < 16).astype(float)
 
+    def log_uniform(conditioning: float) -> np.ndarray:
+        return np.geomspace(1, 1 / conditioning, short)
+
     def stacked(make: Callable[[int], np.ndarray]) -> np.ndarray:
         return np.stack([make(seed) for seed in range(count)])
 
     return {
-        "Gaussian": stacked(lambda seed: matrices.gaussian(rows, cols, seed=seed)),
-        "1e2": stacked(lambda seed: matrices.log_uniform(rows, cols, 1e2, seed)),
-        "1e4": stacked(lambda seed: matrices.log_uniform(rows, cols, 1e4, seed)),
-        "rank 16": stacked(lambda seed: matrices.with_spectrum(low_rank, rows, cols, seed)),
+        "Gaussian": stacked(lambda seed: np.random.default_rng(seed).normal(size=(rows, cols))),
+        "1e2": stacked(lambda seed: with_spectrum(log_uniform(1e2), rows, cols, seed)),
+        "1e4": stacked(lambda seed: with_spectrum(log_uniform(1e4), rows, cols, seed)),
+        "rank 16": stacked(lambda seed: with_spectrum(low_rank, rows, cols, seed)),
     }
 
 
@@ -248,7 +256,7 @@ def main(options: Options) -> None:
             )
     head = f"Ratios are to `{BASELINE}` on the same input in one run. {conditions()}"
     if options.momenta:
-        head += "; `python benchmarks/save_momenta.py` makes that file"
+        head += "; `python -m benchmarks.save_momenta` makes that file"
     text = [head, *(f"## {name}\n\n{markdown(rows)}" for name, rows in results.items())]
     print("\n\n".join(text))
     if options.write:

@@ -1,24 +1,21 @@
-"""Saves what Muon orthogonalises in a real run: Nesterov momenta of the example language model.
+"""Saves what Muon orthogonalises in a real run: Nesterov momenta of the trainer's language model.
 
-python benchmarks/save_momenta.py momenta.npz    # after 10, 100 and 200 steps
+python -m benchmarks.save_momenta momenta.npz    # after 10, 100 and 200 steps
 """
 
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 
 import jax
 import numpy as np
 import tyro
-from common.decoder import Decoder, DecoderConfig
-from common.language import next_token_loss
-from common.text import read_text
-from common.tokens import tokenize
-from common.windows import training_batches
 from flax import nnx
 
 import muon_jax
+from trainer.data.text import read_text
+from trainer.data.tokens import tokenize
+from trainer.data.windows import training_batches
+from trainer.language import next_token_loss
+from trainer.models.decoder import Decoder, DecoderConfig
 
 STEPS = (10, 100, 200)
 MOMENTUM = 0.95

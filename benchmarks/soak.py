@@ -1,18 +1,15 @@
 """What a process holds while a tiny model trains for thousands of steps.
 
-python benchmarks/soak.py
-python benchmarks/soak.py --thousands 100
+python -m benchmarks.soak
+python -m benchmarks.soak --thousands 100
 """
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
-from measuring import conditions, table
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from soaking import soak
+from benchmarks.measuring import conditions, table
+from benchmarks.soaking import soak
 
 
 @dataclass(frozen=True)

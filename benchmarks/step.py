@@ -1,7 +1,7 @@
 """One optimizer step on a whole transformer: time, compile time and memory beside optax's.
 
-python benchmarks/step.py                      # 24 layers of width 256
-python benchmarks/step.py --width 512          # the larger tree
+python -m benchmarks.step                      # 24 layers of width 256
+python -m benchmarks.step --width 512          # the larger tree
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from measuring import compile_for, conditions, interleaved, median_ratio, table
 
 import muon_jax
+from benchmarks.measuring import compile_for, conditions, interleaved, median_ratio, table
 
 
 @dataclass(frozen=True)

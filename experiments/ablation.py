@@ -1,7 +1,7 @@
 """What each choice of Muon's is worth: one is changed at a time, on the same seeds.
 
-python experiments/ablation.py run     # some hours; what is saved is not run again
-python experiments/ablation.py report  # the table
+python -m experiments.ablation run     # some hours; what is saved is not run again
+python -m experiments.ablation report  # the table
 """
 
 import statistics
@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from command_line import RESULTS, main
-from language import LanguagePlan, LanguageTrial, held_out_loss
-from sweeps import final_loss
-from trials import Trials
+from experiments.command_line import RESULTS, main
+from experiments.language import LanguagePlan, LanguageTrial, held_out_loss
+from experiments.report import listed, table
+from experiments.sweeps import final_loss
+from experiments.trials import Trials
 
 RATE = 8e-3
 ACCURATE, FAST, SVD, JORDAN = "`accurate`", "`fast`, the default", "exact, by SVD", "`jordan`"
@@ -29,7 +30,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "`jordan`, attention's × 1.4": {"orthogonalizer": "jordan", "attention_rate": 1.4},
     "`optax.contrib.muon`": {"optimizer": "optax-muon"},
 }
-"""By name: what differs from a run of `muon` with an accurate map, else as the example has it.
+"""By name: what differs from a run of `muon` with an accurate map and default settings.
 
 Jordan's updates have about 0.9 of the RMS of orthogonal ones, which is a lower rate.
 """
@@ -85,36 +86,34 @@ def run(plan: Plan) -> None:
 
 def report(plan: Plan) -> str:
     """Tabulates all arms, then those at the large batch."""
-    return "\n\n".join(map(table, (plan, plan.large)))
+    return "\n\n".join(map(arms_table, (plan, plan.large)))
 
 
-def table(plan: Plan) -> str:
+def arms_table(plan: Plan) -> str:
     """Tabulates the losses at the end, and how far they are above the reference's, by seed."""
     reference, *others = plan.arms
     baseline = losses(plan, reference)
-    rows = [
-        f"| | held-out loss, mean | above {reference} | by seed |",
-        "|---|---|---|---|",
-        f"| {reference} | {statistics.mean(baseline):.4f} |  |  |",
-    ]
-    for arm in others:
-        rows.append(f"| {arm} | {compared(losses(plan, arm), baseline)} |")
-    return "\n".join(rows)
+    return table(
+        ("", "held-out loss, mean", f"above {reference}", "by seed"),
+        [
+            (reference, f"{statistics.mean(baseline):.4f}", "", ""),
+            *((arm, *compared(losses(plan, arm), baseline)) for arm in others),
+        ],
+    )
 
 
 def losses(plan: Plan, arm: str) -> list[float]:
     return list(map(final_loss, plan.trials.measure(plan.runs(arm)).values()))
 
 
-def compared(found: list[float], baseline: list[float]) -> str:
-    """Writes the mean, and how far it is above that of the same seeds, in all and by seed."""
+def compared(found: list[float], baseline: list[float]) -> tuple[str, str, str]:
+    """Returns the mean, and how far it is above that of the same seeds, in all and by seed."""
     above = [ours - theirs for ours, theirs in zip(found, baseline[: len(found)], strict=True)]
-    by_seed = ", ".join(f"{each:+.4f}" for each in above)
-    return f"{statistics.mean(found):.4f} | {mean_and_error(above)} | {by_seed}"
+    return f"{statistics.mean(found):.4f}", mean_and_error(above), listed(above, "+.4f")
 
 
 def mean_and_error(values: list[float]) -> str:
-    """Writes a mean and its standard error."""
+    """Returns a mean and its standard error."""
     if len(values) < 2:
         return f"{values[0]:+.4f}"
     return f"{statistics.mean(values):+.4f} ± {statistics.stdev(values) / len(values) ** 0.5:.4f}"

@@ -1,9 +1,5 @@
-"""What every experiment does from the command line, and where its results and figures lie.
+"""The command line of every experiment, and where results and figures are kept."""
 
-Importing it puts the examples, whose training the experiments run, on the path.
-"""
-
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -14,9 +10,6 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results"
 IMAGES = ROOT / "docs" / "images"
-
-if (examples := str(ROOT / "examples")) not in sys.path:
-    sys.path.insert(0, examples)
 
 Plan = TypeVar("Plan")
 

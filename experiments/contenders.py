@@ -1,7 +1,9 @@
-"""Optimizers that are set against each other, each with as many learning rates of its own."""
+"""Optimizers that are compared, each with as many learning rates of its own."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from experiments.report import table
 
 TIMES = 3  # from one rate to the next
 
@@ -21,10 +23,12 @@ class Contender:
 def sweep_table(
     title: str, contenders: Mapping[str, Contender], cells: Mapping[str, Sequence[str]]
 ) -> str:
-    """Writes what each measured at its rates, from the lowest to the highest."""
-    count = max(map(len, cells.values()))
-    factors = " | ".join(f"× {TIMES**power}" for power in range(count))
-    rows = [f"| {title} | lowest rate | {factors} |", "|---" * (2 + count) + "|"]
-    for key, contender in contenders.items():
-        rows.append(f"| {contender.name} | {contender.lowest_rate:g} | {' | '.join(cells[key])} |")
-    return "\n".join(rows)
+    """Tabulates what each optimizer measured at its rates, from the lowest to the highest."""
+    factors = [f"× {TIMES**power}" for power in range(max(map(len, cells.values())))]
+    return table(
+        (title, "lowest rate", *factors),
+        [
+            (contender.name, f"{contender.lowest_rate:g}", *cells[key])
+            for key, contender in contenders.items()
+        ],
+    )

@@ -4,7 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from figures import Curve
+
+from experiments.report import Curve
 
 
 def by_step(curve: Mapping[int, float]) -> dict[str, float]:

@@ -2,8 +2,8 @@
 
 Liu et al. 2025, section 2.2: ten steps are more accurate than five, and do not train better.
 
-python experiments/exactness.py run     # seven minutes; what is saved is not run again
-python experiments/exactness.py report  # the table and the figure
+python -m experiments.exactness run     # seven minutes; what is saved is not run again
+python -m experiments.exactness report  # the table and the figure
 """
 
 import statistics
@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from command_line import RESULTS, main
-from figures import MORE_COLORS, panels
-from language import LanguagePlan, LanguageTrial
 from matplotlib.figure import Figure
-from observed import observe
-from sweeps import best_on_seeds, final_loss, losses_by_rate, mean_and_seeds
-from trials import Measured, Trials
 
+from experiments.command_line import RESULTS, main
+from experiments.language import LanguagePlan, LanguageTrial
+from experiments.observed import observe
+from experiments.report import MORE_COLORS, mean_and_seeds, panels, table
+from experiments.sweeps import best_on_seeds, final_loss, losses_by_rate
+from experiments.trials import Measured, Trials
 from muon_jax.diagnostics import measure as measure_matrices
 
 REFERENCE = "jordan:5"
@@ -99,20 +99,21 @@ def run(plan: Plan) -> None:
 
 
 def report(plan: Plan) -> str:
-    lines = [
-        f"| map | residual of updates | held-out loss, mean | by seed | above `{REFERENCE}`, mean "
-        "| by seed |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, row in rows(plan).items():
-        above = ", ".join(f"{each:+.4f}" for each in row.above)
-        lines.append(
-            f"| `{name}` | {row.residual:.3f} | {mean_and_seeds(row.losses)} "
-            f"| {statistics.mean(row.above):+.4f} | {above} |"
-        )
-    swept = plan.trials.measure(plan.sweep())
-    rates = losses_by_rate(swept)
-    return "\n".join([*lines, "", f"`{REFERENCE}` by peak rate, first seed: {rates}."])
+    head = ("map", "residual of updates", "held-out loss, mean", "by seed")
+    tabulated = table(
+        (*head, f"above `{REFERENCE}`, mean", "by seed"),
+        [
+            (
+                f"`{name}`",
+                f"{row.residual:.3f}",
+                *mean_and_seeds(row.losses),
+                *mean_and_seeds(row.above, "+.4f"),
+            )
+            for name, row in rows(plan).items()
+        ],
+    )
+    rates = losses_by_rate(plan.trials.measure(plan.sweep()))
+    return f"{tabulated}\n\n`{REFERENCE}` by peak rate, first seed: {rates}."
 
 
 def draw(plan: Plan) -> Figure:

@@ -1,7 +1,7 @@
 """Should a model be fine-tuned with the optimizer that trained it?
 
-python experiments/finetuning.py run     # under an hour; what is saved is not run again
-python experiments/finetuning.py report  # the tables and the figure
+python -m experiments.finetuning run     # under an hour; what is saved is not run again
+python -m experiments.finetuning report  # the tables and the figure
 
 Two models of the same held-out loss on Python's standard library, one trained with each optimizer,
 go on with either on the plays and poems of Shakespeare.
@@ -9,27 +9,27 @@ go on with either on the plays and poems of Shakespeare.
 
 import hashlib
 import json
-import statistics
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 
-from command_line import RESULTS, ROOT, main
-from common.language import LanguageResult, SampleConfig
-from common.optimizers import OptimizerConfig
-from common.run_folder import RunFolder
-from common.training import RunConfig
-from curves import by_step
-from figures import COLORS, panels
-from finetune import Config, NewTextConfig, StartConfig
-from finetune import train as train_again
-from language import LanguagePlan, LanguageTrial, settings
 from matplotlib.figure import Figure
-from sweeps import ORTHOGONALIZER, best_on_seeds, best_trial
-from train_lm import train
-from trials import Measured, Trials
+
+from experiments.command_line import RESULTS, ROOT, main
+from experiments.curves import by_step
+from experiments.language import LanguagePlan, LanguageTrial, settings
+from experiments.report import COLORS, listed, mean_and_seeds, panels, table
+from experiments.sweeps import ORTHOGONALIZER, best_on_seeds, best_trial
+from experiments.trials import Measured, Trials
+from trainer.language import LanguageResult, SampleConfig
+from trainer.optimizers import OptimizerConfig
+from trainer.programs.finetune import Config, NewTextConfig, StartConfig
+from trainer.programs.finetune import train as train_again
+from trainer.programs.lm import train
+from trainer.records.run_folder import RunFolder
+from trainer.training import RunConfig
 
 OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 PAIRS = tuple(product(OPTIMIZERS, OPTIMIZERS))
@@ -224,32 +224,34 @@ def best_runs(plan: Plan, start: LanguageTrial, optimizer: str) -> dict[Finetuni
 
 def report(plan: Plan) -> str:
     starts = matched(plan)
-    pretraining = [
-        "| trained with | steps | best peak rate | held-out loss, by seed |",
-        "|---|---|---|---|",
-    ]
-    for optimizer, start in starts.items():
-        losses = [final_loss(plan, replace(start, seed=seed)) for seed in plan.seeds]
-        pretraining.append(
-            f"| {OPTIMIZERS[optimizer]} | {start.steps} | {start.learning_rate:g} "
-            f"| {', '.join(f'{loss:.4f}' for loss in losses)} |"
-        )
-    finetuning = [
-        "| trained with | fine-tuned with | best peak rate | loss on the new text | by seed "
-        "| forgotten: change of the loss on the old text | by seed |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    pretraining = table(
+        ("trained with", "steps", "best peak rate", "held-out loss, by seed"),
+        [
+            (
+                OPTIMIZERS[optimizer],
+                start.steps,
+                f"{start.learning_rate:g}",
+                listed(final_loss(plan, replace(start, seed=seed)) for seed in plan.seeds),
+            )
+            for optimizer, start in starts.items()
+        ],
+    )
+    rows = []
     for before, after in PAIRS:
         runs = best_runs(plan, starts[before], after)
-        new = [each["new"][1] for each in runs.values()]
         forgotten = [each["old"][1] - each["old"][0] for each in runs.values()]
-        finetuning.append(
-            f"| {OPTIMIZERS[before]} | {OPTIMIZERS[after]} | {next(iter(runs)).learning_rate:g} "
-            f"| {statistics.mean(new):.4f} | {', '.join(f'{loss:.4f}' for loss in new)} "
-            f"| {statistics.mean(forgotten):+.3f} "
-            f"| {', '.join(f'{change:+.3f}' for change in forgotten)} |"
+        rows.append(
+            (
+                OPTIMIZERS[before],
+                OPTIMIZERS[after],
+                f"{next(iter(runs)).learning_rate:g}",
+                *mean_and_seeds([each["new"][1] for each in runs.values()]),
+                *mean_and_seeds(forgotten, "+.3f"),
+            )
         )
-    return "\n".join([*pretraining, "", *finetuning])
+    head = ("trained with", "fine-tuned with", "best peak rate", "loss on the new text", "by seed")
+    change = "forgotten: change of the loss on the old text"
+    return f"{pretraining}\n\n{table((*head, change, 'by seed'), rows)}"
 
 
 def draw(plan: Plan) -> Figure:

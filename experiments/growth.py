@@ -3,8 +3,8 @@
 Muon with weight decay and without it, and AdamW (Liu et al. 2025, sections 2.2 and 3.4), each at
 one rate.
 
-python experiments/growth.py run     # five minutes; what is saved is not run again
-python experiments/growth.py report  # the tables and the figure
+python -m experiments.growth run     # five minutes; what is saved is not run again
+python -m experiments.growth report  # the tables and the figure
 """
 
 import statistics
@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax.numpy as jnp
-from command_line import RESULTS, main
-from common.decoder import Decoder
-from common.text import read_text
-from common.tokens import tokenize
-from common.windows import held_out_batches
-from figures import COLORS, band, panels
 from jaxtyping import Array, Int
-from language import LanguagePlan, LanguageTrial
 from matplotlib.figure import Figure
-from observed import KINDS, by_kind, observe, root_mean_square
-from sweeps import ORTHOGONALIZER, final_loss, mean_and_seeds
-from trials import Measured, Trials
 
+from experiments.command_line import RESULTS, main
+from experiments.language import LanguagePlan, LanguageTrial
+from experiments.observed import KINDS, by_kind, observe, root_mean_square
+from experiments.report import COLORS, draw_curves, mean_and_range, mean_and_seeds, panels, table
+from experiments.sweeps import ORTHOGONALIZER, final_loss
+from experiments.trials import Measured, Trials
 from muon_jax.diagnostics import by_matrix, singular_value_entropy
+from trainer.data.text import read_text
+from trainer.data.tokens import tokenize
+from trainer.data.windows import held_out_batches
+from trainer.models.decoder import Decoder
 
 MUON, ADAMW = "Muon", "AdamW"
 ARMS = {
@@ -126,40 +126,34 @@ def report(plan: Plan) -> str:
 
 
 def _growth_table(plan: Plan) -> str:
-    rows = [
-        "| | held-out loss, mean | by seed | RMS of weights, start → end | after the last block |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for arm in ARMS:
         found = runs(plan, arm)
-        final = [final_loss(measured) for measured in found]
-        cells = []
+        cells = list(mean_and_seeds([final_loss(measured) for measured in found]))
         for what in ("weight_rms", "block_rms"):
             curves = [list(curve(measured, what).values()) for measured in found]
             first, last = ([each[at] for each in curves] for at in (0, -1))
-            cells.append(f"{statistics.mean(first):.3g} → {_mean_and_range(last)}")
-        rows.append(f"| {arm} | {mean_and_seeds(final)} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+            cells.append(f"{statistics.mean(first):.3g} → {mean_and_range(last)}")
+        rows.append((arm, *cells))
+    head = ("", "held-out loss, mean", "by seed", "RMS of weights, start → end")
+    return table((*head, "after the last block"), rows)
 
 
 def _entropy_table(plan: Plan) -> str:
-    rows = [
-        f"| SVD entropy at the end | {' | '.join(GROUPS)} |",
-        "|---" * (len(GROUPS) + 1) + "|",
-    ]
-    for arm in ARMS:
-        cells = [
-            _mean_and_range(
-                [list(curve(each, "entropy", kinds).values())[-1] for each in runs(plan, arm)]
-            )
-            for kinds in GROUPS.values()
-        ]
-        rows.append(f"| {arm} | {' | '.join(cells)} |")
-    higher, count = compare_entropies(plan)
-    rows.append(
-        f"\nHigher in Muon's than in AdamW's on the same seed: {higher} of {count} matrices."
+    def cell(arm: str, kinds: Sequence[str]) -> str:
+        return mean_and_range(
+            [list(curve(each, "entropy", kinds).values())[-1] for each in runs(plan, arm)]
+        )
+
+    tabulated = table(
+        ("SVD entropy at the end", *GROUPS),
+        [(arm, *(cell(arm, kinds) for kinds in GROUPS.values())) for arm in ARMS],
     )
-    return "\n".join(rows)
+    higher, count = compare_entropies(plan)
+    return (
+        f"{tabulated}\n\n"
+        f"Higher in Muon's than in AdamW's on the same seed: {higher} of {count} matrices."
+    )
 
 
 def compare_entropies(plan: Plan) -> tuple[int, int]:
@@ -172,10 +166,6 @@ def compare_entropies(plan: Plan) -> tuple[int, int]:
     return sum(muon > adamw for muon, adamw in pairs), len(pairs)
 
 
-def _mean_and_range(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.3g} ({min(values):.3g} to {max(values):.3g})"
-
-
 def draw(plan: Plan) -> Figure:
     figure, axes = panels(3, width=4.2)
     wanted = {
@@ -183,13 +173,13 @@ def draw(plan: Plan) -> Figure:
         "block_rms": "RMS of the residual stream after the last block",
         "entropy": "SVD entropy, mean of all matrices",
     }
-    for panel, (what, label) in zip(axes, wanted.items(), strict=True):
-        for arm, (_, _, color) in ARMS.items():
-            curves = [curve(measured, what) for measured in runs(plan, arm)]
-            band(panel, curves, color=color, label=arm)
-        panel.set(xlabel="step", title=label)
+    for panel, (what, title) in zip(axes, wanted.items(), strict=True):
+        curves = {
+            arm: (color, [curve(measured, what) for measured in runs(plan, arm)])
+            for arm, (_, _, color) in ARMS.items()
+        }
+        draw_curves(panel, curves, legend=panel is axes[0], title=title)
         panel.title.set_fontsize(9)
-    axes[0].legend(frameon=False)
     return figure
 
 

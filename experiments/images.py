@@ -1,7 +1,7 @@
 """How soon does a convolutional network name images rightly, by Muon, AdamW and SGD, each tuned?
 
-python experiments/images.py run     # what is saved is not run again
-python experiments/images.py report  # the tables and the figure
+python -m experiments.images run     # what is saved is not run again
+python -m experiments.images report  # the tables and the figure
 
 Fashion-MNIST is Debian's package dataset-fashion-mnist; --data digits leaves it out.
 """
@@ -13,19 +13,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from command_line import RESULTS, main
-from common.classification import ImageConfig
-from common.convolutions import ConvolutionConfig
-from common.errors import DivergenceError
-from common.optimizers import OptimizerConfig
-from common.training import RunConfig
-from contenders import Contender, sweep_table
-from curves import by_step, steps_to
-from figures import COLORS, MORE_COLORS, band, panels
 from matplotlib.figure import Figure
-from sweeps import ORTHOGONALIZER, best_on_seeds, best_trials
-from train_images import Config, train
-from trials import Measured, Trials
+
+from experiments.command_line import RESULTS, main
+from experiments.contenders import Contender, sweep_table
+from experiments.curves import by_step, steps_to
+from experiments.report import COLORS, MORE_COLORS, draw_curves, mean_and_seeds, panels, table
+from experiments.sweeps import ORTHOGONALIZER, best_on_seeds, best_trials
+from experiments.trials import Measured, Trials
+from trainer.classification import ImageConfig
+from trainer.errors import DivergenceError
+from trainer.models.convolutions import ConvolutionConfig
+from trainer.optimizers import OptimizerConfig
+from trainer.programs.images import Config, train
+from trainer.training import RunConfig
 
 WARMUP = 20
 ERROR_TICKS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1)
@@ -39,7 +40,7 @@ CONTENDERS = {
 
 @dataclass(frozen=True)
 class ImageTrial:
-    """One run; what is not named here is as the example has it."""
+    """One run; all other settings are the trainer's defaults."""
 
     data: str
     optimizer: str
@@ -175,30 +176,26 @@ def report(plan: Plan) -> str:
 
 def _best_table(plan: Plan, data: str) -> str:
     chosen = DATA[data]
-    rows = [
-        f"| {data} | best peak rate | errors at the end | by seed "
-        f"| steps to {chosen.error:.0%} | by seed | epochs | seconds |",
-        "|---" * 8 + "|",
-    ]
+    rows = []
     for optimizer, contender in CONTENDERS.items():
         runs = best_runs(plan, data, optimizer)
-        rate = next(iter(runs)).learning_rate
         errors = [final(measured)[0] for measured in runs.values()]
         steps = [steps_to(chosen.error, measured["error"]) for measured in runs.values()]
         seconds = statistics.median(measured["step_seconds"] for measured in runs.values())
         mean = None if None in steps else statistics.mean(filter(None, steps))
-        cells = [
-            contender.name,
-            f"{rate:g}",
-            f"{statistics.mean(errors):.2%}",
-            ", ".join(f"{each:.2%}" for each in errors),
-            _shown(mean),
-            ", ".join(map(_shown, steps)),
-            _shown(mean, chosen.batch_size / chosen.epoch, digits=2),
-            _shown(mean, seconds, digits=1),
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+        rows.append(
+            (
+                contender.name,
+                f"{next(iter(runs)).learning_rate:g}",
+                *mean_and_seeds(errors, ".2%"),
+                _shown(mean),
+                ", ".join(map(_shown, steps)),
+                _shown(mean, chosen.batch_size / chosen.epoch, digits=2),
+                _shown(mean, seconds, digits=1),
+            )
+        )
+    head = (data, "best peak rate", "errors at the end", "by seed", f"steps to {chosen.error:.0%}")
+    return table((*head, "by seed", "epochs", "seconds"), rows)
 
 
 def _shown(steps: float | None, of_one: float = 1, *, digits: int = 0) -> str:
@@ -219,16 +216,19 @@ def _sweep_table(plan: Plan, data: str) -> str:
 def draw(plan: Plan) -> Figure:
     figure, axes = panels(len(plan.data))
     for data, panel in zip(plan.data, axes, strict=True):
-        for optimizer, contender in CONTENDERS.items():
-            curves = [each["error"] for each in best_runs(plan, data, optimizer).values()]
-            band(panel, curves, color=contender.color, label=contender.name)
+        curves = {
+            contender.name: (
+                contender.color,
+                [each["error"] for each in best_runs(plan, data, optimizer).values()],
+            )
+            for optimizer, contender in CONTENDERS.items()
+        }
+        draw_curves(panel, curves, ylabel="errors, held out", yscale="log", title=data)
         panel.axhline(DATA[data].error, color="#555555", linewidth=0.9, linestyle="--")
-        panel.set(xlabel="step", ylabel="errors, held out", yscale="log", title=data)
         panel.minorticks_off()
         low, high = panel.get_ylim()
         shown = [share for share in ERROR_TICKS if low <= share <= high]
         panel.set_yticks(shown, [f"{share:.0%}" for share in shown])
-        panel.legend(frameon=False)
     return figure
 
 

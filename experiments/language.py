@@ -1,22 +1,22 @@
-"""Training runs of examples/train_lm.py, by what experiments vary."""
+"""Training runs of the trainer's language model, described by what experiments vary."""
 
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.decoder import DecoderConfig
-from common.language import LanguageResult, SampleConfig, TextConfig
-from common.optimizers import OptimizerConfig
-from common.training import RunConfig
-from curves import by_step
-from sweeps import ORTHOGONALIZER
-from train_lm import Config, train
+from experiments.curves import by_step
+from experiments.sweeps import ORTHOGONALIZER
+from trainer.language import LanguageResult, SampleConfig, TextConfig
+from trainer.models.decoder import DecoderConfig
+from trainer.optimizers import OptimizerConfig
+from trainer.programs.lm import Config, train
+from trainer.training import RunConfig
 
 
 @dataclass(frozen=True)
 class LanguageTrial:
-    """One run; what is not named here is as the example has it."""
+    """One run; all other settings are the trainer's defaults."""
 
     optimizer: str
     learning_rate: float
@@ -87,14 +87,14 @@ def run(trial: LanguageTrial, **training: Any) -> LanguageResult:
     """Trains once, and leaves nothing on the disk.
 
     Args:
-        training: parts of the `Task` that are not to be the example's.
+        training: parts of the `Task` to replace.
     """
     with tempfile.TemporaryDirectory() as folder:
         return train(settings(trial, Path(folder) / "run"), **training)
 
 
 def settings(trial: LanguageTrial, out: Path) -> Config:
-    """Returns the example's settings for a trial that writes into `out`."""
+    """Returns the trainer's settings for a trial that writes into `out`."""
     return Config(
         text=trial.text_config,
         decoder=trial.decoder_config,

@@ -1,7 +1,7 @@
 """Muon and AdamW on a mixture of experts: the loss, and how evenly the experts are used.
 
-python experiments/mixture.py run     # some minutes; what is saved is not run again
-python experiments/mixture.py report  # the table and the figure
+python -m experiments.mixture run     # some minutes; what is saved is not run again
+python -m experiments.mixture report  # the table and the figure
 """
 
 import json
@@ -11,18 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from command_line import RESULTS, main
-from common.language import SampleConfig, TextConfig
-from common.mixture import MixtureConfig
-from common.optimizers import OptimizerConfig
-from common.training import RunConfig
-from curves import by_step
-from figures import COLORS, band, panels, rate_axis
-from language import LanguagePlan
 from matplotlib.figure import Figure
-from sweeps import ORTHOGONALIZER, best_on_seeds, mean_and_seeds
-from train_moe import Config, train
-from trials import Measured, Trials
+
+from experiments.command_line import RESULTS, main
+from experiments.curves import by_step
+from experiments.language import LanguagePlan
+from experiments.report import (
+    COLORS,
+    LOSS,
+    draw_curves,
+    draw_sweep,
+    listed,
+    mean_and_seeds,
+    panels,
+    table,
+)
+from experiments.sweeps import ORTHOGONALIZER, best_on_seeds, final_loss
+from experiments.trials import Measured, Trials
+from trainer.language import SampleConfig, TextConfig
+from trainer.models.mixture import MixtureConfig
+from trainer.optimizers import OptimizerConfig
+from trainer.programs.moe import Config, train
+from trainer.training import RunConfig
 
 OPTIMIZERS = {"muon": "Muon", "adamw": "AdamW"}
 EVALUATIONS = 6
@@ -30,7 +40,7 @@ EVALUATIONS = 6
 
 @dataclass(frozen=True)
 class MixtureTrial:
-    """One run; what is not named here is as the example has it."""
+    """One run; all other settings are the trainer's defaults."""
 
     optimizer: str
     learning_rate: float
@@ -115,12 +125,8 @@ def best_runs(plan: Plan, optimizer: str) -> dict[MixtureTrial, Measured]:
 
 
 def report(plan: Plan) -> str:
-    rows = [
-        "| optimizer | best peak rate | held-out loss, mean | by seed | largest load of an expert, "
-        "times its equal share | dropped |",
-        "|---|---|---|---|---|---|",
-    ]
     experts = MixtureConfig(width=plan.width).experts
+    rows = []
     for optimizer, name in OPTIMIZERS.items():
         runs = best_runs(plan, optimizer)
         last = str(plan.steps)
@@ -129,33 +135,36 @@ def report(plan: Plan) -> str:
             for quantity in ("held_out_loss", "largest_load", "dropped")
         )
         rows.append(
-            f"| {name} | {next(iter(runs)).learning_rate:g} | {mean_and_seeds(loss)} "
-            f"| {', '.join(f'{experts * each:.2f}' for each in largest)} "
-            f"| {', '.join(f'{each:.1%}' for each in dropped)} |"
+            (
+                name,
+                f"{next(iter(runs)).learning_rate:g}",
+                *mean_and_seeds(loss),
+                listed((experts * each for each in largest), ".2f"),
+                listed(dropped, ".1%"),
+            )
         )
-    return "\n".join(rows)
+    head = ("optimizer", "best peak rate", "held-out loss, mean", "by seed")
+    return table((*head, "largest load of an expert, times its equal share", "dropped"), rows)
 
 
 def draw(plan: Plan) -> Figure:
     figure, (curves, balance, rates) = panels(3)
     experts = MixtureConfig(width=plan.width).experts
+    losses, shares, swept = {}, {}, {}
     for optimizer, name in OPTIMIZERS.items():
-        runs = best_runs(plan, optimizer).values()
-        style = {"color": COLORS[optimizer], "label": name}
-        band(curves, [each["held_out_loss"] for each in runs], **style)
-        shares = [
-            {step: experts * load for step, load in each["largest_load"].items()} for each in runs
-        ]
-        band(balance, shares, **style)
-        swept = plan.trials.measure(plan.sweep(optimizer)).values()
-        final = [each["held_out_loss"][str(plan.steps)] for each in swept]
-        rates.plot(plan.rates, final, "o-", **style)
-    curves.set(xlabel="step", ylabel="held-out loss (nats per byte)", title="best rate, all seeds")
-    balance.set(xlabel="step", title="largest load, times an equal share")
+        runs, color = best_runs(plan, optimizer).values(), COLORS[optimizer]
+        losses[name] = color, [each["held_out_loss"] for each in runs]
+        loads = [each["largest_load"] for each in runs]
+        shares[name] = color, [{at: experts * part for at, part in each.items()} for each in loads]
+        final = {
+            trial.learning_rate: final_loss(measured)
+            for trial, measured in plan.trials.measure(plan.sweep(optimizer)).items()
+        }
+        swept[name] = color, final
+    draw_curves(curves, losses, ylabel=LOSS, title="best rate, all seeds")
+    draw_curves(balance, shares, legend=False, title="largest load, times an equal share")
     balance.axhline(1, color="#555555", linewidth=0.9, linestyle="--")
-    rate_axis(rates, plan.rates)
-    rates.set(title="loss at the end, first seed")
-    curves.legend(frameon=False)
+    draw_sweep(rates, swept, ticks=plan.rates, legend=False, title="loss at the end, first seed")
     return figure
 
 

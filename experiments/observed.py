@@ -1,6 +1,6 @@
-"""Training of the example's language model in the open, so that an experiment may look inside.
+"""A plain training loop of the trainer's language model, for experiments that look inside.
 
-The weights, batches and updates are those of examples/train_lm.py; what that program adds around
+The weights, batches and updates are those of `python -m trainer lm`; what that program adds around
 them, checkpoints and metrics, is left out.
 """
 
@@ -13,17 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common.decoder import Decoder
-from common.language import next_token_loss
-from common.optimizers import learning_rate_schedule, make_optimizer
-from common.text import read_text
-from common.tokens import tokenize
-from common.windows import held_out_batches, training_batches
 from flax import nnx
 from jaxtyping import Array, Float
-from language import LanguageTrial
 
+from experiments.language import LanguageTrial
 from muon_jax.diagnostics import by_matrix
+from trainer.data.text import read_text
+from trainer.data.tokens import tokenize
+from trainer.data.windows import held_out_batches, training_batches
+from trainer.language import next_token_loss
+from trainer.models.decoder import Decoder
+from trainer.optimizers import learning_rate_schedule, make_optimizer
 
 KINDS = ("query", "key", "value", "out", "gate", "up", "down")
 """Of the matrices in a block, by the names that they have in the model."""

@@ -1,7 +1,7 @@
 """Every parameter under a norm of its own, or Muon beside AdamW: which trains better?
 
-python experiments/one_framework.py run     # 6 minutes of one core; what is saved is not run again
-python experiments/one_framework.py report  # the tables and the figure
+python -m experiments.one_framework run     # 6 minutes of one core; what is saved is not run again
+python -m experiments.one_framework report  # the tables and the figure
 """
 
 from collections.abc import Callable
@@ -12,24 +12,32 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
-from command_line import RESULTS, main
-from common.optimizers import (
+from flax import nnx
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+
+import muon_jax
+from experiments.command_line import RESULTS, main
+from experiments.curves import by_step
+from experiments.language import LanguagePlan, LanguageTrial
+from experiments.language import run as train
+from experiments.report import (
+    LOSS,
+    MORE_COLORS,
+    draw_curves,
+    draw_sweep,
+    mean_and_seeds,
+    panels,
+    table,
+)
+from experiments.sweeps import best_trial, best_trials, final_loss
+from experiments.trials import Measured, Trials
+from trainer.optimizers import (
     OptimizerConfig,
     learning_rate_schedule,
     make_optimizer,
     named_orthogonalizer,
 )
-from curves import by_step
-from figures import MORE_COLORS, band, panels
-from flax import nnx
-from jaxtyping import Array, Float
-from language import LanguagePlan, LanguageTrial
-from language import run as train
-from matplotlib.figure import Figure
-from sweeps import best_trial, best_trials, final_loss, mean_and_seeds
-from trials import Measured, Trials
-
-import muon_jax
 
 MOMENTUM = 0.9  # of all that is not a matrix of Muon, as AdamW's b1
 HEAD = muon_jax.MatrixAxes(rows=0, cols=1)
@@ -185,44 +193,50 @@ def report(plan: Plan) -> str:
 
 
 def best_table(plan: Plan) -> str:
-    rows = [
-        "| the rest of the model | its best rate | Muon's | held-out loss, mean | by seed "
-        "| state, in copies of the parameters |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for arm in plan.arms:
         runs = plan.trials.measure(best(plan, arm))
-        losses = [final_loss(each) for each in runs.values()]
         trial, found = next(iter(runs.items()))
         rows.append(
-            f"| {ARMS[arm]} | {trial.fallback_learning_rate:g} | {trial.learning_rate:g} "
-            f"| {mean_and_seeds(losses)} | {found['copies']:.2f} |"
+            (
+                ARMS[arm],
+                f"{trial.fallback_learning_rate:g}",
+                f"{trial.learning_rate:g}",
+                *mean_and_seeds([final_loss(each) for each in runs.values()]),
+                f"{found['copies']:.2f}",
+            )
         )
-    return "\n".join(rows)
+    head = ("the rest of the model", "its best rate", "Muon's", "held-out loss, mean", "by seed")
+    return table((*head, "state, in copies of the parameters"), rows)
 
 
 def sweep_table(plan: Plan) -> str:
-    columns = [f"{rate:g}" for rate in plan.fallback_rates]
-    columns += [f"Muon at {rate:g}" for rate in plan.matrix_rates[1:]]
-    rows = [f"| the rest of the model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    rates = [f"{rate:g}" for rate in plan.fallback_rates]
+    matrix_rates = [f"Muon at {rate:g}" for rate in plan.matrix_rates[1:]]
+    rows = []
     for arm in plan.arms:
         losses = losses_of(plan, [*plan.sweep(arm), *around(plan, arm)[1:]])
-        rows.append(f"| {ARMS[arm]} | {' | '.join(f'{loss:.4f}' for loss in losses.values())} |")
-    return "\n".join(rows)
+        rows.append((ARMS[arm], *(f"{loss:.4f}" for loss in losses.values())))
+    return table(("the rest of the model", *rates, *matrix_rates), rows)
 
 
 def draw(plan: Plan) -> Figure:
     figure, (curves, rates) = panels(2)
+    by_step, by_rate = {}, {}
     for color, arm in zip(MORE_COLORS, plan.arms, strict=False):
         runs = plan.trials.measure(best(plan, arm)).values()
-        band(curves, [found["held_out_loss"] for found in runs], color=color, label=ARMS[arm])
+        by_step[ARMS[arm]] = color, [found["held_out_loss"] for found in runs]
         losses = losses_of(plan, plan.sweep(arm))
-        at = [trial.fallback_learning_rate for trial in losses]
-        rates.plot(at, list(losses.values()), "o-", color=color, label=ARMS[arm])
-    curves.set(xlabel="step", ylabel="held-out loss (nats per byte)", title="best rates, all seeds")
-    rates.set(xlabel="peak rate of all but Muon", xscale="log", title="at the end, first seed")
-    rates.set_xticks(plan.fallback_rates, [f"{rate:g}" for rate in plan.fallback_rates])
-    rates.legend(frameon=False)
+        swept = {trial.fallback_learning_rate: loss for trial, loss in losses.items()}
+        by_rate[ARMS[arm]] = color, swept
+    draw_curves(curves, by_step, legend=False, ylabel=LOSS, title="best rates, all seeds")
+    draw_sweep(
+        rates,
+        by_rate,
+        ticks=plan.fallback_rates,
+        xlabel="peak rate of all but Muon",
+        title="at the end, first seed",
+    )
     return figure
 
 

@@ -1,7 +1,7 @@
 """Eight optimizers on one language model, each at its own best rate: how far, and at what price.
 
-python experiments/optimizer_sweep.py run     # what is saved is not run again
-python experiments/optimizer_sweep.py report  # the tables and the figure
+python -m experiments.optimizer_sweep run     # what is saved is not run again
+python -m experiments.optimizer_sweep report  # the tables and the figure
 """
 
 import math
@@ -10,20 +10,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-from command_line import RESULTS, main
-from common.errors import DivergenceError, UsageError
-from common.optimizers import OptimizerConfig, make_optimizer, named_orthogonalizer
-from contenders import Contender, sweep_table
-from curves import by_step, mean_curve, steps_to
-from figures import COLORS, MORE_COLORS, band, panels
 from flax import nnx
-from language import LanguagePlan, LanguageTrial
-from language import run as run_language
 from matplotlib.figure import Figure
-from sweeps import best_on_seeds, best_trials, final_loss
-from trials import Measured, Trials
 
 import muon_jax
+from experiments.command_line import RESULTS, main
+from experiments.contenders import Contender, sweep_table
+from experiments.curves import by_step, mean_curve, steps_to
+from experiments.language import LanguagePlan, LanguageTrial
+from experiments.language import run as run_language
+from experiments.report import (
+    COLORS,
+    LOSS,
+    MORE_COLORS,
+    draw_curves,
+    draw_sweep,
+    listed,
+    panels,
+    table,
+)
+from experiments.sweeps import best_on_seeds, best_trials, final_loss
+from experiments.trials import Measured, Trials
+from trainer.errors import DivergenceError, UsageError
+from trainer.optimizers import OptimizerConfig, make_optimizer, named_orthogonalizer
 
 CONTENDERS = {
     "sgd": Contender("SGD", 0.033, MORE_COLORS[3]),
@@ -116,28 +125,25 @@ def report(plan: Plan) -> str:
     best = {optimizer: list(best_runs(plan, optimizer).items()) for optimizer in CONTENDERS}
     target = statistics.mean(final_loss(measured) for _, measured in best[REFERENCE])
     spent = plan.steps * best[REFERENCE][0][1]["step_flops"]
-    table = [
-        "| optimizer | best peak rate | held-out loss | lowest and highest seed "
-        "| steps to AdamW's | FLOPs to AdamW's | state, bytes a parameter | ms a step |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for optimizer, runs in best.items():
         (trial, first), *_ = runs
         measured = [each for _, each in runs]
         losses = [final_loss(each) for each in measured]
         steps = steps_to(target, mean_curve([each["held_out_loss"] for each in measured]))
         seconds = statistics.median(each["step_seconds"] for each in measured)
-        cells = [
-            CONTENDERS[optimizer].name,
-            f"{trial.learning_rate:g}",
-            f"{statistics.mean(losses):.4f}",
-            f"{min(losses):.4f}, {max(losses):.4f}",
-            "not reached" if steps is None else f"{steps:.0f}",
-            "not reached" if steps is None else f"{steps * first['step_flops'] / spent:.2f}",
-            f"{first['state_bytes'] / first['parameters']:.1f}",
-            f"{1000 * seconds:.0f}",
-        ]
-        table.append(f"| {' | '.join(cells)} |")
+        rows.append(
+            (
+                CONTENDERS[optimizer].name,
+                f"{trial.learning_rate:g}",
+                f"{statistics.mean(losses):.4f}",
+                listed((min(losses), max(losses))),
+                "not reached" if steps is None else f"{steps:.0f}",
+                "not reached" if steps is None else f"{steps * first['step_flops'] / spent:.2f}",
+                f"{first['state_bytes'] / first['parameters']:.1f}",
+                f"{1000 * seconds:.0f}",
+            )
+        )
     swept = {
         optimizer: [
             f"{final_loss(measured):.4f}"
@@ -145,20 +151,23 @@ def report(plan: Plan) -> str:
         ]
         for optimizer in CONTENDERS
     }
-    return "\n".join([*table, "", sweep_table("loss, first seed", CONTENDERS, swept)])
+    head = ("optimizer", "best peak rate", "held-out loss", "lowest and highest seed")
+    costs = ("steps to AdamW's", "FLOPs to AdamW's", "state, bytes a parameter", "ms a step")
+    swept_losses = sweep_table("loss, first seed", CONTENDERS, swept)
+    return f"{table((*head, *costs), rows)}\n\n{swept_losses}"
 
 
 def draw(plan: Plan) -> Figure:
     figure, (curves, rates) = panels(2)
+    by_step, by_rate = {}, {}
     for optimizer, contender in CONTENDERS.items():
         best = [each["held_out_loss"] for each in best_runs(plan, optimizer).values()]
-        band(curves, best, color=contender.color, label=contender.name)
+        by_step[contender.name] = contender.color, best
         swept = plan.trials.measure(plan.sweep(optimizer))
-        at = [trial.learning_rate for trial in swept]
-        rates.plot(at, list(map(final_loss, swept.values())), "o-", color=contender.color)
-    curves.set(xlabel="step", ylabel="held-out loss (nats per byte)", title="best rate, all seeds")
-    rates.set(xlabel="peak learning rate", xscale="log", title="at the end, first seed")
-    curves.legend(frameon=False)
+        losses = {trial.learning_rate: final_loss(each) for trial, each in swept.items()}
+        by_rate[contender.name] = contender.color, losses
+    draw_curves(curves, by_step, ylabel=LOSS, title="best rate, all seeds")
+    draw_sweep(rates, by_rate, legend=False, title="at the end, first seed")
     return figure
 
 

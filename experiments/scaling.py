@@ -3,8 +3,8 @@
 Every size is trained on tokens in proportion to its parameters, with a schedule of its own; a power
 law L = a·C^-b is fitted to the losses of each optimizer (Liu et al. 2025, section 3.2).
 
-python experiments/scaling.py run     # half an hour; what is saved is not run again
-python experiments/scaling.py report  # the table, the laws and the figure
+python -m experiments.scaling run     # half an hour; what is saved is not run again
+python -m experiments.scaling report  # the table, the laws and the figure
 """
 
 import itertools
@@ -17,19 +17,19 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from command_line import RESULTS, main
-from common.decoder import Decoder, DecoderConfig
-from common.language import TextConfig
-from common.optimizers import named_orthogonalizer
-from common.tokens import BYTES
-from figures import COLORS, MORE_COLORS, panels
 from flax import nnx
-from language import LanguagePlan, LanguageTrial, held_out_loss
 from matplotlib.figure import Figure
-from sweeps import ORTHOGONALIZER, best_on_seeds, final_loss, losses_by_rate
-from trials import Measured, Trials
 
 import muon_jax
+from experiments.command_line import RESULTS, main
+from experiments.language import LanguagePlan, LanguageTrial, held_out_loss
+from experiments.report import COLORS, LOSS, MORE_COLORS, mean_and_seeds, panels, table
+from experiments.sweeps import ORTHOGONALIZER, best_on_seeds, final_loss, losses_by_rate
+from experiments.trials import Measured, Trials
+from trainer.data.tokens import BYTES
+from trainer.language import TextConfig
+from trainer.models.decoder import Decoder, DecoderConfig
+from trainer.optimizers import named_orthogonalizer
 
 OPTIMIZERS = {"muon": "Muon", "adamw": "AdamW"}
 CONTEXT = TextConfig().context
@@ -174,45 +174,42 @@ def report(plan: Plan) -> str:
 
 
 def _sweep_table(plan: Plan) -> str:
-    rows = ["| width | optimizer | held-out loss by peak rate, first seed |", "|---|---|---|"]
-    for width, (optimizer, name) in itertools.product(plan.widths, OPTIMIZERS.items()):
-        swept = plan.trials.measure(plan.sweep(optimizer, width))
-        rows.append(f"| {width} | {name} | {losses_by_rate(swept)} |")
-    return "\n".join(rows)
+    return table(
+        ("width", "optimizer", "held-out loss by peak rate, first seed"),
+        [
+            (width, name, losses_by_rate(plan.trials.measure(plan.sweep(optimizer, width))))
+            for width, (optimizer, name) in itertools.product(plan.widths, OPTIMIZERS.items())
+        ],
+    )
 
 
 def _size_table(plan: Plan) -> str:
-    rows = [
-        "| width | N | steps | FLOPs, 6·N·tokens | Newton-Schulz adds | Muon | AdamW "
-        "| Muon's FLOPs for AdamW's loss |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for index, width in enumerate(plan.widths):
         passes, whole = (plan.flops("muon", width, with_optimizer=each) for each in (False, True))
-        cells = [
-            f"{statistics.mean(found):.4f} ({', '.join(f'{loss:.4f}' for loss in found)})"
-            for found in (losses(plan, optimizer)[index] for optimizer in OPTIMIZERS)
-        ]
+        means = [mean_and_seeds(losses(plan, optimizer)[index]) for optimizer in OPTIMIZERS]
         rows.append(
-            f"| {width} | {size_of(width, plan.layers).parameters:,} | {plan.steps(width)} "
-            f"| {passes:.2e} | {whole / passes - 1:.1%} | {' | '.join(cells)} "
-            f"| {_shown(ratio(plan, width, with_optimizer=False))} |"
+            (
+                width,
+                f"{size_of(width, plan.layers).parameters:,}",
+                plan.steps(width),
+                f"{passes:.2e}",
+                f"{whole / passes - 1:.1%}",
+                *(f"{mean} ({by_seed})" for mean, by_seed in means),
+                _shown(ratio(plan, width, with_optimizer=False)),
+            )
         )
-    return "\n".join(rows)
+    head = ("width", "N", "steps", "FLOPs, 6·N·tokens", "Newton-Schulz adds", "Muon", "AdamW")
+    return table((*head, "Muon's FLOPs for AdamW's loss"), rows)
 
 
 def _law_table(plan: Plan) -> str:
-    width = max(plan.widths)
-    rows = [
-        "| FLOPs counted | Muon | AdamW | ratio at the largest size |",
-        "|---|---|---|---|",
-    ]
+    rows = []
     for with_optimizer, counted in ((False, "6·N·tokens"), (True, "and Newton-Schulz")):
         found = [laws(plan, each, with_optimizer=with_optimizer)[0] for each in OPTIMIZERS]
-        shown = [f"{law.a:.3g} · C^-{law.b:.4f}" for law in found]
-        share = _shown(ratio(plan, width, with_optimizer=with_optimizer))
-        rows.append(f"| {counted} | {' | '.join(shown)} | {share} |")
-    return "\n".join(rows)
+        share = _shown(ratio(plan, max(plan.widths), with_optimizer=with_optimizer))
+        rows.append((counted, *(f"{law.a:.3g} · C^-{law.b:.4f}" for law in found), share))
+    return table(("FLOPs counted", "Muon", "AdamW", "ratio at the largest size"), rows)
 
 
 def _shown(ratio: Ratio) -> str:
@@ -235,7 +232,7 @@ def draw(plan: Plan) -> Figure:
     against_flops.set_xticks(flops, [f"{each:.1e}" for each in flops])
     against_flops.set(
         xlabel="FLOPs of a run, 6·N·tokens",
-        ylabel="held-out loss (nats per byte)",
+        ylabel=LOSS,
         title="a point a seed",
     )
     against_flops.legend(frameon=False)

@@ -1,7 +1,7 @@
 """From normalised SGD to Muon in one parameter: which Schatten norm trains best?
 
-python experiments/schatten.py run     # 10 minutes of one core; what is saved is not run again
-python experiments/schatten.py report  # the tables and the figure
+python -m experiments.schatten run     # 10 minutes of one core; what is saved is not run again
+python -m experiments.schatten report  # the tables and the figure
 """
 
 import statistics
@@ -10,17 +10,17 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from command_line import RESULTS, main
-from curves import by_step
-from figures import panels
 from flax import nnx
-from language import LanguagePlan, LanguageTrial
-from language import run as train
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from sweeps import best_trials, final_loss, mean_and_seeds
-from trials import Measured, Trials
 
+from experiments.command_line import RESULTS, main
+from experiments.curves import by_step
+from experiments.language import LanguagePlan, LanguageTrial
+from experiments.language import run as train
+from experiments.report import LOSS, draw_sweep, mean_and_seeds, panels, table
+from experiments.sweeps import best_trials, final_loss
+from experiments.trials import Measured, Trials
 from muon_jax.diagnostics import by_matrix, singular_value_entropy
 
 
@@ -99,29 +99,30 @@ def report(plan: Plan) -> str:
 
 
 def best_table(plan: Plan) -> str:
-    rows = [
-        "| p | power of the singular values | best rate | held-out loss, mean | by seed "
-        "| entropy of the weights |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for norm in plan.norms:
         runs = plan.trials.measure(best(plan, norm))
-        losses = [final_loss(found) for found in runs.values()]
-        entropy = statistics.mean(found["entropy"] for found in runs.values())
         rows.append(
-            f"| {named(norm)} | {power(norm):.3g} | {next(iter(runs)).learning_rate:g} "
-            f"| {mean_and_seeds(losses)} | {entropy:.3f} |"
+            (
+                named(norm),
+                f"{power(norm):.3g}",
+                f"{next(iter(runs)).learning_rate:g}",
+                *mean_and_seeds([final_loss(found) for found in runs.values()]),
+                f"{statistics.mean(found['entropy'] for found in runs.values()):.3f}",
+            )
         )
-    return "\n".join(rows)
+    head = ("p", "power of the singular values", "best rate", "held-out loss, mean", "by seed")
+    return table((*head, "entropy of the weights"), rows)
 
 
 def sweep_table(plan: Plan) -> str:
-    rates = " | ".join(f"{rate:g}" for rate in plan.rates)
-    rows = [f"| p | {rates} |", "|---" * (len(plan.rates) + 1) + "|"]
-    for norm in plan.norms:
-        losses = " | ".join(f"{loss:.4f}" for loss in swept(plan, norm).values())
-        rows.append(f"| {named(norm)} | {losses} |")
-    return "\n".join(rows)
+    return table(
+        ("p", *(f"{rate:g}" for rate in plan.rates)),
+        [
+            (named(norm), *(f"{loss:.4f}" for loss in swept(plan, norm).values()))
+            for norm in plan.norms
+        ],
+    )
 
 
 def draw(plan: Plan) -> Figure:
@@ -129,7 +130,7 @@ def draw(plan: Plan) -> Figure:
     colors = dict(
         zip(plan.norms, colormaps["viridis"](np.linspace(0, 0.9, len(plan.norms))), strict=True)
     )
-    means = dict[float, float]()
+    means, rates = dict[float, float](), {}
     for norm, color in colors.items():
         losses = [final_loss(each) for each in plan.trials.measure(best(plan, norm)).values()]
         means[power(norm)] = statistics.mean(losses)
@@ -142,20 +143,23 @@ def draw(plan: Plan) -> Figure:
             rotation=60,
             fontsize=8,
         )
-        found = swept(plan, norm)
-        rates = [trial.learning_rate for trial in found]
-        by_rate.plot(rates, list(found.values()), "o-", color=color, label=f"p = {named(norm)}")
+        found = {trial.learning_rate: loss for trial, loss in swept(plan, norm).items()}
+        rates[f"p = {named(norm)}"] = color, found
     by_power.plot(list(means), list(means.values()), color="#555555", zorder=0)
     by_power.set(
         xlabel="power of the singular values, 1/(p − 1)",
-        ylabel="held-out loss (nats per byte)",
+        ylabel=LOSS,
         title="best rate, all seeds and their mean",
     )
     by_power.margins(y=0.25)
-    by_rate.set(xlabel="peak learning rate of the matrices", title="first seed")
-    by_rate.set_xscale("log", base=2)
-    by_rate.set_xticks(plan.rates, [f"{rate:g}" for rate in plan.rates])
-    by_rate.legend(frameon=False)
+    draw_sweep(
+        by_rate,
+        rates,
+        ticks=plan.rates,
+        base=2,
+        xlabel="peak learning rate of the matrices",
+        title="first seed",
+    )
     return figure
 
 

@@ -1,25 +1,36 @@
 """How many of AdamW's steps does Muon need for AdamW's loss, each tuned, with its own schedule?
 
-python experiments/steps_to_adamw.py run     # hours; what is saved is not run again
-python experiments/steps_to_adamw.py report  # the table and the figure
+python -m experiments.steps_to_adamw run     # hours; what is saved is not run again
+python -m experiments.steps_to_adamw report  # the table and the figure
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from command_line import RESULTS, main
-from figures import COLORS, MORE_COLORS, Curve, band, panels
-from language import LanguagePlan, LanguageTrial, held_out_loss
 from matplotlib.figure import Figure
-from sweeps import (
+
+from experiments.command_line import RESULTS, main
+from experiments.language import LanguagePlan, LanguageTrial, held_out_loss
+from experiments.report import (
+    COLORS,
+    LOSS,
+    MORE_COLORS,
+    Curve,
+    draw_curves,
+    mean_and_seeds,
+    panels,
+    table,
+)
+from experiments.sweeps import (
     ORTHOGONALIZER,
     best_on_seeds,
     best_trial,
     losses_by_rate,
-    mean_and_seeds,
 )
-from trials import Measured, Trials
+from experiments.trials import Measured, Trials
 
 OPTIMIZERS = {"muon": "Muon", "optax-muon": "optax.contrib.muon", "adamw": "AdamW"}
 
@@ -135,37 +146,40 @@ def report(plan: Plan) -> str:
     )
 
 
-def _table(rate: str, rows: list[str]) -> str:
-    head = f"| optimizer | steps | loss by {rate}, first seed | best, mean | by seed |"
-    return "\n".join([head, "|---|---|---|---|---|", *rows])
+def _table(rate: str, rows: list[tuple[str, ...]]) -> str:
+    swept = f"loss by {rate}, first seed"
+    return table(("optimizer", "steps", swept, "best, mean", "by seed"), rows)
 
 
-def _swept_row(plan: Plan, optimizer: str) -> str:
+def _swept_row(plan: Plan, optimizer: str) -> tuple[str, ...]:
     swept = losses_by_rate(plan.trials.measure(plan.sweep(optimizer)))
     return _row(OPTIMIZERS[optimizer], swept, best(plan, optimizer))
 
 
-def _row(name: str, swept: str, curves: Mapping[LanguageTrial, Curve]) -> str:
+def _row(name: str, swept: str, curves: Mapping[LanguageTrial, Curve]) -> tuple[str, ...]:
     steps = str(next(iter(curves)).steps)
-    final = [curve[steps] for curve in curves.values()]
-    return f"| {name} | {steps} | {swept} | {mean_and_seeds(final)} |"
+    return name, steps, swept, *mean_and_seeds([curve[steps] for curve in curves.values()])
 
 
 def draw(plan: Plan) -> Figure:
+    def arms(best_of: Callable[[str], Mapping[LanguageTrial, Curve]]) -> dict[str, Any]:
+        return {
+            name: (COLORS[optimizer], list(best_of(optimizer).values()))
+            for optimizer, name in OPTIMIZERS.items()
+        }
+
     figure, (one_rate, two_rates, large_batch) = panels(3)
-    for optimizer, name in OPTIMIZERS.items():
-        style = {"color": COLORS[optimizer], "label": name}
-        band(one_rate, list(best(plan, optimizer).values()), **style)
-        band(two_rates, list(best_of_two_rates(plan, optimizer).values()), **style)
-        band(large_batch, list(best(plan.large, optimizer).values()), **style)
-    label = f"Muon, {plan.longer_steps} steps"
-    band(one_rate, list(longer(plan).values()), color=MORE_COLORS[1], label=label)
-    one_rate.set(ylabel="held-out loss (nats per byte)", title=_title("one rate", plan))
-    two_rates.set(title=_title("two rates", plan))
-    large_batch.set(title=_title("one rate", plan.large))
+    longest = {
+        f"Muon, {plan.longer_steps} steps": (MORE_COLORS[1], list(longer(plan).values())),
+    }
+    one = arms(partial(best, plan)) | longest
+    draw_curves(one_rate, one, ylabel=LOSS, title=_title("one rate", plan))
+    two = arms(partial(best_of_two_rates, plan))
+    draw_curves(two_rates, two, title=_title("two rates", plan))
+    large = arms(partial(best, plan.large))
+    draw_curves(large_batch, large, title=_title("one rate", plan.large))
     for axes in (one_rate, two_rates, large_batch):
-        axes.set(xlabel="step", ylim=(None, 2.4))
-        axes.legend(frameon=False)
+        axes.set(ylim=(None, 2.4))
     return figure
 
 

@@ -1,11 +1,10 @@
 """Tuning with equal budgets: every side sweeps its rates on one seed, and its best runs on more."""
 
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from trials import Measured, Trials
+from experiments.trials import Measured, Trials
 
 Trial = TypeVar("Trial", bound=Any)
 
@@ -48,12 +47,7 @@ def best_on_seeds(
 
 
 def losses_by_rate(swept: Mapping[Any, Measured], rate: str = "learning_rate") -> str:
-    """Writes the loss at the end of every rate that was swept, for a cell of a table."""
+    """Returns the loss at the end of every rate that was swept, for a cell of a table."""
     return ", ".join(
         f"{getattr(trial, rate):g}: {final_loss(measured):.4f}" for trial, measured in swept.items()
     )
-
-
-def mean_and_seeds(losses: Sequence[float]) -> str:
-    """Writes the mean over seeds and each of them, for two cells of a table."""
-    return f"{statistics.mean(losses):.4f} | {', '.join(f'{loss:.4f}' for loss in losses)}"

@@ -3,8 +3,8 @@
 The singular vectors are those of the momentum; the singular values are set by rank, on a line from
 the largest direction to the smallest. One and one is Muon.
 
-python experiments/tilt.py run     # a quarter of an hour; what is saved is not run again
-python experiments/tilt.py report  # the table
+python -m experiments.tilt run     # a quarter of an hour; what is saved is not run again
+python -m experiments.tilt report  # the table
 """
 
 import functools
@@ -15,14 +15,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
-from ablation import RATE, compared
-from command_line import RESULTS, main
-from common.optimizers import OptimizerConfig, learning_rate_schedule
-from language import LanguagePlan, LanguageTrial, held_out_loss
-from sweeps import final_loss
-from trials import Measured, Trials
 
 import muon_jax
+from experiments.ablation import RATE, compared
+from experiments.command_line import RESULTS, main
+from experiments.language import LanguagePlan, LanguageTrial, held_out_loss
+from experiments.report import table
+from experiments.sweeps import final_loss
+from experiments.trials import Measured, Trials
+from trainer.optimizers import OptimizerConfig, learning_rate_schedule
 
 _SMALLEST = 1e-4  # of singular values over the largest that float32 tells from zero in XXᵀ
 _multiply = functools.partial(jnp.matmul, precision="highest")
@@ -103,17 +104,19 @@ def run(plan: Plan) -> None:
 
 def report(plan: Plan) -> str:
     """Tabulates the losses at the end, and how far they are above the reference's, by seed."""
-    (first, last), *others = plan.tilts
-    baseline = losses(plan, (first, last))
-    rows = [
-        "| largest direction | smallest | held-out loss, mean | above the first row | by seed |",
-        "|---|---|---|---|---|",
-        f"| {first:g} | {last:g} | {statistics.mean(baseline):.4f} |  |  |",
-    ]
-    for first, last in others:
-        cells = compared(losses(plan, (first, last)), baseline)
-        rows.append(f"| {first:g} | {last:g} | {cells} |")
-    return "\n".join(rows)
+    reference, *others = plan.tilts
+    baseline = losses(plan, reference)
+    return table(
+        ("largest direction", "smallest", "held-out loss, mean", "above the first row", "by seed"),
+        [
+            (*shown(reference), f"{statistics.mean(baseline):.4f}", "", ""),
+            *((*shown(tilt), *compared(losses(plan, tilt), baseline)) for tilt in others),
+        ],
+    )
+
+
+def shown(tilt: tuple[float, float]) -> tuple[str, str]:
+    return f"{tilt[0]:g}", f"{tilt[1]:g}"
 
 
 def losses(plan: Plan, tilt: tuple[float, float]) -> list[float]:

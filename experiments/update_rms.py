@@ -4,21 +4,35 @@ The three are those of Liu et al. 2025, section 3.1: 0.2·√H for every matrix 
 (hidden_size), the RMS of each update set to 0.2 (update_norm), and 0.2·√max(rows, cols), of which
 lemma 1 says that it gives the same (match_rms).
 
-python experiments/update_rms.py run     # five minutes; what is saved is not run again
-python experiments/update_rms.py report  # the tables and the figure
+python -m experiments.update_rms run     # five minutes; what is saved is not run again
+python -m experiments.update_rms report  # the tables and the figure
 """
 
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from command_line import RESULTS, main
-from figures import COLORS, MORE_COLORS, band, panels
-from language import LanguagePlan, LanguageTrial
 from matplotlib.figure import Figure
-from observed import KINDS, by_kind, observe, root_mean_square
-from sweeps import ORTHOGONALIZER, best_on_seeds, final_loss, losses_by_rate, mean_and_seeds
-from trials import Measured, Trials
+
+from experiments.command_line import RESULTS, main
+from experiments.language import LanguagePlan, LanguageTrial
+from experiments.observed import KINDS, by_kind, observe, root_mean_square
+from experiments.report import (
+    COLORS,
+    MORE_COLORS,
+    draw_curves,
+    mean_and_range,
+    mean_and_seeds,
+    panels,
+    table,
+)
+from experiments.sweeps import (
+    ORTHOGONALIZER,
+    best_on_seeds,
+    final_loss,
+    losses_by_rate,
+)
+from experiments.trials import Measured, Trials
 
 ADAMW = "AdamW"
 ARMS = {
@@ -95,32 +109,27 @@ def report(plan: Plan) -> str:
 
 
 def _update_table(plan: Plan) -> str:
-    rows = [f"| RMS of updates | {' | '.join(KINDS)} |", "|---" * (len(KINDS) + 1) + "|"]
-    for arm in ARMS:
-        found = [update_rms(plan, arm, kind) for kind in KINDS]
-        cells = [f"{statistics.mean(f):.3f} ({min(f):.3f} to {max(f):.3f})" for f in found]
-        rows.append(f"| {arm} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+    return table(
+        ("RMS of updates", *KINDS),
+        [
+            (arm, *(mean_and_range(update_rms(plan, arm, kind), ".3f") for kind in KINDS))
+            for arm in ARMS
+        ],
+    )
 
 
 def _loss_table(plan: Plan) -> str:
-    rows = [
-        "| | held-out loss by peak rate, first seed | best, mean | by seed "
-        "| RMS of query weights | of MLP weights |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for arm in ARMS:
         swept = plan.trials.measure(plan.sweep(arm))
         best = list(best_runs(plan, arm).values())
-        final = [final_loss(measured) for measured in best]
         weights = [measured["weight_rms"][str(plan.steps)] for measured in best]
         query = statistics.mean(each["query"] for each in weights)
         mlp = statistics.mean(each[kind] for each in weights for kind in MLP)
-        rows.append(
-            f"| {arm} | {losses_by_rate(swept)} | {mean_and_seeds(final)} "
-            f"| {query:.4f} | {mlp:.4f} |"
-        )
-    return "\n".join(rows)
+        losses = mean_and_seeds([final_loss(measured) for measured in best])
+        rows.append((arm, losses_by_rate(swept), *losses, f"{query:.4f}", f"{mlp:.4f}"))
+    head = ("", "held-out loss by peak rate, first seed", "best, mean", "by seed")
+    return table((*head, "RMS of query weights", "of MLP weights"), rows)
 
 
 def draw(plan: Plan) -> Figure:
@@ -133,6 +142,7 @@ def draw(plan: Plan) -> Figure:
         above = [max(each) - middle for middle, each in zip(mean, found, strict=True)]
         at = [place + (index - 1.5) * 0.15 for place in range(len(KINDS))]
         by_matrix.errorbar(at, mean, (below, above), fmt="o", color=color, label=arm, capsize=2)
+    by_kinds = {}
     for kinds, color in ((("query", "key", "value", "out"), COLORS["adamw"]), (MLP, "#2a7f62")):
         curves = [
             {
@@ -141,13 +151,14 @@ def draw(plan: Plan) -> Figure:
             }
             for measured in best_runs(plan, ADAMW).values()
         ]
-        band(over_steps, curves, color=color, label=", ".join(kinds))
+        by_kinds[", ".join(kinds)] = color, curves
+    draw_curves(over_steps, by_kinds, legend=False, ylabel="RMS of updates", title="AdamW's")
     over_steps.axhspan(0.2, 0.4, color="#888888", alpha=0.15, linewidth=0, label="0.2 to 0.4")
     by_matrix.set(
         ylabel="RMS of updates", ylim=(0, None), title="mean, and range over steps and seeds"
     )
     by_matrix.set_xticks(range(len(KINDS)), KINDS)
-    over_steps.set(xlabel="step", ylabel="RMS of updates", ylim=(0, None), title="AdamW's")
+    over_steps.set(ylim=(0, None))
     for axes in (by_matrix, over_steps):
         axes.legend(frameon=False)
     return figure

@@ -82,8 +82,7 @@ def test_a_missing_compiler_is_one_line(monkeypatch, topology, raised, line):
 BARE = """
 import runpy, sys
 sys.modules.update(dict.fromkeys(["flax", "matplotlib", "tyro"]))
-sys.argv = ["benchmarks/device.py", *sys.argv[1:]]
-runpy.run_path(sys.argv[0], run_name="__main__")
+runpy.run_module("benchmarks.device", run_name="__main__", alter_sys=True)
 """
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = sorted(path for part in ("muon_jax", "examples") for path in (ROOT / part).rglob("*.py"))
+SOURCES = sorted(
+    path for part in ("muon_jax", "examples", "trainer") for path in (ROOT / part).rglob("*.py")
+)
 
 PICKLING = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 LOADERS = {"np.load": "allow_pickle", "numpy.load": "allow_pickle", "jnp.load": "allow_pickle"}
@@ -34,11 +36,9 @@ params = {"kernel": jnp.ones((8, 4)), "bias": jnp.ones(4)}
 tx = muon_jax.muon(0.1)
 jax.jit(tx.update)(params, tx.init(params), params)
 """
-EXAMPLE = """
-import os, runpy, sys
-sys.argv = sys.argv[1:]
-sys.path.insert(0, os.path.dirname(sys.argv[0]))
-runpy.run_path(sys.argv[0], run_name="__main__")
+TRAINER = """
+import runpy
+runpy.run_module("trainer", run_name="__main__", alter_sys=True)
 """
 TINY = "--width 16 --layers 1 --heads 2 --context 16 --batch-size 4 --steps 2 --quiet --out run"
 
@@ -93,10 +93,9 @@ def test_a_step_opens_no_connection_and_no_pickle():
     assert (run.returncode, run.stderr) == (0, "")
 
 
-def test_a_run_of_the_example_opens_no_connection(texts, tmp_path):
-    script = str(ROOT / "examples" / "train_lm.py")
-    arguments = [script, "--data", str(texts), *TINY.split()]
-    run = guarded(EXAMPLE, NETWORK, *arguments, cwd=tmp_path)
+@pytest.mark.slow
+def test_a_run_of_the_trainer_opens_no_connection(texts, tmp_path):
+    run = guarded(TRAINER, NETWORK, "lm", "--data", str(texts), *TINY.split(), cwd=tmp_path)
     assert (run.returncode, run.stderr) == (0, "")
 
 

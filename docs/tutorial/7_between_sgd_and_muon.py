@@ -220,7 +220,7 @@ assert NORMS[loud.argmin()] == 2
 # %% [markdown]
 # ## In a language model
 #
-# `python experiments/schatten.py run` trains a small decoder on Python's standard library with each $p$ for its matrices and one AdamW for everything else. Of every $p$ seven learning rates were tried with one seed, and the best of them with three. Here are the saved results.
+# `python -m experiments.schatten run` trains a small decoder on Python's standard library with each $p$ for its matrices and one AdamW for everything else. Of every $p$ seven learning rates were tried with one seed, and the best of them with three. Here are the saved results.
 
 # %%
 saved = Path("../../experiments/results/schatten.jsonl").read_text()

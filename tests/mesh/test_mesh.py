@@ -12,16 +12,16 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from processes import measured_by
 
-from muon_jax.mesh._distribution import Distribution
-from muon_jax.mesh._layout import resolve_layout
-from muon_jax.views._matrix_axes import MatrixAxes
-from tests.mesh_bounds import (
+from benchmarks.mesh_bounds import (
     COLLECTIVES,
     SHARDS_AND_REPLICAS,
     TEMPORARY_SHARE,
     WIRE,
     wire_bytes,
 )
+from muon_jax.mesh._distribution import Distribution
+from muon_jax.mesh._layout import resolve_layout
+from muon_jax.views._matrix_axes import MatrixAxes
 from tests.mesh_refusals import REFUSED
 
 pytestmark = pytest.mark.xdist_group("mesh")

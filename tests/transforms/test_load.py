@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from matrices import gaussian
-from soaking import MEMORY_OF_THIS_PROCESS, Row, soak
 
 import muon_jax
+from benchmarks.soaking import MEMORY_OF_THIS_PROCESS, Row, soak
 
 AXES = muon_jax.MatrixAxes(rows=-2, cols=-1)
 

@@ -1,0 +1,1 @@
+"""The networks in Flax, and sampling from a language model."""

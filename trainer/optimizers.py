@@ -1,0 +1,294 @@
+"""Optimizers by name, each with settings that suit small models, and learning-rate schedules."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import muon_jax
+from trainer.errors import UsageError
+
+OptimizerName = Literal[
+    "muon",
+    "muon-clip",
+    "optax-muon",
+    "adamw",
+    "adam",
+    "lion",
+    "rmsprop",
+    "adagrad",
+    "sgd",
+    "sgd-momentum",
+    "sgd-nesterov",
+]
+ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
+
+WSD_DECAY = 0.2  # of the steps; Hägele et al. 2024 find a fifth as good as a whole cosine
+MOMENTUM = 0.9  # of SGD
+MUON_RMS = 0.2  # of an update, about AdamW's (Liu et al. 2025), and what muon_jax.muon gives
+BETA2 = (
+    0.95  # of Adam and AdamW; the usual 0.999 would average over more steps than these runs take
+)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer, and how its learning rate goes."""
+
+    optimizer: OptimizerName = "muon"
+    """optax-muon is optax.contrib.muon with the dimension numbers that attention needs; muon-clip
+    is for models with attention; sgd has no momentum, sgd-momentum has the heavy ball's."""
+    learning_rate: float | None = None
+    """Its peak. None: the Muons 1e-2, adamw, adam and rmsprop 5e-3, lion 3e-3, adagrad 0.1,
+    sgd 1, sgd-momentum and sgd-nesterov 0.1."""
+    weight_decay: float | None = None
+    """Of matrices, times the learning rate. None: the Muons and adamw 0.1, lion 0.5; the others,
+    which add it to the gradient, 0, but all of SGD 1e-4."""
+    warmup_steps: int = 50
+    """Steps in which the learning rate rises to its peak."""
+    schedule: ScheduleName = "cosine"
+    """Then: to 0 by a cosine, by a line, constant, or wsd (constant, the last fifth to 0)."""
+    gradient_clip: float | None = None
+    """Largest global norm of a gradient."""
+    orthogonalizer: str = "fast"
+    """How muon orthogonalises: coefficients that newton_schulz knows by name, jordan (the first
+    published form: keller's, of a matrix over its Frobenius norm), bfloat16 (fast with such
+    operands), or exactly by svd; keller:7 takes seven steps; schatten:P for steepest descent under
+    a Schatten norm, from 2, normalised SGD, to inf, svd."""
+    scale: str = "match_rms"
+    """Size of muon's updates: match_rms, keller, spectral, update_norm, none, or hidden_size:N for
+    a model of width N."""
+    fallback_learning_rate: float | None = None
+    """Of what muon leaves to AdamW: embedding, head, norms; for optax-muon and adamw too. Default:
+    that of the matrices."""
+    fallback_nesterov: bool = True
+    """Whether the first moment of that AdamW looks one step ahead."""
+    attention_rate: float = 1.0
+    """Factor on the learning rate of attention's matrices, of muon and muon-clip."""
+    clip_threshold: float = 100.0
+    """Largest attention logit of a head that muon-clip leaves alone."""
+
+    def __post_init__(self) -> None:
+        for option in (
+            "learning_rate",
+            "fallback_learning_rate",
+            "gradient_clip",
+            "clip_threshold",
+        ):
+            value = getattr(self, option)
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"--{option.replace('_', '-')} {value}: give a number above 0")
+        if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):
+            raise UsageError(f"--weight-decay {self.weight_decay}: give a number of at least 0")
+        if self.warmup_steps < 0:
+            raise UsageError(f"--warmup-steps {self.warmup_steps}: give at least 0")
+        try:
+            named_orthogonalizer(self.orthogonalizer)
+        except ValueError as error:
+            _, remedy = str(error).split(": ", 1)
+            raise UsageError(
+                f"--orthogonalizer {self.orthogonalizer}: "
+                f"{', '.join(_NEWTON_SCHULZ)}, svd, schatten:P, or {remedy}"
+            ) from error
+        if self.scale not in _SCALES and not _width_of(self.scale):
+            raise UsageError(f"--scale {self.scale}: choose {', '.join(_SCALES)}, or hidden_size:N")
+
+    @property
+    def peak(self) -> float:
+        return self.learning_rate or _OPTIMIZERS[self.optimizer].learning_rate
+
+    @property
+    def decay(self) -> float:
+        default = _OPTIMIZERS[self.optimizer].weight_decay
+        return default if self.weight_decay is None else self.weight_decay
+
+
+def learning_rate_schedule(
+    config: OptimizerConfig, steps: int, *, peak: float | None = None
+) -> optax.Schedule:
+    """Returns the learning rate of update 0, 1, …, steps − 1; none of them is 0."""
+    top = config.peak if peak is None else peak
+    warmup = config.warmup_steps
+
+    def schedule(count: Any) -> jax.Array:
+        rise = jnp.minimum(1, (count + 1) / (warmup + 1))
+        progress = jnp.clip((count - warmup) / max(1, steps - warmup), 0, 1)
+        return top * rise * _DECAYS[config.schedule](progress)
+
+    return schedule
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Returns the transformation that `config` describes for a run of `steps` updates."""
+    schedule = learning_rate_schedule(config, steps)
+    fallback = learning_rate_schedule(config, steps, peak=config.fallback_learning_rate)
+    transform = _OPTIMIZERS[config.optimizer].make(config, schedule, fallback)
+    if config.gradient_clip is None:
+        return transform
+    return optax.chain(optax.clip_by_global_norm(config.gradient_clip), transform)
+
+
+def _muon(
+    config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
+) -> optax.GradientTransformation:
+    return muon_jax.muon(schedule, **_muon_arguments(config, fallback))
+
+
+def _muon_clip(
+    config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
+) -> optax.GradientTransformation:
+    return muon_jax.muon_clip(
+        schedule, threshold=config.clip_threshold, **_muon_arguments(config, fallback)
+    )
+
+
+def _muon_arguments(config: OptimizerConfig, fallback: optax.Schedule) -> dict[str, Any]:
+    unlike = config.attention_rate != 1
+    return {
+        "weight_decay": config.decay,
+        "orthogonalizer": named_orthogonalizer(config.orthogonalizer),
+        "scale": _scale(config.scale),
+        "fallback_learning_rate": fallback,
+        "fallback_nesterov": config.fallback_nesterov,
+        "fallback_weight_decay_mask": _matrices,
+        "learning_rate_multipliers": {"*/attention/*": config.attention_rate} if unlike else {},
+    }
+
+
+def _optax_muon(
+    config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
+) -> optax.GradientTransformation:
+    return optax.contrib.muon(
+        schedule,
+        weight_decay=config.decay,
+        consistent_rms=MUON_RMS,
+        adam_b2=BETA2,
+        adam_weight_decay=0.0,  # it takes no mask, and would decay the norms' scales too
+        adam_learning_rate=fallback,
+        muon_weight_dimension_numbers=_optax_dimension_numbers,
+    )
+
+
+def _adamw(
+    config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
+) -> optax.GradientTransformation:
+    def at(rate: optax.Schedule) -> optax.GradientTransformation:
+        return optax.adamw(rate, b2=BETA2, weight_decay=config.decay, mask=_matrices)
+
+    if config.fallback_learning_rate is None:
+        return at(schedule)
+    return optax.multi_transform(
+        {"muon": at(schedule), "adamw": at(fallback)}, muon_jax.label_params
+    )
+
+
+def _lion(
+    config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
+) -> optax.GradientTransformation:
+    del fallback
+    return optax.lion(schedule, weight_decay=config.decay, mask=_matrices)
+
+
+_Make = Callable[[OptimizerConfig, optax.Schedule, optax.Schedule], optax.GradientTransformation]
+
+
+def _behind_decay(make: Callable[[optax.Schedule], optax.GradientTransformation]) -> _Make:
+    """Adds weight decay to the gradient, as was usual before AdamW took it out of there."""
+
+    def behind_decay(
+        config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
+    ) -> optax.GradientTransformation:
+        del fallback
+        decayed = optax.add_decayed_weights(config.decay, mask=_matrices)
+        return optax.chain(decayed, make(schedule))
+
+    return behind_decay
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    make: _Make
+    learning_rate: float
+    weight_decay: float
+
+
+_OPTIMIZERS: dict[str, _Recipe] = {
+    "muon": _Recipe(_muon, 1e-2, 0.1),
+    "muon-clip": _Recipe(_muon_clip, 1e-2, 0.1),
+    "optax-muon": _Recipe(_optax_muon, 1e-2, 0.1),
+    "adamw": _Recipe(_adamw, 5e-3, 0.1),
+    "adam": _Recipe(_behind_decay(partial(optax.adam, b2=BETA2)), 5e-3, 0.0),
+    "lion": _Recipe(_lion, 3e-3, 0.5),
+    "rmsprop": _Recipe(_behind_decay(optax.rmsprop), 5e-3, 0.0),
+    "adagrad": _Recipe(_behind_decay(optax.adagrad), 0.1, 0.0),
+    "sgd": _Recipe(_behind_decay(optax.sgd), 1.0, 1e-4),
+    "sgd-momentum": _Recipe(_behind_decay(partial(optax.sgd, momentum=MOMENTUM)), 0.1, 1e-4),
+    "sgd-nesterov": _Recipe(
+        _behind_decay(partial(optax.sgd, momentum=MOMENTUM, nesterov=True)), 0.1, 1e-4
+    ),
+}
+
+_DECAYS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "cosine": lambda progress: 0.5 * (1 + jnp.cos(jnp.pi * progress)),
+    "linear": lambda progress: 1 - progress,
+    "constant": jnp.ones_like,
+    "wsd": lambda progress: jnp.minimum(1, (1 - progress) / WSD_DECAY),
+}
+
+
+_NEWTON_SCHULZ: dict[str, Any] = {
+    "jordan": {"coefficients": "keller", "normalization": "frobenius"},
+    "bfloat16": {"dtype": "bfloat16"},
+}
+_SCALES = ("match_rms", "keller", "spectral", "update_norm", "none")
+
+
+def named_orthogonalizer(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns what `--orthogonalizer` names."""
+    if norm := re.fullmatch(r"schatten:([\d.]+|inf)", name):
+        return muon_jax.steepest_descent(float(norm[1]))
+    if name == "svd":
+        return muon_jax.polar_by_svd()
+    counted = re.fullmatch(r"(\w+):(\d+)", name)
+    kind, steps = (counted[1], int(counted[2])) if counted else (name, None)
+    options = _NEWTON_SCHULZ.get(kind, {"coefficients": kind})
+    return muon_jax.newton_schulz(**options, steps=steps)
+
+
+def _scale(name: str) -> Any:
+    width = _width_of(name)
+    return muon_jax.hidden_size(width) if width else name
+
+
+def _width_of(scale: str) -> int:
+    """Returns N of hidden_size:N; 0 for what is no such name."""
+    kind, _, width = scale.partition(":")
+    return int(width) if kind == "hidden_size" and width.isdecimal() else 0
+
+
+def _matrices(params: Any) -> Any:
+    """Marks what weight decay acts on: everything but the norms' scales."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _optax_dimension_numbers(params: Any) -> Any:
+    """Says which axes are inputs and outputs of each matrix inside the blocks; None for AdamW."""
+
+    def numbers(path: Any, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        if leaf.ndim == 4:  # a convolution's, (height, width, inputs, outputs)
+            return optax.contrib.MuonDimensionNumbers((0, 1, 2), (3,))
+        if "blocks" not in names or "router" in names or leaf.ndim == 1:
+            return None
+        if "experts" in names:
+            return optax.contrib.MuonDimensionNumbers(1, 2)
+        inputs = tuple(range(leaf.ndim - 1)) if "out" in names else (0,)
+        outputs = tuple(range(len(inputs), leaf.ndim))
+        return optax.contrib.MuonDimensionNumbers(inputs, outputs)
+
+    return jax.tree_util.tree_map_with_path(numbers, params)
