@@ -1,0 +1,42 @@
+"""How evenly models share their matrices over devices, by the library's own plan.
+
+python -m benchmarks.placement
+"""
+
+import numpy as np
+
+import muon_jax
+from benchmarks.measuring import table
+from muon_jax.mesh._slots import plan_slots
+
+MODELS = {
+    "width 512, 6 layers": ({(512, 512): 24, (512, 2048): 12}, (8,)),
+    "GPT-2 124M": ({(768, 2304): 12, (768, 768): 12, (768, 3072): 24}, (8, 32)),
+    "Llama 3 8B": (
+        {(4096, 4096): 64, (1024, 4096): 64, (4096, 14336): 96},
+        (8, 64, 128, 256),
+    ),
+}
+"""By name: how many matrices there are of each shape, and on how many devices."""
+
+
+def row(name: str, shapes: dict[tuple[int, int], int], devices: int) -> tuple[str, ...]:
+    counts, orthogonalizer = list(shapes.values()), muon_jax.newton_schulz("keller", form="direct")
+    costs = [orthogonalizer.flops(*shape) for shape in shapes]
+    entries = [rows * cols for rows, cols in shapes]
+    slots = plan_slots(counts, costs, devices)
+    work = sum(np.multiply(each.counts, cost) for each, cost in zip(slots, costs, strict=True))
+    moved = np.dot([each.each * devices for each in slots], entries)
+    return (
+        name,
+        str(devices),
+        str(sum(counts)),
+        f"{np.max(work) / np.mean(work):.2f}",
+        f"{moved / np.dot(counts, entries):.2f}",
+    )
+
+
+if __name__ == "__main__":
+    header = ("model", "devices", "matrices", "busiest / mean", "bytes / formula")
+    rows = [row(name, shapes, n) for name, (shapes, on) in MODELS.items() for n in on]
+    print(table(header, rows))
