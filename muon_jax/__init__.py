@@ -25,8 +25,11 @@ from muon_jax.polar import polar_to as polar_to
 from muon_jax.polar import steepest_descent as steepest_descent
 from muon_jax.routing import Leaf as Leaf
 from muon_jax.routing import Rule as Rule
+from muon_jax.routing import TracedAxes as TracedAxes
+from muon_jax.routing import TracedLeaf as TracedLeaf
 from muon_jax.routing import label_params as label_params
 from muon_jax.routing import matrix_axes as matrix_axes
+from muon_jax.routing import trace_axes as trace_axes
 from muon_jax.transforms import MomentumRmsState as MomentumRmsState
 from muon_jax.transforms import MuonState as MuonState
 from muon_jax.transforms import SkipNonfiniteState as SkipNonfiniteState
@@ -53,6 +56,8 @@ __all__ = [
     "Rule",
     "SkipNonfiniteState",
     "Split",
+    "TracedAxes",
+    "TracedLeaf",
     "attention",
     "clip_qk",
     "diagnostics",
@@ -74,6 +79,7 @@ __all__ = [
     "scale_by_muon",
     "skip_nonfinite",
     "steepest_descent",
+    "trace_axes",
     "zero1_shardings",
 ]
 

@@ -36,6 +36,8 @@ def test_the_exports_are_these():
         "Rule",
         "SkipNonfiniteState",
         "Split",
+        "TracedAxes",
+        "TracedLeaf",
         "clip_qk",
         "explain",
         "hidden_size",
@@ -53,6 +55,7 @@ def test_the_exports_are_these():
         "scale_by_muon",
         "skip_nonfinite",
         "steepest_descent",
+        "trace_axes",
         "zero1_shardings",
     }
 

@@ -16,6 +16,7 @@ from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.routing._notices import notices
 from muon_jax.routing._route import Ambiguous, Route, check_rules, route
 from muon_jax.routing._rule import FALLBACK, MUON, Rule
+from muon_jax.routing._traced import AxesLike
 from muon_jax.transforms._per_tree import mask_by_leaf
 from muon_jax.transforms._scale import check_scale, shape_scale
 from muon_jax.transforms._scale_by_path import check_multipliers, multipliers_of
@@ -28,6 +29,7 @@ def explain(
     params: Any,
     *,
     rules: Iterable[Rule] = (),
+    axes: AxesLike = None,
     ambiguous: Ambiguous = "error",
     orthogonalizer: Orthogonalizer | None = None,
     scale: str | ShapeScale = "match_rms",
@@ -46,7 +48,8 @@ def explain(
 
     Args:
       params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
-      rules: rules of your own, tried before the default ones.
+      rules: rules of your own, tried first.
+      axes: views that come before the default rules, as for `muon`.
       ambiguous: what becomes of an array with several candidate views: `"error"` or `"fallback"`.
       orthogonalizer: its `flops(rows, cols)` tells the cost, if it has one; None is
         `newton_schulz()`.
@@ -81,7 +84,8 @@ def explain(
     _checks.check_non_negative(_CALL, "weight_decay", weight_decay)
     _checks.check_non_negative(_CALL, "fallback_weight_decay", fallback_weight_decay)
     rules = check_rules(rules, ambiguous, _CALL)
-    routes = jax.tree.leaves(route(params, rules=rules, ambiguous=ambiguous, call=_CALL))
+    found = route(params, rules=rules, axes=axes, ambiguous=ambiguous, call=_CALL)
+    routes = jax.tree.leaves(found)
     decays = {
         MUON: _decays("weight_decay_mask", weight_decay, weight_decay_mask, params),
         FALLBACK: _decays(

@@ -20,6 +20,7 @@ from muon_jax.mesh._state import on_mesh_of
 from muon_jax.routing._notices import notices
 from muon_jax.routing._route import Ambiguous, check_labels, check_rules, route
 from muon_jax.routing._rule import FALLBACK, MUON, Rule
+from muon_jax.routing._traced import AxesLike
 from muon_jax.transforms import _skip_nonfinite
 from muon_jax.transforms._momentum_rms import momentum_rms_transformation
 from muon_jax.transforms._muon import muon_transformation
@@ -46,6 +47,7 @@ def muon(
     chunk_bytes: int | None = None,
     distribute: Distribute = "auto",
     rules: Sequence[Rule] = (),
+    axes: AxesLike = None,
     ambiguous: Ambiguous = "error",
     others: Mapping[str, optax.GradientTransformation] = MappingProxyType({}),
     skip_nonfinite: bool = False,
@@ -80,7 +82,10 @@ def muon(
       momentum_dtype: dtype of Muon's state; None is that of the parameters.
       chunk_bytes: bound on the size of the matrices orthogonalised at a time.
       distribute: who works on which matrix on a mesh.
-      rules: rules of your own, tried before the default ones.
+      rules: rules of your own, tried first.
+      axes: views that come before the default rules: what `trace_axes` returns, a tree of
+        `MatrixAxes` and None (which leaves a parameter to the fallback), or a function from the
+        parameters to one. None is none.
       ambiguous: what becomes of an array that no rule knows and that has several candidate views as
         matrices: `"error"`, or `"fallback"`.
       others: whole optimizers for labels of your own that `rules` give, such as
@@ -164,7 +169,7 @@ def muon(
 
     def routed(tree: Any) -> optax.GradientTransformationExtraArgs:
         """Builds the chain with labels and views read off the whole tree, not a masked part."""
-        routes = route(tree, rules=rules, ambiguous=ambiguous, call="muon")
+        routes = route(tree, rules=rules, axes=axes, ambiguous=ambiguous, call="muon")
         check_labels(routes, {MUON, FALLBACK, *others}, call="muon")
         matrices = optax.chain(
             scaled_with(axes=jax.tree.map(lambda found: found.axes, routes)),
@@ -184,7 +189,7 @@ def muon(
 
     def init(params: optax.Params) -> optax.OptState:
         multipliers_of(params, learning_rate_multipliers, call="muon")  # refuses a mistyped pattern
-        routes = route(params, rules=rules, ambiguous=ambiguous, call="muon")
+        routes = route(params, rules=rules, axes=axes, ambiguous=ambiguous, call="muon")
         for notice in notices(jax.tree.leaves(routes)):
             warnings.warn(f"muon_jax.muon: {notice}", stacklevel=2)
         return plain.init(params)

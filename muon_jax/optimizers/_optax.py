@@ -14,8 +14,9 @@ from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.routing._context import Leaf
 from muon_jax.routing._route import route
 from muon_jax.routing._rule import FALLBACK, MUON, Rule
+from muon_jax.routing._traced import AxesLike
 from muon_jax.transforms._muon import MuonState, muon_transformation
-from muon_jax.transforms._orthogonalize import AxesLike, resolve_views, tree_solver
+from muon_jax.transforms._orthogonalize import resolve_views, tree_solver
 from muon_jax.transforms._per_tree import built_per_tree, mask_for
 from muon_jax.transforms._widening import in_range
 from muon_jax.views._matrix_axes import MatrixAxes

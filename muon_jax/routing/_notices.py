@@ -22,7 +22,7 @@ def notices(routes: Sequence[Route]) -> list[str]:
         remedy = "Pass the tree that the model has, not flattened, or use another optimizer"
         return [f"no parameter goes to Muon: {shapes}. {remedy}."]
     ends = _ends(routes)
-    if not ends or any(found.rule == "head" for found in routes):
+    if not ends or any(found.rule in ("head", "logits") for found in routes):
         return []
     pattern, *_ = patterns = [as_pattern(found.path) for found in ends]
     return [

@@ -15,6 +15,7 @@ from muon_jax.routing._context import Leaf
 from muon_jax.routing._default_rules import DEFAULT_RULES
 from muon_jax.routing._leaves import leaves_of
 from muon_jax.routing._rule import FALLBACK, MUON, Outcome, Rule
+from muon_jax.routing._traced import AxesLike, axes_as_rules
 from muon_jax.trees._patterns import fits_nothing, matches, path_fits
 from muon_jax.views._matrix_axes import MatrixAxes, Shape
 
@@ -49,9 +50,14 @@ class Route:
 
 
 def route(
-    params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguous = "error", call: str = "route"
+    params: Any,
+    *,
+    rules: Iterable[Rule] = (),
+    axes: AxesLike = None,
+    ambiguous: Ambiguous = "error",
+    call: str = "route",
 ) -> Any:
-    """Routes every parameter of a tree.
+    """Routes every parameter of a tree: by the user's rules, by axes, then by the default rules.
 
     Returns:
       The same tree with a `Route` for every array. `None` and `optax.MaskedNode` stay.
@@ -67,6 +73,7 @@ def route(
     for rule in own:
         if not any(map(rule.fits, paths)):
             raise fits_nothing(call, "rules", rule.pattern, paths)
+    own += axes_as_rules(axes, params, call=call)
     routes = [_route_of(leaf, own, bool(masked), call) for leaf in leaves]
     unclear = [found for found in routes if found.candidates]
     if unclear and ambiguous == "error":
@@ -74,12 +81,19 @@ def route(
     return jax.tree.unflatten(jax.tree.structure(params), routes)
 
 
-def label_params(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguous = "error") -> Any:
+def label_params(
+    params: Any,
+    *,
+    rules: Iterable[Rule] = (),
+    axes: AxesLike = None,
+    ambiguous: Ambiguous = "error",
+) -> Any:
     """Labels every parameter `"muon"` or `"adamw"`, ready for `optax.multi_transform`.
 
     Args:
       params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
-      rules: rules of your own, tried before the default ones; they may give labels of their own.
+      rules: rules of your own, tried first; they may give labels of their own.
+      axes: views that come before the default rules, as for `muon`.
       ambiguous: what becomes of an array with several candidate views: `"error"`, or `"fallback"`
         to label it `"adamw"`.
 
@@ -97,7 +111,7 @@ def label_params(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguou
       >>> muon_jax.label_params({"dense": layer})
       {'dense': {'bias': 'adamw', 'kernel': 'muon'}}
     """
-    routes = route(params, rules=rules, ambiguous=ambiguous, call="label_params")
+    routes = route(params, rules=rules, axes=axes, ambiguous=ambiguous, call="label_params")
     return jax.tree.map(lambda found: found.label, routes)
 
 

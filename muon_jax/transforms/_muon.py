@@ -12,8 +12,9 @@ from muon_jax import _checks
 from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale, common_dtype
 from muon_jax.mesh._distribution import Distribute
 from muon_jax.mesh._state import on_mesh_of, zeros_beside
+from muon_jax.routing._traced import AxesLike
 from muon_jax.transforms._ema import averaged, stored
-from muon_jax.transforms._orthogonalize import AxesLike, resolve_views, tree_solver
+from muon_jax.transforms._orthogonalize import resolve_views, tree_solver
 from muon_jax.transforms._same_leaves import check_same_leaves
 from muon_jax.trees._paths import named_leaves
 from muon_jax.views._matrix_axes import MatrixAxes
@@ -71,8 +72,8 @@ def scale_by_muon(
         over the measured RMS; `"none"`; `hidden_size(width)`; or any callable of (rows, cols),
         which are (inputs, outputs) whichever way the parameter stores them.
       axes: how leaves are matrices: a `MatrixAxes`, a prefix tree of them (None: pass that leaf's
-        gradient on unchanged), or a function from parameters to such a tree; None applies the
-        default rules by path and shape.
+        gradient on unchanged), a function from parameters to such a tree, or what `trace_axes`
+        returns; None applies the default rules by path and shape.
       momentum_dtype: dtype that the momentum is stored in; None is that of the parameter. It is
         always computed in float32 or wider.
       chunk_bytes: bound on the float32 size of the matrices orthogonalised at a time, which bounds

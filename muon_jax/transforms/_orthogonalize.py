@@ -18,19 +18,13 @@ from muon_jax.mesh._slots import quintic_flops
 from muon_jax.mesh._specs import with_explicit_as_auto
 from muon_jax.polar._batching import orthogonalize_all
 from muon_jax.polar._newton_schulz import newton_schulz
-from muon_jax.routing._route import matrix_axes
+from muon_jax.routing._route import matrix_axes, route
+from muon_jax.routing._traced import AxesLike, TracedAxes, views_by_leaf
 from muon_jax.transforms._scale import check_scale, scaler
-from muon_jax.trees._paths import chosen_by_leaf, named_leaves
+from muon_jax.trees._paths import named_leaves
 from muon_jax.views._matrix_axes import MatrixAxes, solve_leaves
 
 Tree = TypeVar("Tree")
-AxesLike: TypeAlias = MatrixAxes | Any | Callable[[Any], Any] | None
-"""A view for every leaf, a prefix tree of views, a function from the tree to such a tree, or None.
-
-In a prefix tree None leaves a leaf alone; None for the whole means the rules of `matrix_axes`.
-"""
-
-_AXES_REMEDY = "Give a MatrixAxes or None for every leaf, as muon_jax.matrix_axes(params) does"
 
 
 def orthogonalize_tree(
@@ -50,7 +44,8 @@ def orthogonalize_tree(
     Args:
       tree: a tree of floating-point arrays.
       axes: how leaves are matrices: a `MatrixAxes` for all, a prefix tree of them (None: leave that
-        leaf alone), or a function from the tree to such a tree. None applies the default rules.
+        leaf alone), a function from the tree to such a tree, or what `trace_axes` returns. None
+        applies the default rules.
       orthogonalizer: from (batch, rows, cols) to the same shape; None is `newton_schulz()`.
       scale: as for `scale_by_muon`; `"none"` leaves the results orthogonal.
       chunk_bytes: bound on the float32 size of the matrices worked on at a time; None chooses by
@@ -161,16 +156,10 @@ def _solve_here(
 
 def resolve_views(call: str, tree: Any, axes: AxesLike) -> list[MatrixAxes | None]:
     """Returns the view of every leaf in order, checked against its shape."""
-    if axes is None:
-        axes = matrix_axes
-    views = chosen_by_leaf(call, "axes", axes, tree, remedy=_AXES_REMEDY, is_leaf=_is_view)
-    if others := [view for view in views if not _is_view(view)]:
-        raise _checks.refused(call, f"axes holds {others[0]!r}", _AXES_REMEDY, TypeError)
+    if isinstance(axes, TracedAxes):
+        return [found.axes for found in jax.tree.leaves(route(tree, axes=axes, call=call))]
+    views = views_by_leaf(matrix_axes if axes is None else axes, tree, call=call)
     for (path, leaf), view in zip(named_leaves(tree), views, strict=True):
         if view is not None:
             view.check(jnp.shape(leaf), call=call, path=path)
     return views
-
-
-def _is_view(node: Any) -> bool:
-    return node is None or isinstance(node, MatrixAxes)

@@ -1,0 +1,146 @@
+"""What `trace_axes` returns, and rules made of it or of any other tree of views."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from muon_jax._checks import refused
+from muon_jax.routing._context import Leaf
+from muon_jax.routing._rule import FALLBACK, Rule
+from muon_jax.trees._paths import chosen_by_leaf, named_leaves
+from muon_jax.views._matrix_axes import MatrixAxes, Shape
+
+AMBIGUOUS = "ambiguous"
+"""The rule of a parameter that neither the loss nor its name tells."""
+
+AXES_REMEDY = "Give a MatrixAxes or None for every leaf, as muon_jax.matrix_axes(params) does"
+
+
+@dataclasses.dataclass(frozen=True)
+class TracedLeaf:
+    """One parameter as `trace_axes` has read it.
+
+    Attributes:
+      path: the names down to it, joined by `/`.
+      shape: as stored.
+      axes: how it is a matrix; None where Muon leaves it alone.
+      rule: what it is by the loss, such as `matrix` or `lookup table`; the rule by name that
+        decided where the loss does not tell; `ambiguous` where neither does.
+      why: the reason.
+      read: whether the loss told.
+    """
+
+    path: str
+    shape: Shape
+    axes: MatrixAxes | None
+    rule: str
+    why: str
+    read: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TracedAxes:
+    """Views of all parameters with their reasons: the result of `trace_axes`.
+
+    Give it as `axes` to `muon`, `scale_by_muon`, `explain` or `label_params`; it fits every tree
+    with the same paths and shapes, also a masked part of the one that was traced. Print it to see
+    a line for every parameter.
+
+    Attributes:
+      leaves: one entry a parameter, in the order of the tree.
+      structure: of the tree that was traced.
+    """
+
+    leaves: tuple[TracedLeaf, ...]
+    structure: Any = dataclasses.field(repr=False)
+
+    @property
+    def axes(self) -> Any:
+        """The views, a `MatrixAxes` or None for every parameter, as `matrix_axes` returns them."""
+        return self.structure.unflatten([leaf.axes for leaf in self.leaves])
+
+    @property
+    def reasons(self) -> Any:
+        """The same tree with the reason for each."""
+        return self.structure.unflatten([leaf.why for leaf in self.leaves])
+
+    def __str__(self) -> str:
+        rows = [(leaf.path, str(leaf.shape), _shown(leaf), leaf.why) for leaf in self.leaves]
+        widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+        return "\n".join("  ".join(map(str.ljust, row, [*widths, 0])).rstrip() for row in rows)
+
+    def rules(self, params: Any, *, call: str) -> tuple[Rule, ...]:
+        """Returns a rule for each reason, which send parameters where the loss told.
+
+        Parameters that neither the loss nor its name told are left to the next rules.
+
+        Raises:
+          ValueError: names the parameter that was not traced, or not with this shape.
+        """
+        known = {leaf.path: leaf for leaf in self.leaves}
+        for path, array in named_leaves(params):
+            found = known.get(path)
+            if found is None or found.shape != np.shape(array):
+                was = (
+                    "is not among those traced" if found is None else f"was traced as {found.shape}"
+                )
+                raise refused(
+                    call,
+                    f"'{path}' of shape {np.shape(array)} {was}",
+                    "Call trace_axes(loss, params, *args) with the parameters to be trained",
+                )
+        grouped: dict[tuple[str, str], dict[str, MatrixAxes | str]] = {}
+        for leaf in self.leaves:
+            if leaf.rule != AMBIGUOUS:
+                group = grouped.setdefault((leaf.rule, leaf.why), {})
+                group[leaf.path] = leaf.axes or FALLBACK
+        return tuple(
+            Rule("*", _chosen(outcomes), why, name) for (name, why), outcomes in grouped.items()
+        )
+
+
+AxesLike: TypeAlias = MatrixAxes | TracedAxes | Any | Callable[[Any], Any] | None
+"""A view for every leaf, a prefix tree of views, a function from the tree to such a tree, what
+`trace_axes` returns, or None.
+
+In a prefix tree None leaves a leaf alone; None for the whole means the rules of `matrix_axes`.
+"""
+
+
+def axes_as_rules(axes: AxesLike, params: Any, *, call: str) -> tuple[Rule, ...]:
+    """Turns what a user gives as axes into rules for these parameters.
+
+    Raises:
+      TypeError or ValueError: names `call` and what does not fit.
+    """
+    if axes is None:
+        return ()
+    if isinstance(axes, TracedAxes):
+        return axes.rules(params, call=call)
+    views = views_by_leaf(axes, params, call=call)
+    outcomes = {
+        path: view or FALLBACK for (path, _), view in zip(named_leaves(params), views, strict=True)
+    }
+    return (Rule("*", _chosen(outcomes), "as given by axes", "axes"),)
+
+
+def views_by_leaf(axes: AxesLike, params: Any, *, call: str) -> list[MatrixAxes | None]:
+    """Lists the view of every leaf, unchecked against its shape."""
+    views = chosen_by_leaf(call, "axes", axes, params, remedy=AXES_REMEDY, is_leaf=_is_view)
+    if others := [view for view in views if not _is_view(view)]:
+        raise refused(call, f"axes holds {others[0]!r}", AXES_REMEDY, TypeError)
+    return views
+
+
+def _is_view(node: Any) -> bool:
+    return node is None or isinstance(node, MatrixAxes)
+
+
+def _chosen(outcomes: Mapping[str, MatrixAxes | str]) -> Callable[[Leaf], MatrixAxes | str | None]:
+    return lambda leaf: outcomes.get(leaf.path)
+
+
+def _shown(leaf: TracedLeaf) -> str:
+    return f"{leaf.axes!r}" if leaf.axes else leaf.rule

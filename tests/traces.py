@@ -1,0 +1,47 @@
+"""Losses for tests of `trace_axes`, and its answers in short.
+
+A view is `rows|cols` with `/` before a split, as in `routes`; axes of one are left out, `i` marks
+an interleaved split. What goes elsewhere is the word for what it is, with
+`?` before a rule by name, where the loss does not tell.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from muon_jax import trace_axes
+
+
+def array(*shape, dtype="float32"):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def in_short(axes, shape):
+    """A view in short, or `-` for none."""
+    if axes is None:
+        return "-"
+    rows, cols = (
+        ",".join(str(axis) for axis in sorted(group) if shape[axis] > 1)
+        for group in (axes.rows, axes.cols)
+    )
+    split = axes.split
+    parts = "" if split is None else f"/{split.parts}".replace(" ", "")
+    return f"{rows}|{cols}{parts}{'i' if split and split.interleaved else ''}"
+
+
+def shown(leaf):
+    """The answer for one parameter, in short."""
+    answer = leaf.rule if leaf.axes is None else in_short(leaf.axes, leaf.shape)
+    return answer if leaf.read else f"?{answer}"
+
+
+def answers(loss, params, *args, **kwargs):
+    """What `trace_axes` says of every parameter that is no vector."""
+    read = trace_axes(loss, params, *args, **kwargs)
+    return {
+        leaf.path: shown(leaf) for leaf in read.leaves if not (leaf.read and leaf.rule == "vector")
+    }
+
+
+def cross_entropy(logits, labels):
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)
+    return -jnp.mean(picked)
