@@ -1,4 +1,4 @@
-"""Runs the page on sharding on eight devices, and what "auto" cannot do by it; prints JSON.
+"""Runs the page on sharding on eight devices, and what it promises of updates; prints JSON.
 
 `test_sharding_page.py` starts this file, since the page itself asks for its devices.
 """
@@ -19,6 +19,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import muon_jax
+from muon_jax import Distribution
 from muon_jax.diagnostics import collectives
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "how-to" / "sharding.md"
@@ -57,7 +58,7 @@ def cached(step: Any, arguments: Any) -> bool:
 
 
 def claims(scope: dict[str, Any]) -> dict[str, Any]:
-    """Both sides of every sentence on what "auto" cannot do."""
+    """What each way of telling the sharding allows."""
     mesh = jax.make_mesh((8,), ("fsdp",), (AxisType.Explicit,))
     explicit = jax.device_put(scope["params"], NamedSharding(mesh, P("fsdp")))
     auto, step = scope["fsdp"], scope["step"]
@@ -86,7 +87,7 @@ def claims(scope: dict[str, Any]) -> dict[str, Any]:
         limits_of_explicit = limits(explicit, scope["tx"])
     return {
         "auto": limits(auto, scope["tx"]),
-        "given": limits(auto, scope["given"]),
+        "given": limits(auto, muon_jax.muon(0.02, distribute=Distribution.like(auto))),
         "explicit": limits_of_explicit,
         "apply_if_finite": nested(optax.apply_if_finite(scope["tx"], 3)),
         "skip_nonfinite": nested(muon_jax.skip_nonfinite(scope["tx"])),
