@@ -25,9 +25,7 @@ def init(config: DecoderConfig, vocabulary: int, seed: int) -> Params:
     return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(seed)), nnx.Param))
 
 
-def loss(
-    params: Params, windows: Int[Array, "batch context+1"], *, heads: int
-) -> Float[Array, ""]:
+def loss(params: Params, windows: Int[Array, "batch context+1"], *, heads: int) -> Float[Array, ""]:
     """Returns the mean cross-entropy of each next token."""
     batch, length = windows[:, :-1].shape
     x = params["embed"]["embedding"][windows[:, :-1].reshape(-1)]
@@ -47,7 +45,7 @@ def _decoder(config: DecoderConfig, vocabulary: int, rngs: nnx.Rngs) -> Decoder:
 
 def _norm(x: Float[Array, "tokens width"], params: Params) -> Float[Array, "tokens width"]:
     mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(mean_square + EPSILON) * params["scale"]
+    return x * jax.lax.rsqrt(mean_square + EPSILON) * params["scale"][None]
 
 
 def _mlp(params: Params, x: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
@@ -68,7 +66,7 @@ def _attention(
 
     query, key, value = _rotate(projected("query")), _rotate(projected("key")), projected("value")
     scores = jnp.einsum("bqd,bkd->bqk", query, key) * query.shape[-1] ** -0.5
-    causal = jnp.tril(jnp.ones((length, length), bool))
+    causal = jnp.tril(jnp.ones((1, length, length), bool))
     weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf))
     mixed = jnp.einsum("bqk,bkd->bqd", weights, value).reshape(batch, heads, length, -1)
     flat = mixed.transpose(0, 2, 1, 3).reshape(batch * length, width)
@@ -82,7 +80,7 @@ def _rotate(
     half = x.shape[-1] // 2
     frequencies = ROTARY_BASE ** (-jnp.arange(half) / half)
     angles = jnp.outer(jnp.arange(x.shape[1]), frequencies)
-    cosine, sine = jnp.cos(angles), jnp.sin(angles)
+    cosine, sine = jnp.cos(angles)[None], jnp.sin(angles)[None]
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate(
         [first * cosine - second * sine, second * cosine + first * sine], axis=-1

@@ -7,6 +7,7 @@ import jax
 import optax
 from common.optimizers import _optax_dimension_numbers as dimension_numbers
 from jaxtyping import Array, Float
+from preconditioned import scale_by_preconditioned_muon
 
 import muon_jax
 from muon_jax.trees._paths import map_named
@@ -32,19 +33,27 @@ class Numbers(NamedTuple):
 def make(
     optimizer: str, precondition: str, numbers: Numbers, schedule: Schedule
 ) -> optax.GradientTransformation:
-    """Returns the optimizer that `ARMS` calls so."""
+    """Returns the optimizer that `ARMS` calls so; with a precondition it is always Muon."""
 
     def rate(count: Any) -> Float[Array, ""]:
         return numbers.learning_rate * schedule(count)
 
-    if precondition != "none":
-        raise NotImplementedError(precondition)
-    return ARMS[optimizer](numbers, rate)
+    if precondition == "none":
+        return ARMS[optimizer](numbers, rate)
+    matrices = optax.chain(
+        scale_by_preconditioned_muon(precondition),
+        optax.add_decayed_weights(numbers.weight_decay),
+        optax.scale_by_learning_rate(rate),
+    )
+    rest = _adam_by_kind(numbers, rate, nesterov=True)
+    return optax.multi_transform({"muon": matrices, "adamw": rest}, muon_jax.label_params)
 
 
 def _muon(numbers: Numbers, rate: Schedule) -> optax.GradientTransformation:
     return muon_jax.muon(
-        rate, weight_decay=numbers.weight_decay, fallback=_adam_by_kind(numbers, rate, True)
+        rate,
+        weight_decay=numbers.weight_decay,
+        fallback=_adam_by_kind(numbers, rate, nesterov=True),
     )
 
 
@@ -66,7 +75,7 @@ def _optax(numbers: Numbers, rate: Schedule, **options: Any) -> optax.GradientTr
 
 
 def _adamw(numbers: Numbers, rate: Schedule) -> optax.GradientTransformation:
-    return _adam_by_kind(numbers, rate, False)
+    return _adam_by_kind(numbers, rate, nesterov=False)
 
 
 ARMS: dict[str, Callable[[Numbers, Schedule], optax.GradientTransformation]] = {
@@ -79,7 +88,7 @@ ARMS: dict[str, Callable[[Numbers, Schedule], optax.GradientTransformation]] = {
 
 
 def _adam_by_kind(
-    numbers: Numbers, rate: Schedule, nesterov: bool
+    numbers: Numbers, rate: Schedule, *, nesterov: bool
 ) -> optax.GradientTransformation:
     """Returns AdamW with a rate and a decay for each kind of parameter."""
     adam = optax.scale_by_adam(b2=B2, nesterov=nesterov)

@@ -1,4 +1,4 @@
-"""What the recipes are compared on: a language model on bytes, and a network on images of digits."""
+"""What the recipes are compared on: a language model on bytes, and digits as images."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
