@@ -36,7 +36,7 @@ class Basis(NamedTuple):
 
 
 class PreconditionedState(NamedTuple):
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
     momentum: Stacks
     second: Stacks
     left: Mapping[tuple[int, int], Basis]
@@ -63,7 +63,7 @@ def scale_by_preconditioned_muon(kind: str) -> optax.GradientTransformation:
     ) -> tuple[Any, PreconditionedState]:
         del params
         grads = _stacked(updates)
-        count = state.count
+        count = state.steps
         momentum, second, left, right, solved = {}, {}, {}, {}, {}
         for shape, grad in grads.items():
             m = MOMENTUM * state.momentum[shape] + (1 - MOMENTUM) * grad

@@ -74,7 +74,7 @@ def _digits(batch_size: int) -> Task:
 
     def logits(params: Any, batch: Any) -> Float[Array, "batch classes"]:
         scaled = (batch["image"].astype(jnp.float32) - mean) / deviation
-        return network.apply({"params": params}, scaled)
+        return jnp.asarray(network.apply({"params": params}, scaled))
 
     def loss(params: Any, batch: Any) -> Float[Array, ""]:
         losses = optax.softmax_cross_entropy_with_integer_labels(
