@@ -2,7 +2,7 @@
 
 Every linear layer is one product of two matrices, tokens × features: XLA's CPU backend computes
 the gradients of products with more axes in half the speed. `init` draws the weights of
-`common.decoder.Decoder`, and `loss` is its loss up to rounding.
+`trainer.models.decoder.Decoder`, and `loss` is its loss up to rounding.
 """
 
 from functools import partial
@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from common.decoder import ROTARY_BASE, Decoder, DecoderConfig
 from flax import nnx
 from jaxtyping import Array, Float, Int
+
+from trainer.models.decoder import ROTARY_BASE, Decoder, DecoderConfig
 
 EPSILON = 1e-6  # of nnx.RMSNorm
 Params = Any

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
-from common.optimizers import _optax_dimension_numbers as dimension_numbers
 from jaxtyping import Array, Float
-from preconditioned import scale_by_preconditioned_muon
 
 import muon_jax
+from experiments.preconditioned import scale_by_preconditioned_muon
 from muon_jax.trees._paths import map_named
+from trainer.optimizers import _optax_dimension_numbers as dimension_numbers
 
 B2 = 0.95
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from trials import Measured
+from experiments.trials import Measured
 
 Trial = Any  # a RecipeTrial, whose module imports this one
 

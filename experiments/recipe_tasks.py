@@ -5,19 +5,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import flat_decoder
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common.batches import shuffled_batches
-from common.convolutions import ConvolutionalNet, ConvolutionConfig
-from common.decoder import DecoderConfig
-from common.images import read_images
-from common.text import read_text
-from common.tokens import tokenize
-from common.windows import held_out_batches, training_batches
 from jaxtyping import Array, Float
+
+from experiments import flat_decoder
+from trainer.data.batches import shuffled_batches
+from trainer.data.images import read_images
+from trainer.data.text import read_text
+from trainer.data.tokens import tokenize
+from trainer.data.windows import held_out_batches, training_batches
+from trainer.models.convolutions import ConvolutionalNet, ConvolutionConfig
+from trainer.models.decoder import DecoderConfig
 
 CONTEXT = 128
 LAYERS = 4

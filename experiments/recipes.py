@@ -1,7 +1,7 @@
 """Which rate and decay should Muon give to embedding, head and vectors? Trials of the comparison.
 
-python experiments/recipes.py run FILE   # a trial for each line of JSON; what is saved is kept
-python experiments/recipes.py report     # the tables
+python -m experiments.recipes run --queue FILE  # what is saved is not run again
+python -m experiments.recipes report            # the tables
 
 The protocol is in docs/explanation/comparison.md. Rates and decays are arguments of one compiled
 step, so that trials that differ in numbers alone compile once.
@@ -10,7 +10,6 @@ step, so that trials that differ in numbers alone compile once.
 import functools
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,13 +19,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from command_line import RESULTS
 from jaxtyping import Array, Float
-from recipe_arms import Numbers, make
-from recipe_tasks import Task, make_task
-from trials import Measured, Trials
 
-FILE = RESULTS / "recipes.jsonl"
+from experiments import recipe_tables
+from experiments.command_line import RESULTS, main
+from experiments.recipe_arms import Numbers, make
+from experiments.recipe_tasks import Task, make_task
+from experiments.trials import Measured, Trials
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,19 @@ class RecipeTrial:
     def numbers(self) -> Numbers:
         """Returns what may change without compiling anew."""
         return Numbers(*(jnp.float32(getattr(self, name)) for name in Numbers._fields))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which trials to run, and where their results are kept."""
+
+    queue: Path = Path("queue.jsonl")
+    """A line of JSON for each trial; lines may be added while it runs."""
+    results: Path = RESULTS / "recipes.jsonl"
+
+    @property
+    def trials(self) -> Trials[RecipeTrial]:
+        return Trials(RecipeTrial, measure, self.results, workers=0)
 
 
 def measure(trial: RecipeTrial) -> Measured:
@@ -144,20 +156,14 @@ def queued(file: Path) -> Iterator[RecipeTrial]:
         yield waiting[0]
 
 
-def main(arguments: list[str]) -> None:
-    trials = Trials(RecipeTrial, measure, FILE, workers=0)
-    match arguments:
-        case ["run", file]:
-            for trial in queued(Path(file)):
-                found = trials.measure([trial])[trial]
-                print(found, flush=True)
-        case ["report"]:
-            from recipe_tables import report  # noqa: PLC0415  # it imports RecipeTrial from here
+def run(plan: Plan) -> None:
+    for trial in queued(plan.queue):
+        print(plan.trials.measure([trial])[trial], flush=True)
 
-            print(report(trials.saved()))
-        case _:
-            sys.exit(__doc__)
+
+def report(plan: Plan) -> str:
+    return recipe_tables.report(plan.trials.saved())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(Plan, __doc__, run=run, report=report)
