@@ -57,10 +57,13 @@ class TiltTrial(LanguageTrial):
     def make_optimizer(
         self, config: OptimizerConfig, steps: int
     ) -> optax.GradientTransformationExtraArgs:
+        schedule = learning_rate_schedule(config, steps)
         return muon_jax.muon(
-            learning_rate_schedule(config, steps),
+            schedule,
             weight_decay=config.decay,
             orthogonalizer=Tilted(self.first, self.last),
+            fallback_learning_rate=schedule,
+            fallback_weight_decay=config.decay,
             fallback_weight_decay_mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
         )
 

@@ -154,6 +154,7 @@ def _muon_arguments(config: OptimizerConfig, fallback: optax.Schedule) -> dict[s
         "orthogonalizer": named_orthogonalizer(config.orthogonalizer),
         "scale": _scale(config.scale),
         "fallback_learning_rate": fallback,
+        "fallback_weight_decay": config.decay,
         "fallback_nesterov": config.fallback_nesterov,
         "fallback_weight_decay_mask": _matrices,
         "learning_rate_multipliers": {"*/attention/*": config.attention_rate} if unlike else {},

@@ -61,7 +61,7 @@ assert sorted(muons) == ["mix", "up"]
 # %% [markdown]
 # ## Training
 #
-# One learning rate and one weight decay serve the whole model, because Muon's updates are scaled to the root mean square of AdamW's.
+# One learning rate serves the whole model, because Muon's updates are scaled to the root mean square of AdamW's. Embedding and head take steps of 10 times that rate, and only matrices decay.
 
 # %%
 STEPS, BATCH = 300, 256

@@ -92,7 +92,7 @@ matched = [rms(update(cols, "match_rms")) for cols in WIDTHS]
 np.testing.assert_allclose(matched, 0.2, rtol=0.05)
 
 # %% [markdown]
-# The learning rate goes with the scale: with `"match_rms"` it is AdamW's, with `"spectral"`, `"keller"` or `"none"` it is larger, customarily 0.02 where AdamW has 3e-4. That is why `muon(scale="keller")` wants a `fallback_learning_rate` for the parameters that AdamW takes.
+# The learning rate goes with the scale: with `"match_rms"` it is AdamW's, with `"spectral"`, `"keller"` or `"none"` it is larger, customarily 0.02 where AdamW has 3e-4. That is why `muon(scale="keller")` wants a `fallback_learning_rate` for the parameters that AdamW takes. The factor of 10 on embeddings and heads belongs to `"match_rms"` as well, and no other scale has it.
 #
 # ## Which numbers are rows and which are columns
 #

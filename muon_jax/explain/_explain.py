@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from muon_jax import _checks
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
 from muon_jax.explain._explanation import ExplainedLeaf, Explanation
+from muon_jax.optimizers._muon import rate_by_default
 from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.routing._notices import notices
 from muon_jax.routing._route import Ambiguous, Route, check_rules, route
@@ -59,7 +60,7 @@ def explain(
       weight_decay_mask: which of them decay: a tree of booleans, or a function from the parameters
         to one; None is all.
       learning_rate_multipliers: factors on the step by pattern, as for `muon`.
-      fallback_weight_decay: decay of the others; None is `weight_decay`.
+      fallback_weight_decay: decay of the others; None is no decay.
       fallback_weight_decay_mask: which of them decay; None is all.
 
     Returns:
@@ -80,19 +81,25 @@ def explain(
     momentum_dtype = _checks.check_float_dtype(_CALL, "momentum_dtype", momentum_dtype)
     check_multipliers(_CALL, learning_rate_multipliers)
     if fallback_weight_decay is None:
-        fallback_weight_decay = weight_decay
+        fallback_weight_decay = 0.0
     _checks.check_non_negative(_CALL, "weight_decay", weight_decay)
     _checks.check_non_negative(_CALL, "fallback_weight_decay", fallback_weight_decay)
     rules = check_rules(rules, ambiguous, _CALL)
-    found = route(params, rules=rules, axes=axes, ambiguous=ambiguous, call=_CALL)
-    routes = jax.tree.leaves(found)
+    routes = route(params, rules=rules, axes=axes, ambiguous=ambiguous, call=_CALL)
     decays = {
         MUON: _decays("weight_decay_mask", weight_decay, weight_decay_mask, params),
         FALLBACK: _decays(
             "fallback_weight_decay_mask", fallback_weight_decay, fallback_weight_decay_mask, params
         ),
     }
-    multipliers = jax.tree.leaves(multipliers_of(params, learning_rate_multipliers, call=_CALL))
+    multipliers = jax.tree.leaves(
+        multipliers_of(
+            params,
+            learning_rate_multipliers,
+            call=_CALL,
+            unmatched=jax.tree.map(lambda found: rate_by_default(found, scale), routes),
+        )
+    )
     factor = shape_scale(scale)
     told: Callable[[int, int], int | None]
     told = functools.cache(getattr(orthogonalizer or newton_schulz(), "flops", _untold))
@@ -120,10 +127,12 @@ def explain(
 
     leaves = [
         explained(index, found, leaf)
-        for index, (found, leaf) in enumerate(zip(routes, jax.tree.leaves(params), strict=True))
+        for index, (found, leaf) in enumerate(
+            zip(jax.tree.leaves(routes), jax.tree.leaves(params), strict=True)
+        )
     ]
-    alone = sum(_ADAM_MOMENTS * _bytes(found) for found in routes)
-    return Explanation(tuple(leaves), alone, tuple(notices(routes)))
+    alone = sum(_ADAM_MOMENTS * _bytes(found) for found in jax.tree.leaves(routes))
+    return Explanation(tuple(leaves), alone, tuple(notices(jax.tree.leaves(routes))))
 
 
 def _untold(rows: int, cols: int) -> None:

@@ -43,7 +43,8 @@ class ExplainedLeaf:
       scale: the factor on the orthogonal update, for each entry of `matrices`; None where it is
         measured on the update.
       weight_decay: a number, or `"schedule"`; None under a label of yours.
-      learning_rate_multiplier: factor on its whole step, 1 if no pattern fits its path.
+      learning_rate_multiplier: factor on its whole step: that of the first pattern that fits its
+        path; else 10 for an embedding or an output head under the default scale; else 1.
       flops: FLOPs of orthogonalising it once; None if the orthogonalizer does not tell.
       state_bytes: size of its momentum, or of AdamW's two moments.
       sharding: its partition over a mesh, if it has one.

@@ -18,7 +18,7 @@ from muon_jax.clip._targets import QKTarget
 from muon_jax.mesh._distribution import Distribute
 from muon_jax.mesh._state import on_mesh_of
 from muon_jax.routing._notices import notices
-from muon_jax.routing._route import Ambiguous, check_labels, check_rules, route
+from muon_jax.routing._route import Ambiguous, Route, check_labels, check_rules, route
 from muon_jax.routing._rule import FALLBACK, MUON, Rule
 from muon_jax.routing._traced import AxesLike
 from muon_jax.transforms import _skip_nonfinite
@@ -31,6 +31,14 @@ from muon_jax.transforms._widening import in_range
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _ADAMW_B2 = 0.95  # Liu et al. 2025; 0.999 averages over more steps than short runs have
+
+
+TABLE_RATE = 10.0
+"""Factor on the learning rate of embeddings and output heads, chosen by the comparison in
+`docs/explanation/comparison.md`."""
+
+_TABLES = ("embedding", "head")  # names of the default rules that find them
+_TRACED_TABLES = ("lookup table", "logits")  # what `trace_axes` calls them
 
 
 def muon(
@@ -63,9 +71,11 @@ def muon(
     convolution kernels are matrices; embeddings, positional tables, output heads, vectors and
     scalars are not. `label_params` says which is which, and `rules` overrule it.
 
-    With the default scale an update has the RMS of AdamW's, so one learning rate and one weight
-    decay, tuned for AdamW, serve both. With `scale="keller"` or `"spectral"`, give
-    `fallback_learning_rate`, since a good rate for Muon is then larger, customarily 0.02.
+    One learning rate serves the whole model: matrices, vectors and scalars have η, embeddings
+    (position tables among them) and output heads 10 η. Only matrices decay. Both choices come from
+    the comparison in `docs/explanation/comparison.md`. They hold for the default scale, whose
+    updates have the RMS of AdamW's. With `scale="keller"` or `"spectral"` a good η is larger,
+    customarily 0.02, and everything that AdamW takes has η: give `fallback_learning_rate`.
 
     Args:
       learning_rate: η, or a schedule of it by step.
@@ -74,7 +84,8 @@ def muon(
         parameters to one; None is all.
       learning_rate_multipliers: factors of at least 0 on the whole step, decay included, of the
         parameters whose path fits a pattern, as `Rule` describes it, whichever optimizer takes
-        them: `{"*/embed/*": 0.1}`. The first pattern that fits wins; what fits none has 1.
+        them: `{"*/embed/*": 0.1}`. The first pattern that fits wins, and stands for the 10 of an
+        embedding or a head; what fits none has 1.
       momentum: as for `scale_by_muon`, like the next six.
       nesterov: look one step ahead, in both optimizers.
       orthogonalizer: from (batch, rows, cols) to the same shape; None is `newton_schulz()`.
@@ -95,8 +106,9 @@ def muon(
       fallback: a whole optimizer for the other leaves, learning rate included, such as
         `optax.lion(1e-4)` or `momentum_rms(1e-3)`; the four arguments below are then refused.
         None is AdamW with b1 = 0.9, b2 = 0.95 and Nesterov's momentum.
-      fallback_learning_rate: AdamW's learning rate or schedule; None is `learning_rate`.
-      fallback_weight_decay: AdamW's decay; None is `weight_decay`.
+      fallback_learning_rate: AdamW's learning rate or schedule, of all its leaves; None is
+        `learning_rate`, and with the default scale 10 times that for embeddings and output heads.
+      fallback_weight_decay: AdamW's decay; None is no decay.
       fallback_weight_decay_mask: which of AdamW's leaves decay; None is all.
       fallback_nesterov: whether AdamW's first moment looks one step ahead, as in NAdam (Dozat,
         2016); None is `nesterov`.
@@ -128,7 +140,7 @@ def muon(
     adamw = functools.partial(
         _fallback_adamw,
         learning_rate if fallback_learning_rate is None else fallback_learning_rate,
-        weight_decay if fallback_weight_decay is None else fallback_weight_decay,
+        0.0 if fallback_weight_decay is None else fallback_weight_decay,
         nesterov if fallback_nesterov is None else fallback_nesterov,
     )
     if fallback is None:
@@ -183,28 +195,28 @@ def muon(
         if rest is None:
             name = "fallback_weight_decay_mask"
             rest = adamw(mask_for("muon", name, tree, fallback_weight_decay_mask))
-        return optax.multi_transform({**others, MUON: matrices, FALLBACK: rest}, lambda _: labels)
+        one_rate = fallback is not None or fallback_learning_rate is not None
+        factors = multipliers_of(
+            tree,
+            learning_rate_multipliers,
+            call="muon",
+            unmatched=None
+            if one_rate
+            else jax.tree.map(lambda found: rate_by_default(found, scale), routes),
+        )
+        joined = optax.multi_transform({**others, MUON: matrices, FALLBACK: rest}, lambda _: labels)
+        return _with_factors(joined, factors)
 
     plain = built_per_tree("muon", routed)
 
     def init(params: optax.Params) -> optax.OptState:
-        multipliers_of(params, learning_rate_multipliers, call="muon")  # refuses a mistyped pattern
+        state = plain.init(params)
         routes = route(params, rules=rules, axes=axes, ambiguous=ambiguous, call="muon")
         for notice in notices(jax.tree.leaves(routes)):
             warnings.warn(f"muon_jax.muon: {notice}", stacklevel=2)
-        return plain.init(params)
+        return state
 
-    def update(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
-        steps, state = plain.update(updates, state, params, **extra_args)
-        factors = multipliers_of(updates, learning_rate_multipliers, call="muon")
-        return jax.tree.map(_times, steps, factors), state
-
-    tx = optax.GradientTransformationExtraArgs(init, update)
+    tx = optax.GradientTransformationExtraArgs(init, plain.update)
     return _skip_nonfinite.skip_nonfinite(tx) if skip_nonfinite else tx
 
 
@@ -301,6 +313,30 @@ def momentum_rms(
     return optax.GradientTransformationExtraArgs(
         lambda params: on_mesh_of(params, tx.init(params)), tx.update
     )
+
+
+def rate_by_default(found: Route, scale: str | ShapeScale) -> float:
+    """Returns the factor on the learning rate of a leaf that no multiplier fits."""
+    tables = _TABLES if found.by_default else _TRACED_TABLES
+    table = found.label == FALLBACK and found.rule in tables
+    return TABLE_RATE if table and scale == "match_rms" else 1.0
+
+
+def _with_factors(
+    tx: optax.GradientTransformationExtraArgs, factors: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies the steps of `tx` by a factor for each leaf; the state stays that of `tx`."""
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        steps, state = tx.update(updates, state, params, **extra_args)
+        return jax.tree.map(_times, steps, factors), state
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 def _fallback_adamw(

@@ -105,7 +105,7 @@ def moonlight(
     """
     source = {"orthogonalizer": _jordan(dtype), "scale": "match_rms"}
     if "fallback" not in muon_arguments:
-        source["fallback_nesterov"] = False
+        source |= {**_as_the_matrices(learning_rate, weight_decay), "fallback_nesterov": False}
     return muon(learning_rate, weight_decay=weight_decay, **(source | muon_arguments))
 
 
@@ -196,6 +196,8 @@ def kimi_k2(
       Kimi Team, Kimi K2: Open Agentic Intelligence, 2025, https://arxiv.org/abs/2507.20534
     """
     source = {"nesterov": False, "orthogonalizer": _jordan(dtype), "scale": "match_rms"}
+    if "fallback" not in muon_arguments:
+        source |= _as_the_matrices(learning_rate, weight_decay)
     return muon_clip(
         learning_rate,
         threshold=threshold,
@@ -252,6 +254,13 @@ def procrustes(
         momentum=momentum,
         **(source | muon_arguments),
     )
+
+
+def _as_the_matrices(
+    learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule
+) -> dict[str, Any]:
+    """Gives everything else the rate and decay of the matrices, which `muon` alone does not."""
+    return {"fallback_learning_rate": learning_rate, "fallback_weight_decay": weight_decay}
 
 
 def _jordan(dtype: Any) -> Orthogonalizer:

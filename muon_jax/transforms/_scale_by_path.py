@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from muon_jax._checks import check_non_negative, check_number, invalid, listed, refused
 from muon_jax.trees._paths import map_named, masked_paths, named_leaves
 from muon_jax.trees._patterns import check_pattern, fits_nothing, path_fits
@@ -26,13 +28,16 @@ def check_multipliers(call: str, multipliers: Mapping[str, float]) -> None:
         check_non_negative(call, entry, factor)
 
 
-def multipliers_of(params: Any, multipliers: Mapping[str, float], *, call: str) -> Any:
-    """Gives every leaf the factor of the first pattern that fits its path, or 1.
+def multipliers_of(
+    params: Any, multipliers: Mapping[str, float], *, call: str, unmatched: Any = None
+) -> Any:
+    """Gives every leaf the factor of the first pattern that fits its path.
 
     Args:
       params: any pytree; what a mask hides of it counts as a path that a pattern may mean.
       multipliers: factors by pattern, in order.
       call: the call that is named.
+      unmatched: factors of the leaves that no pattern fits, as a tree like `params`; None is 1.
 
     Returns:
       The same tree with a number for every leaf.
@@ -42,14 +47,16 @@ def multipliers_of(params: Any, multipliers: Mapping[str, float], *, call: str) 
     """
     unused = dict(multipliers)
 
-    def factor_of(name: str) -> float:
+    def factor_of(name: str, otherwise: float = 1.0) -> float:
         for pattern, factor in multipliers.items():
             if path_fits(pattern, name):
                 unused.pop(pattern, None)
                 return float(factor)  # a NumPy scalar would widen updates of half precision
-        return 1.0
+        return otherwise
 
-    factors = map_named(lambda path, _: factor_of(path), params)
+    if unmatched is None:
+        unmatched = jax.tree.map(lambda _: 1.0, params)
+    factors = map_named(lambda path, _, otherwise: factor_of(path, otherwise), params, unmatched)
     for path in masked_paths(params):
         factor_of(path)
     if unused:

@@ -49,7 +49,15 @@ def test_a_matrix_is_told_in_full():
 def test_the_rest_is_told_too():
     leaf = by_path(explain(PARAMS))["wte/embedding"]
     assert (leaf.label, leaf.rule, leaf.axes, leaf.matrices) == ("adamw", "embedding", None, ())
-    assert (leaf.flops, leaf.state_bytes, leaf.weight_decay) == (0, 2 * 11 * 4 * 4, 0.1)
+    assert (leaf.flops, leaf.state_bytes) == (0, 2 * 11 * 4 * 4)
+    assert (leaf.weight_decay, leaf.learning_rate_multiplier) == (0.0, 10.0)
+
+
+def test_only_tables_have_another_rate_and_only_under_the_default_scale():
+    vector, matrix = (by_path(explain(PARAMS))[p] for p in ("norm/scale", "blocks/0/mlp/up/kernel"))
+    assert (vector.learning_rate_multiplier, matrix.learning_rate_multiplier) == (1.0, 1.0)
+    table = by_path(explain(PARAMS, scale="spectral"))["wte/embedding"]
+    assert table.learning_rate_multiplier == 1.0
 
 
 def test_totals_are_the_sums():
@@ -89,8 +97,8 @@ def test_options(options, name, expected):
 
 
 def test_the_fallback_has_its_own_decay():
-    leaves = by_path(explain(PARAMS, fallback_weight_decay=0.0))
-    assert leaves["norm/scale"].weight_decay == 0.0
+    leaves = by_path(explain(PARAMS, fallback_weight_decay=0.3))
+    assert leaves["norm/scale"].weight_decay == 0.3
     assert leaves["blocks/0/mlp/up/kernel"].weight_decay == 0.1
 
 

@@ -25,7 +25,7 @@ h/*/up/kernel        2  4x16    muon     2 of 4x16           matrix           0 
 kv                      4x6     muon     1 of 4x2, 1 of 4x4  kv               0 -> 1, split\
  Split((1, 2), interleaved=True)  measured  1.79 k  15.6%   96 B  schedule
 temperature             scalar  adamw                        vector\
-                                                                                     8 B  schedule
+                                                                                     8 B       0.0
 201 parameters: 99.5% to muon, 0.5% to adamw
 7 matrices of 3 shapes: 11.5 kFLOP to orthogonalise
 808 B of state; AdamW alone 1.57 KiB

@@ -43,12 +43,50 @@ def test_equals_the_chain_by_hand():
                 optax.add_decayed_weights(0.1),
                 optax.scale_by_learning_rate(3e-2),
             ),
-            "adamw": ADAMW(3e-2, weight_decay=0.1),
+            "tables": ADAMW(0.3, weight_decay=0.0),
+            "vectors": ADAMW(3e-2, weight_decay=0.0),
         },
-        muon_jax.label_params,
+        {
+            "embed": {"embedding": "tables"},
+            "dense": {"kernel": "muon", "bias": "vectors"},
+            "head": {"kernel": "tables"},
+        },
     )
     ours = run(muon_jax.muon(3e-2, weight_decay=0.1))
-    chex.assert_trees_all_close(ours, run(by_hand), atol=LAST_BIT)
+    chex.assert_trees_all_close(ours, run(by_hand), rtol=1e-6, atol=LAST_BIT)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"scale": "keller"}, {"scale": "spectral"}, {"fallback_learning_rate": 0.1}],
+    ids=["keller", "spectral", "rate given"],
+)
+def test_tables_have_the_rate_of_vectors_with_another_scale_or_a_rate_given(options):
+    trained = run(muon_jax.muon(0.1, **options))
+    alone = run(ADAMW(0.1, weight_decay=0.0))
+    chex.assert_trees_all_close(without_muon(trained), without_muon(alone), rtol=1e-5)
+
+
+def test_a_rule_of_ones_own_gives_a_table_the_rate_of_vectors():
+    trained = run(muon_jax.muon(0.1, rules=[muon_jax.Rule("head/kernel", "adamw")]))
+    alone = run(ADAMW(0.1, weight_decay=0.0))
+    np.testing.assert_allclose(trained["head"]["kernel"], alone["head"]["kernel"], rtol=1e-5)
+
+
+def test_traced_tables_have_the_rate_that_they_have_by_name():
+    def loss(params, tokens):
+        x = params["embed"]["embedding"][tokens] @ params["dense"]["kernel"]
+        logits = (x + params["dense"]["bias"][None])[:, :4] @ params["head"]["kernel"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens).mean()
+
+    axes = muon_jax.trace_axes(loss, PARAMS, jnp.arange(3))
+    chex.assert_trees_all_equal(run(muon_jax.muon(0.1, axes=axes)), run(muon_jax.muon(0.1)))
+
+
+def test_moonlight_has_one_rate_and_one_decay():
+    ours = run(recipes.moonlight(0.1, weight_decay=0.2))
+    alone = run(ADAMW(0.1, weight_decay=0.2, nesterov=False))
+    chex.assert_trees_all_close(without_muon(ours), without_muon(alone), rtol=1e-5)
 
 
 def test_the_rate_of_a_recipe_may_be_injected():
@@ -106,7 +144,9 @@ def without_muon(params):
     ],
 )
 def test_the_fallback_is_what_it_would_be_alone(options, alone):
-    together = run(muon_jax.muon(0.1, weight_decay=0.2, **options))
+    same = {"fallback_learning_rate": 0.1, "fallback_weight_decay": 0.2}
+    given = options if "fallback" in options else same | options
+    together = run(muon_jax.muon(0.1, weight_decay=0.2, **given))
     chex.assert_trees_all_close(without_muon(together), without_muon(run(alone)), rtol=1e-5)
 
 

@@ -41,7 +41,8 @@ def test_the_first_pattern_that_fits_wins_and_the_others_have_one():
 
 @pytest.mark.parametrize("options", [{}, {"fallback": optax.lion(0.1, weight_decay=0.3)}])
 def test_the_whole_step_is_multiplied_with_its_decay(options):
-    options = {"learning_rate": 0.1, "weight_decay": 0.5, **options}
+    one_rate = {} if options else {"fallback_learning_rate": 0.1, "fallback_weight_decay": 0.5}
+    options = {"learning_rate": 0.1, "weight_decay": 0.5, **one_rate, **options}
     plain = first_step(muon(**options))
     scaled = first_step(muon(**options, learning_rate_multipliers=FACTORS))
     jax.tree.map(
@@ -50,6 +51,14 @@ def test_the_whole_step_is_multiplied_with_its_decay(options):
         EXPECTED,
         scaled,
     )
+
+
+def test_a_multiplier_stands_for_the_default_factor_of_a_table():
+    by_default, one_rate = muon(0.1), muon(0.1, fallback_learning_rate=0.1)
+    ten, one = first_step(by_default)["embed"], first_step(one_rate)["embed"]
+    np.testing.assert_allclose(ten["embedding"], 10 * one["embedding"], rtol=1e-6)
+    given = first_step(muon(0.1, learning_rate_multipliers={"embed/*": 1.0}))
+    np.testing.assert_array_equal(given["embed"]["embedding"], one["embedding"])
 
 
 @pytest.mark.parametrize(("pattern", "leaf"), [("dense/kernel", "kernel"), ("dense/bias", "bias")])
@@ -124,7 +133,7 @@ def test_explain_shows_them_where_there_are_any():
     (row,) = [line for line in str(explanation).splitlines() if line.startswith("attn/query")]
     assert row.endswith("x 3")
     assert "learning rate" in str(explanation).splitlines()[0]
-    assert "learning rate" not in str(explain(PARAMS))
+    assert "learning rate" not in str(explain(PARAMS["attn"]))
 
 
 MISTAKES = {

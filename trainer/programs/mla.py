@@ -65,13 +65,19 @@ def train(config: Config) -> LanguageResult:
 
     def make_optimizer(optimizer: OptimizerConfig, steps: int) -> optax.GradientTransformation:
         schedule = learning_rate_schedule(optimizer, steps)
+        # One rate and one decay for all parameters, as Kimi K2 has them.
+        shared = {
+            "weight_decay": optimizer.decay,
+            "fallback_learning_rate": schedule,
+            "fallback_weight_decay": optimizer.decay,
+        }
         if clip.threshold is None:
-            return muon_jax.muon(schedule, weight_decay=optimizer.decay)
+            return muon_jax.muon(schedule, **shared)
         return muon_jax.muon_clip(
             schedule,
             threshold=clip.threshold,
             targets={"blocks/*/attention": clip_target(config.decoder)},
-            weight_decay=optimizer.decay,
+            **shared,
         )
 
     result = train_language_model(
