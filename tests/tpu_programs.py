@@ -20,7 +20,7 @@ WIDTH, LAYERS = 128, 4
 MODELS = {
     "apart": transformer(LAYERS, WIDTH),
     "scanned": scanned(transformer(LAYERS, WIDTH)),
-    "experts": mixture(1, WIDTH, 8),
+    "experts": mixture(2, WIDTH, 8),
     "wide": transformer(2, 512),
 }
 
@@ -77,12 +77,12 @@ class Case:
     def gathered_at_most(self) -> float:
         """Returns the bytes that may go to each device by all-gathers.
 
-        A leaf that lies on several devices comes back to all of them, shard by shard; an eighth
-        of the parameters is left for what the partitioner moves on its way.
+        The shards of a leaf that lies on several devices may go to all of them, there and back;
+        an eighth of the parameters is left for what the partitioner moves on its way.
         """
         leaves = jax.tree.leaves(self.params)
         shared = sum(local_bytes(leaf) for leaf in leaves if copies(leaf) > 1)
-        return shared + sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 8
+        return 2 * shared + sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 8
 
     def update(self, tx: optax.GradientTransformation, in_shardings: bool = False) -> Figures:
         def step(trained: Any, gradients: Any) -> Any:

@@ -14,7 +14,8 @@ _NAME = re.compile(r"%([\w.\-]+)")
 _INTEGER = re.compile(r"-?\d+(?=\))")
 _INDEX = re.compile(r"\bindex=(\d+)")
 _DIRECTION = re.compile(r"\bdirection=(\w+)")
-_SCALAR = re.compile(r"[su]\d+\[\]")
+_COUNTS = re.compile(r"\(|[su]\d+\[\]|pred\[\]")
+"""Types of tuples, integers and comparisons."""
 _SAME = ("bitcast", "convert", "copy", "copy-done", "copy-start", "reshape")
 """Operations that hand on the value of their operand."""
 
@@ -72,15 +73,14 @@ def count_trips(
       loop: the `while`.
       arguments: of the caller.
     """
-    evaluate = functools.partial(_evaluate, computations)
     (body,), (condition,) = loop.called["body"], loop.called["condition"]
     named = _KNOWN.search(loop.rest)
     known = int(named[1]) if named else None
-    start = evaluate(caller, loop.operands[0], arguments)
+    start = _Call(computations, caller, arguments).value(loop.operands[0])
     if not isinstance(start, list):
         return known, []
     state: list[Value] = [Sum(0, element) for element in range(len(start))]
-    following = evaluate(body, _root(computations[body]), [state])
+    following = _Call(computations, body, [state]).result()
     if not isinstance(following, list):
         return known, []
     inside = [
@@ -88,7 +88,7 @@ def count_trips(
         for value, before, after in zip(start, state, following, strict=True)
     ]
     if known is None:
-        end = evaluate(condition, _root(computations[condition]), [state])
+        end = _Call(computations, condition, [state]).result()
         known = _trips(end, start, following, inside)
     return known, [inside]
 
@@ -106,44 +106,60 @@ def _trips(end: Value, start: Arguments, following: Arguments, inside: Arguments
     return None
 
 
-def _evaluate(
-    computations: Mapping[str, Computation], computation: str, name: str, arguments: Arguments
-) -> Value:
-    """Follows the arithmetic of integers that counters are made of."""
-    each = computations[computation].get(name)
-    if each is None:
-        return None
+class _Call:
+    """Follows the arithmetic of integers, of which counters are made, through one computation."""
 
-    def operands() -> list[Value]:
-        return [_evaluate(computations, computation, one, arguments) for one in each.operands]
+    def __init__(
+        self, computations: Mapping[str, Computation], name: str, arguments: Arguments
+    ) -> None:
+        self.computations = computations
+        self.instructions = computations[name]
+        self.arguments = arguments
+        self.known: dict[str, Value] = {}
 
-    value = None
-    match each.operation:
-        case "parameter":
-            position = int(each.rest.split(")", 1)[0])
-            value = arguments[position] if position < len(arguments) else None
-        case "tuple":
-            value = operands()
-        case "compare":
-            match operands():
-                case [Sum() as left, Sum() as right]:
-                    value = Comparison(_DIRECTION.findall(each.rest)[0], left, right)
-        case "fusion":
-            (callee,) = each.callees
-            value = _evaluate(computations, callee, _root(computations[callee]), operands())
-        case operation if not _SCALAR.match(each.result.lstrip("(")):
-            pass  # an array, which counts nothing and may depend on half of the program
-        case "constant":
-            number = _INTEGER.match(each.rest)
-            value = Sum(int(number[0])) if number else None
-        case "get-tuple-element":
-            (whole,) = operands()
-            value = whole[int(_INDEX.findall(each.rest)[0])] if isinstance(whole, list) else None
-        case "add":
-            value = _add(*operands())
-        case operation if operation in _SAME:
-            value = operands()[0]
-    return value
+    def result(self) -> Value:
+        return self.value(
+            next((name for name, each in self.instructions.items() if each.is_root), "")
+        )
+
+    def value(self, name: str) -> Value:
+        if name not in self.known:
+            each = self.instructions.get(name)
+            # Arrays count nothing, and may depend on half of the program.
+            counts = each is not None and _COUNTS.match(each.result)
+            self.known[name] = self._evaluate(each) if each and counts else None
+        return self.known[name]
+
+    def _evaluate(self, each: Instruction) -> Value:
+        value = None
+        match each.operation:
+            case "constant":
+                number = _INTEGER.match(each.rest)
+                value = Sum(int(number[0])) if number else None
+            case "parameter":
+                position = int(each.rest.split(")", 1)[0])
+                value = self.arguments[position] if position < len(self.arguments) else None
+            case "tuple":
+                value = self._operands(each)
+            case "get-tuple-element":
+                (whole,) = self._operands(each)
+                index = int(_INDEX.findall(each.rest)[0])
+                value = whole[index] if isinstance(whole, list) else None
+            case "compare":
+                match self._operands(each):
+                    case [Sum() as left, Sum() as right]:
+                        value = Comparison(_DIRECTION.findall(each.rest)[0], left, right)
+            case "fusion":
+                (callee,) = each.callees
+                value = _Call(self.computations, callee, self._operands(each)).result()
+            case "add":
+                value = _add(*self._operands(each))
+            case operation if operation in _SAME:
+                value = self._operands(each)[0]
+        return value
+
+    def _operands(self, each: Instruction) -> list[Value]:
+        return [self.value(name) for name in each.operands]
 
 
 def _add(left: Value, right: Value) -> Sum | None:
@@ -152,7 +168,3 @@ def _add(left: Value, right: Value) -> Sum | None:
         case (Sum(a, element), Sum(b, None)) | (Sum(a, None), Sum(b, element)):
             return Sum(a + b, element)
     return None
-
-
-def _root(computation: Computation) -> str:
-    return next((name for name, each in computation.items() if each.is_root), "")

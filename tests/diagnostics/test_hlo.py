@@ -185,3 +185,18 @@ def test_unknown_trips_count_once(changes):
     program = read_program(LOOP.format(**USUAL | changes))
     assert program.uncounted_loops == 1
     assert Collectives(program.collectives).count == 1
+
+
+def test_what_goes_through_many_tuples_is_followed_once():
+    pairs = [
+        f"""  %a{i} = s32[] get-tuple-element(%pair{i - 1}), index=0
+  %b{i} = s32[] get-tuple-element(%pair{i - 1}), index=1
+  %pair{i} = (s32[], s32[]) tuple(%a{i}, %b{i})"""
+        for i in range(1, 60)
+    ]
+    first = "  %pair0 = (s32[], s32[]) tuple(%start, %start)"
+    text = LOOP.format(**USUAL).replace("copy(%start)", "copy(%b59)")
+    text = text.replace("  %copied", "\n".join([first, *pairs, "  %copied"]))
+    program = read_program(text)
+    assert program.uncounted_loops == 0
+    assert Collectives(program.collectives).count == 5
