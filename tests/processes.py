@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,33 @@ def measured_by(module: str) -> Any:
     )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
+
+
+def measured_once(module: str, folder: Path, run: str) -> Any:
+    """Returns `measured_by(module)`, which the first of several workers runs for all of them.
+
+    Args:
+        module: of the tests.
+        folder: that the workers share.
+        run: tells this run of the tests from others.
+    """
+    file = folder / f"{module}-{run}.json"
+    try:
+        (folder / f"{module}-{run}.lock").touch(exist_ok=False)
+    except FileExistsError:
+        deadline = time.monotonic() + 1800
+        while not file.exists():
+            assert time.monotonic() < deadline, f"no other worker has measured {module}"
+            time.sleep(0.5)
+        return json.loads(file.read_text())
+    try:
+        found = measured_by(module)
+    except AssertionError as problem:
+        found = {"failed": str(problem)}
+    unfinished = file.with_suffix(".part")
+    unfinished.write_text(json.dumps(found))
+    unfinished.rename(file)
+    return found
 
 
 def run_on_devices(

@@ -38,11 +38,18 @@ def test_every_public_name_stands_once_in_the_reference():
     assert sorted(documented) == sorted(public)
 
 
-def test_every_module_has_its_floor_in_the_architecture():
+def test_every_module_stands_beside_its_package_in_the_architecture():
     page = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
-    _, floors, _ = re.split(r"^## (?:Floors|Around the library)$", page, flags=re.MULTILINE)
-    modules = {file.stem for file in (ROOT / "muon_jax").glob("*.py")} - {"__init__"}
-    assert modules - set(re.findall(r"`(\w+)`", floors)) == set()
+    table = re.split(r"^## ", page, flags=re.MULTILINE)
+    (packages,) = (section for section in table if section.startswith("Packages\n"))
+    listed, package = set(), ""
+    for line in packages.splitlines():
+        if found := re.match(r"\| (`\w+`|–|) +\| (.*?) \|", line):
+            package = found[1].strip("`") or package
+            listed |= {(package, module) for module in re.findall(r"`(\w+)`", found[2])}
+    files = [file for file in (ROOT / "muon_jax").rglob("_*.py") if file.stem != "__init__"]
+    folders = {file: file.parent.name.replace("muon_jax", "–") for file in files}
+    assert listed == {(folders[file], file.stem) for file in files}
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=named)

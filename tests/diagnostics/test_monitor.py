@@ -22,7 +22,7 @@ from muon_jax.diagnostics import (
     stable_rank,
     update_to_weight_rms,
 )
-from muon_jax.diagnostics._collectives import _CALLED, _NAME, _computations
+from muon_jax.diagnostics._hlo import _parse
 
 MODEL = {
     "embed": {"embedding": gaussian(16, 4)},
@@ -140,15 +140,14 @@ def test_around_muon_alone_updates_are_orthogonal_up_to_scale():
 
 def decompositions(text, through_branches):
     """Counts the singular value decompositions that a program reaches."""
-    computations, entry = _computations(text)
+    computations, entry = _parse(text)
 
     def count(name):
         total = 0
-        for each in computations[name]:
+        for each in computations[name].values():
             total += each.operation == "custom-call" and "gesdd" in each.rest
             if each.operation != "conditional" or through_branches:
-                for _, called in _CALLED.findall(each.rest):
-                    total += sum(count(inner) for inner in _NAME.findall(called))
+                total += sum(count(inner) for names in each.called.values() for inner in names)
         return total
 
     return count(entry)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
-from processes import measured_by
+from processes import measured_once
 
 from benchmarks.mesh_bounds import (
     COLLECTIVES,
@@ -24,8 +24,6 @@ from muon_jax.mesh._layout import resolve_layout
 from muon_jax.views._matrix_axes import MatrixAxes
 from tests.mesh_refusals import REFUSED
 
-pytestmark = pytest.mark.xdist_group("mesh")
-
 WIDTH, LAYERS, STEPS = 128, 8, 2
 WEIGHTS = LAYERS * 12 * WIDTH**2 * 4
 MATRIX_COSTS = [STEPS * (4 * k + 2) * WIDTH**3 for k in (3, 1, 4, 4)]
@@ -38,8 +36,10 @@ WHOLE_STEPS = [
 
 
 @pytest.fixture(scope="session")
-def measured() -> Mapping[str, Any]:
-    return measured_by("mesh_cases")
+def measured(tmp_path_factory: pytest.TempPathFactory, testrun_uid: str) -> Mapping[str, Any]:
+    found = measured_once("mesh_cases", tmp_path_factory.getbasetemp().parent, testrun_uid)
+    assert "failed" not in found, found
+    return found
 
 
 def found(measured: Mapping[str, Any], *name: Any) -> Mapping[str, Any]:

@@ -163,15 +163,6 @@ TREES = {
         nnx.state(nnx.LoRALinear(8, 16, lora_rank=2, rngs=nnx.Rngs(0)), nnx.LoRAParam),
         ["0|1", "0|1"],
     ),
-    "NNX, vmapped": (
-        nnx.state(
-            nnx.vmap(lambda rngs: nnx.LoRALinear(8, 16, lora_rank=2, rngs=rngs))(
-                nnx.Rngs(0).split(3)
-            ),
-            nnx.LoRAParam,
-        ),
-        ["1|2", "1|2"],
-    ),
     "Linen": ({"up_proj": factors((8, 2), (2, 16), kernel=jnp.ones((8, 16)))}, ["0|1"] * 3),
     "Linen, scanned": (
         {"up_proj": factors((3, 8, 2), (3, 2, 16), kernel=jnp.ones((3, 8, 16)))},
@@ -191,3 +182,16 @@ def test_factors_are_matrices_in_any_tree(params, views):
     assert [
         "|".join(",".join(map(str, group)) for group in (each.rows, each.cols)) for each in axes
     ] == views
+
+
+def test_stacked_factors_by_themselves_are_ambiguous():
+    """Nothing beside them tells three layers of rank two from one of more axes."""
+    params = nnx.state(
+        nnx.vmap(lambda rngs: nnx.LoRALinear(8, 16, lora_rank=2, rngs=rngs))(nnx.Rngs(0).split(3)),
+        nnx.LoRAParam,
+    )
+    with pytest.raises(ValueError, match=r"lora_a(.|\n)*Rule\("):
+        muon_jax.explain(params)
+    factors_of_layers = muon_jax.Rule("*lora_*", muon_jax.MatrixAxes(1, 2))
+    explained = muon_jax.explain(params, rules=[factors_of_layers])
+    assert [leaf.matrices for leaf in explained.leaves] == [((3, 8, 2),), ((3, 2, 16),)]
