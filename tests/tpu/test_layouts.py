@@ -69,7 +69,7 @@ def test_parameters_of_bfloat16(kind):
 
 @pytest.mark.parametrize("topology", ["v5p:4x4x4", "v6e:8x16", "v5e:16x16"])
 def test_larger_topologies(topology):
-    Case("fsdp × tensor", model="wide", topology=topology).update(muon())
+    Case("fsdp × tensor", topology=topology).update(muon())
 
 
 @pytest.mark.slow
