@@ -192,6 +192,6 @@ def test_stacked_factors_by_themselves_are_ambiguous():
     )
     with pytest.raises(ValueError, match=r"lora_a(.|\n)*Rule\("):
         muon_jax.explain(params)
-    factors_of_layers = muon_jax.Rule("*lora_*", muon_jax.MatrixAxes(1, 2))
+    factors_of_layers = muon_jax.Rule("*/lora_*", muon_jax.MatrixAxes(1, 2))
     explained = muon_jax.explain(params, rules=[factors_of_layers])
     assert [leaf.matrices for leaf in explained.leaves] == [((3, 8, 2),), ((3, 2, 16),)]
