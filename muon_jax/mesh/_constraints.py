@@ -118,7 +118,8 @@ def solve_by_constraints(
       wire_dtype: from (rows, cols) to a narrower dtype for communication, or None.
     """
     devices = group_size(share, mesh.shape)
-    gathered = _gathered(paths, leaves, views, devices)
+    divided = [axis for axis in share if mesh.shape[axis] > 1]
+    gathered = _gathered(paths, leaves, views, devices, mixed=len(divided) < 2)
     counts = [leaf.batch * len(members) for leaf, members in gathered]
     costs = [leaf.cost(cost) for leaf, _ in gathered]
     uneven = [i for i, (leaf, _) in enumerate(gathered) if _even_axis(leaf, devices) is None]
@@ -155,13 +156,19 @@ def solve_by_constraints(
 
 
 def _gathered(
-    paths: Sequence[str], leaves: Sequence[Array], views: Sequence[MatrixAxes], devices: int
+    paths: Sequence[str],
+    leaves: Sequence[Array],
+    views: Sequence[MatrixAxes],
+    devices: int,
+    *,
+    mixed: bool,
 ) -> list[tuple[Leaf, list[int]]]:
     """Gathers leaves that travel together.
 
     Layers of one kind, whose paths differ in numbers alone, are most likely sharded alike, so that
-    their stack moves with the fewest collectives. Where they do not fill the devices evenly, all
-    leaves of their shape share a stack, which has less padding.
+    their stack moves with the fewest collectives. Where they do not fill the devices evenly, and
+    `mixed` allows it, all leaves of their shape share a stack, which has less padding. On several
+    mesh axes the compiler would gather a stack of leaves that are sharded in different ways.
     """
     by_kind: dict[tuple[Leaf, str], list[int]] = {}
     for place, (path, leaf, view) in enumerate(zip(paths, leaves, views, strict=True)):
@@ -170,7 +177,8 @@ def _gathered(
     stacks: dict[tuple[Leaf, str], list[int]] = {}
     for (leaf, kind), members in by_kind.items():
         even = _even_axis(leaf, devices) is not None or len(members) * leaf.batch % devices == 0
-        stacks.setdefault((leaf, kind if even else ""), []).extend(members)
+        together = mixed and not even
+        stacks.setdefault((leaf, "" if together else kind), []).extend(members)
     return [(leaf, members) for (leaf, _), members in stacks.items()]
 
 
