@@ -22,17 +22,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from optax.contrib import _muon as optax_muon
 
 import muon_jax
 from benchmarks.measuring import conditions, interleaved, median_ratio, table
 from benchmarks.models import abstract, last_two_axes, transformer
+from benchmarks.rivals import optax_map
 
 SHAPES = ("1x512x512", "1x1024x1024", "1x1024x4096", "1x2048x2048", "24x1024x1024")
 WIDTHS = (1024, 2048)
 THEIRS = "optax"
 FORMATS = ("bfloat16", "float32")
-KELLER = (3.4445, -4.7750, 2.0315)
 ROUNDS = 20
 STEP_WEIGHT = 4
 """Share of the time that a step gets, over that of a polar map."""
@@ -40,14 +39,8 @@ HEADER = ("time, ms", "ratio", "rounds", "temporaries, MiB", "compile, s")
 
 
 def orthogonalizers() -> dict[str, Callable[[Any], Any]]:
-    axes = optax_muon.MuonDimensionNumbers(-2, -1)
-
-    def theirs(batch: Any) -> Any:
-        arguments = (jnp.asarray(KELLER), 5, "frobenius", 1e-8, axes)
-        return optax_muon.orthogonalize_via_newton_schulz(batch, *arguments)
-
     ours = {f"muon_jax, {each}": muon_jax.newton_schulz(dtype=each) for each in FORMATS}
-    return {THEIRS: theirs, **ours}
+    return {THEIRS: optax_map(), **ours}
 
 
 def optimizers() -> dict[str, optax.GradientTransformation]:

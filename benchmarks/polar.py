@@ -22,17 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
-from optax.contrib import _muon as optax_muon
 
 import muon_jax
 from benchmarks.measuring import compile_for, conditions, interleaved, median_ratio, table
+from benchmarks.rivals import KELLER, optax_map
 
 ROOT = Path(__file__).resolve().parent.parent
 
 BASELINE = "optax, default"
 VISIBLE = 1e-3  # of the largest singular value
 LOOPS = ("optax, dion", "inverse_sqrt", "polar_to(1e-3)")  # XLA counts their bodies once
-KELLER = (3.4445, -4.7750, 2.0315)
 DION = (
     (4.0848, -6.8946, 2.9270),
     (3.9505, -6.3029, 2.6377),
@@ -72,25 +71,12 @@ class Options:
 
 def methods() -> dict[str, Callable[[Any], Any]]:
     """Every method as a function of (batch, rows, cols)."""
-
-    def optax_with(coefficients: Any, preconditioning: str) -> Callable[[Any], Any]:
-        def call(batch: Any) -> Any:
-            numbers = jnp.asarray(coefficients)
-            if len(batch) == 1:
-                args = (batch[0], numbers, 5, preconditioning, 1e-8)
-                return optax_muon.orthogonalize_via_newton_schulz(*args)[None]
-            axes = optax_muon.MuonDimensionNumbers(-2, -1)
-            args = (batch, numbers, 5, preconditioning, 1e-8, axes)
-            return optax_muon.orthogonalize_via_newton_schulz(*args)
-
-        return call
-
     return {
-        BASELINE: optax_with(KELLER, "frobenius"),
-        "optax, dion": optax_with(DION, "frobenius"),
-        "optax, schatten": optax_with(KELLER, "schatten"),
-        "optax, spectral": optax_with(KELLER, "spectral"),
-        "optax, aol": optax_with(KELLER, "aol"),
+        BASELINE: optax_map(KELLER, "frobenius"),
+        "optax, dion": optax_map(DION, "frobenius"),
+        "optax, schatten": optax_map(KELLER, "schatten"),
+        "optax, spectral": optax_map(KELLER, "spectral"),
+        "optax, aol": optax_map(KELLER, "aol"),
         "fast (default)": muon_jax.newton_schulz("fast"),
         "accurate": muon_jax.newton_schulz("accurate"),
         "minimax, 5 quintics": muon_jax.newton_schulz("minimax"),

@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
-from optax.contrib import _muon as optax_muon
 
 import muon_jax
 from benchmarks.models import (
@@ -34,6 +32,7 @@ from benchmarks.models import (
     scanned,
     transformer,
 )
+from benchmarks.rivals import optax_map
 from benchmarks.topologies import (
     Figures,
     compile_program,
@@ -68,7 +67,6 @@ STEPS = [
     *(("h100:8", layout, "8 layers of width 512") for layout in DENSE),
 ]
 SHAPES = ((1, 512, 512), (1, 1024, 1024), (1, 1024, 4096), (1, 2048, 2048), (24, 1024, 1024))
-KELLER = (3.4445, -4.7750, 2.0315)
 THEIRS, OURS = "optax", "muon_jax"
 
 
@@ -80,11 +78,7 @@ def optimizer(who: str) -> optax.GradientTransformation:
 
 
 def orthogonalizer(who: str) -> Callable[[Any], Any]:
-    if who == OURS:
-        return muon_jax.newton_schulz()
-    axes = optax_muon.MuonDimensionNumbers(-2, -1)
-    arguments = (jnp.asarray(KELLER), 5, "frobenius", 1e-8, axes)
-    return lambda batch: optax_muon.orthogonalize_via_newton_schulz(batch, *arguments)
+    return muon_jax.newton_schulz() if who == OURS else optax_map()
 
 
 def compile_map(who: str, shape: tuple[int, ...]) -> Figures:
@@ -138,7 +132,9 @@ def record(name: str) -> dict[str, Any]:
 def fingerprint(name: str) -> str:
     """Identifies the code that a program depends on: only ours depends on most of this package."""
     reader = ROOT / "muon_jax" / "diagnostics"
-    sources = [reader / "_hlo.py", reader / "_trips.py", *Path(__file__).parent.glob("*.py")]
+    here = Path(__file__)
+    sources = [reader / "_hlo.py", reader / "_trips.py", here]
+    sources += [here.with_stem(name) for name in ("models", "rivals", "topologies")]
     if name.endswith(OURS):
         sources += (ROOT / "muon_jax").rglob("*.py")
     digest = hashlib.sha256()

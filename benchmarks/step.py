@@ -15,6 +15,7 @@ import tyro
 
 import muon_jax
 from benchmarks.measuring import compile_for, conditions, interleaved, median_ratio, table
+from benchmarks.models import transformer
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,15 @@ class Options:
     repeats: int = 9
 
 
-def transformer(layers: int, width: int) -> dict[str, Any]:
-    """Returns the kernels of q, k, v, o, up and down of every layer, unscanned."""
-    shapes = dict.fromkeys("qkvo", (width, width))
-    shapes |= {"up": (width, 4 * width), "down": (4 * width, width)}
+def parameters(layers: int, width: int) -> dict[str, Any]:
+    """Draws the kernels of every layer, unscanned."""
     rng = np.random.default_rng(0)
     return {
-        f"layer_{layer}": {
+        layer: {
             name: {"kernel": jnp.asarray(rng.normal(size=shape), jnp.float32)}
             for name, shape in shapes.items()
         }
-        for layer in range(layers)
+        for layer, shapes in transformer(layers, width).items()
     }
 
 
@@ -63,7 +62,7 @@ def optimizers() -> dict[str, optax.GradientTransformation]:
 
 
 def main(options: Options) -> None:
-    params = transformer(options.layers, options.width)
+    params = parameters(options.layers, options.width)
     gradients = jax.tree.map(jnp.sin, params)
     compiled = {}
     for name, tx in optimizers().items():
