@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import warnings
 from typing import Any
 
 import jax
@@ -242,6 +243,21 @@ def mesh_of_specs(which: str) -> dict[str, Any]:
         compiled = step.lower(tree).compile()
     results = compiled(tree)
     return {**traffic(compiled), "error": error(results, host), "kept": lies_alike(results, tree)}
+
+
+@case()
+def placed_by_in_shardings() -> dict[str, Any]:
+    """Types name no mesh; the mesh in context does, and without it a warning says what to do."""
+    mesh = make_mesh({"fsdp": 8})
+    host = random_leaves({"up": (32, 64)})
+    sharding = NamedSharding(mesh, P("fsdp"))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        jax.jit(orthogonalize, in_shardings=sharding).lower(host)
+        messages = [str(each.message) for each in found]
+        with jax.set_mesh(mesh):
+            compiled = jax.jit(orthogonalize, in_shardings=sharding).lower(host).compile()
+    return {"messages": messages, "warnings": len(found), **traffic(compiled)}
 
 
 @case("Auto", "Explicit")

@@ -309,6 +309,16 @@ def test_a_mesh_may_be_named_by_the_specs_or_around_the_step(measured, which):
     assert result["kept"]
 
 
+def test_a_program_whose_types_name_no_mesh_takes_that_in_context_or_warns(measured):
+    result = found(measured, "placed_by_in_shardings")
+    (message,) = result["messages"]
+    assert message.startswith("muon_jax.scale_by_muon: this program has 8 devices")
+    assert "jax.set_mesh(mesh)" in message
+    assert "Distribution.like(params)" in message
+    assert result["warnings"] == 1
+    assert result["kinds"] == {"all-to-all": 2}
+
+
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_specs_may_leave_out_an_axis_of_one_device(measured, kind):
     result = found(measured, "specs_without_an_axis_of_one_device", kind)
