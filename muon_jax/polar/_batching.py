@@ -72,6 +72,8 @@ def _compiled(
     return lax.platform_dependent(*matrices, cpu=by_shape, default=one_by_one)
 
 
+# Traced once for all arrays of a shape: CPUs trace this as well, though they do not run it.
+@functools.partial(jax.jit, static_argnames=("orthogonalizer", "chunk_bytes", "call"))
 def _by_itself(
     batch: Matrices, orthogonalizer: Orthogonalizer, chunk_bytes: int, call: str
 ) -> Matrices:

@@ -9,10 +9,13 @@ at their end; `muon_jax.polar._gram_plan` plans where that is cheaper and still 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jaxtyping import Array, Float
 
 from muon_jax import _checks
 from muon_jax._types import Matrices
@@ -31,6 +34,8 @@ from muon_jax.polar._precision import ARITHMETICS, Arithmetic, arithmetic
 from muon_jax.polar._schedules import CoefficientsLike, schedule
 
 _CALL = "newton_schulz"
+
+Coefficients: TypeAlias = Sequence[float | Float[Array, ""]]
 
 # Rounded operands err at random, and a sum over fewer entries than this does not average it out.
 _SMALLEST_ROUNDED_SIDE = 64
@@ -67,7 +72,7 @@ class NewtonSchulz:
 
     def on_accelerator(self, matrices: Matrices) -> Matrices:
         """Orthogonalises where subnormals are flushed, and a transposed operand costs nothing."""
-        return as_stored(_CALL, matrices, self._as_stored)
+        return as_stored(_CALL, matrices, self._as_stored, self.operands)
 
     def on(self, platform: str) -> "NewtonSchulz":
         """Returns the orthogonalizer of a platform, which is this one on every platform."""
@@ -103,34 +108,32 @@ class NewtonSchulz:
     def _as_stored(self, matrix: Matrices) -> Matrices:
         """Orthogonalises a matrix, or a batch, with entries of order one, wide or tall."""
         rows, cols = matrix.shape[-2:]
-        tall = rows > cols
         arithmetic = self._arithmetic(min(rows, cols))
         normalize = _NORMALIZATIONS[self.normalization]
-
-        def times(factor: Square, matrix: Matrices) -> Matrices:
-            if tall:
-                return arithmetic.multiply(matrix, factor)
-            return arithmetic.multiply(factor, matrix)
-
+        schedule = self.schedule
+        if arithmetic.rounds:
+            # Operations that differ in a constant are compiled apart, which takes TPUs long.
+            schedule = lax.optimization_barrier(
+                jax.tree.map(lambda number: np.asarray(number, matrix.dtype), schedule)
+            )
         for start, stop in self.plan(rows, cols).segments:
-            # Between steps a matrix has no more digits than products read: half the memory traffic.
-            matrix = arithmetic.rounded(matrix)
-            wide = matrix.mT if tall else matrix
+            # What a step adds to its multiple of X then belongs to the same X.
+            matrix = arithmetic.with_digits_read(matrix)
             if start:
-                bound, gram, gram_squared = 1.0, arithmetic.gram(wide), None
+                bound, gram, gram_squared = 1.0, arithmetic.gram(matrix), None
             else:
-                bound, gram, gram_squared = normalize(wide, arithmetic)
-            steps = self.schedule[start:stop]
+                bound, gram, gram_squared = normalize(matrix, arithmetic)
+            steps = schedule[start:stop]
             if len(steps) == 1 and arithmetic.rounds:
                 # Added to its multiple of the identity, a factor would be rounded to the digits
                 # of the sum; that multiple of X is exact.
                 ((linear, *higher),) = steps
                 factor = _polynomial(gram, gram_squared, higher, arithmetic)
-                product = times(factor / bound, matrix)
-                matrix = linear / bound * matrix.astype(product.dtype) + product
+                product = arithmetic.on_short_side(factor / bound, matrix)
+                matrix = linear / bound * matrix + product
             else:
                 factor = _factor(gram, gram_squared, steps, arithmetic)
-                matrix = times(factor / bound, matrix)
+                matrix = arithmetic.on_short_side(factor / bound, matrix)
         return matrix
 
     def _arithmetic(self, short: int) -> Arithmetic:
@@ -237,7 +240,7 @@ def newton_schulz(
 
 
 def _factor(
-    gram: Square, gram_squared: Square | None, steps: Schedule, arithmetic: Arithmetic
+    gram: Square, gram_squared: Square | None, steps: Sequence[Coefficients], arithmetic: Arithmetic
 ) -> Square:
     """Composes steps on the Gram matrix R alone, to the Q of X ← QX."""
     total = gram
@@ -251,18 +254,26 @@ def _factor(
 
 
 def _polynomial(
-    gram: Square, gram_squared: Square | None, coefficients: Sequence[float], arithmetic: Arithmetic
+    gram: Square, gram_squared: Square | None, coefficients: Coefficients, arithmetic: Arithmetic
 ) -> Square:
     """Returns c₁ R + c₂ R² + c₃ R³ + c₄ R⁴ with as few products as its degree allows."""
     total = coefficients[0] * gram
     if len(coefficients) == 1:
         return total
     if gram_squared is None:
-        gram_squared = arithmetic.multiply(gram, gram)
+        gram_squared = _unfused(arithmetic.multiply(gram, gram), arithmetic)
     total = total + coefficients[1] * gram_squared
     if len(coefficients) == 2:
         return total
     inner = coefficients[2] * gram
     if len(coefficients) == 4:
         inner = inner + coefficients[3] * gram_squared
-    return total + arithmetic.multiply(gram_squared, inner)
+    return total + _unfused(arithmetic.multiply(gram_squared, inner), arithmetic)
+
+
+def _unfused(product: Square, arithmetic: Arithmetic) -> Square:
+    """Keeps XLA from fusing a product into the next, or storing what is added to it as bfloat16.
+
+    By the cost model of its TPU compiler, both take a fifth to a third longer.
+    """
+    return lax.optimization_barrier(product) if arithmetic.rounds else product

@@ -6,6 +6,7 @@ m^⅛ too large for m rows, where the Frobenius norm may be √m too large; and 
 (XXᵀ)² are just what the first step of the iteration multiplies anyway.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from muon_jax import _checks
 from muon_jax._types import Matrices, wide_dtype
 from muon_jax.polar._precision import Arithmetic
 
+Matrix = Float[Array, "*batch rows cols"]
 Wide = Float[Array, "*batch rows cols"]
 Square = Float[Array, "*batch rows rows"]
 
@@ -37,28 +39,21 @@ class Normalized(NamedTuple):
     gram_squared: Square | None
 
 
-def normalize_schatten(matrix: Wide, arithmetic: Arithmetic) -> Normalized:
-    """Bounds by the Schatten-8 norm."""
-    trace, gram = _gram_of_unit_trace(matrix, arithmetic)
+def normalize_schatten(matrix: Matrix, arithmetic: Arithmetic) -> Normalized:
+    """Bounds by the Schatten-8 norm, whose eighth power is in range if entries are of order one."""
+    size = 2.0 ** round(math.log2(math.prod(matrix.shape[-2:])) / 2)
+    gram = arithmetic.gram(matrix) / size
     gram_squared = arithmetic.multiply(gram, gram)
     largest = nonzero(jnp.sqrt(_frobenius(gram_squared)))  # bounds the eigenvalues of `gram`
-    bound = jnp.sqrt(trace * largest)
-    return Normalized(bound, gram / largest, gram_squared / jnp.square(largest))
+    inverse = 1 / largest
+    return Normalized(jnp.sqrt(size * largest), gram * inverse, gram_squared * jnp.square(inverse))
 
 
-def normalize_frobenius(matrix: Wide, arithmetic: Arithmetic) -> Normalized:
+def normalize_frobenius(matrix: Matrix, arithmetic: Arithmetic) -> Normalized:
     """Bounds by the Frobenius norm, as the published Newton-Schulz iterations do."""
-    trace, gram = _gram_of_unit_trace(matrix, arithmetic)
-    return Normalized(jnp.sqrt(trace), gram, None)
-
-
-def _gram_of_unit_trace(
-    matrix: Wide, arithmetic: Arithmetic
-) -> tuple[Float[Array, "*batch 1 1"], Square]:
-    """Returns tr XXᵀ and XXᵀ / tr XXᵀ, whose powers neither overflow nor vanish at any size."""
     gram = arithmetic.gram(matrix)
     trace = nonzero(jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None])
-    return trace, gram / trace
+    return Normalized(jnp.sqrt(trace), gram / trace, None)
 
 
 def on_wide(call: str, matrices: Matrices, polar: Callable[[Wide], Wide]) -> Matrices:
@@ -79,14 +74,23 @@ def on_wide(call: str, matrices: Matrices, polar: Callable[[Wide], Wide]) -> Mat
     return _checked(call, matrices, turned)
 
 
-def as_stored(call: str, matrices: Matrices, polar: Callable[[Matrices], Matrices]) -> Matrices:
+def as_stored(
+    call: str,
+    matrices: Matrices,
+    polar: Callable[[Matrices], Matrices],
+    operands: Callable[[int, int], str | None],
+) -> Matrices:
     """Runs a polar map that takes wide and tall matrices, where subnormals are flushed anyway.
 
-    As `on_wide`, in one reduction and one multiplication, which fuse into the first product.
+    As `on_wide`, in one reduction and one multiplication, which fuse into the first product. What
+    the map reads as bfloat16 alone, by `operands` of (rows, cols), is stored as bfloat16.
     """
 
     def scaled(stack: Array) -> Array:
         stack = stack.astype(wide_dtype(stack.dtype))
+        if stack.dtype == jnp.float32 and operands(*stack.shape[-2:]) == "bfloat16":
+            # Half of it, because the largest float32 itself would round to infinity.
+            stack = (stack / 2).astype(jnp.bfloat16).astype(stack.dtype)
         return polar(stack * to_order_of_one(jnp.max(jnp.abs(stack), axis=_MATRIX, keepdims=True)))
 
     return _checked(call, matrices, scaled)
@@ -121,9 +125,12 @@ def to_order_of_one(size: Float[Array, "..."]) -> Float[Array, "..."]:
 
     The size's inverse would not do: that of a large one is subnormal, which backends flush to zero.
     """
-    _, exponent = jnp.frexp(size)
-    limit = jnp.finfo(size.dtype).maxexp - 2  # beyond it 2^-exponent itself would be subnormal
-    return jnp.ldexp(jnp.ones((), size.dtype), -jnp.clip(exponent, -limit, limit))
+    number = jnp.finfo(size.dtype)
+    exponent = lax.bitcast_convert_type(size, f"int{number.bits}") >> number.nmant
+    largest = 2 * number.maxexp - 3
+    # The exponent 0 is that of subnormals, which are flushed as well.
+    inverse = jnp.clip(largest - exponent, 1, largest)
+    return lax.bitcast_convert_type(inverse << number.nmant, size.dtype)
 
 
 def _lift_subnormals(matrix: Float[Array, "*batch rows cols"]) -> Wide:

@@ -45,25 +45,51 @@ class Arithmetic:
         """Returns what a product reads of an operand."""
         return matrix if self.operands is None else matrix.astype(self.operands)
 
+    def with_digits_read(self, matrix: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Returns the matrix rounded to what a product reads, in the dtype that it has.
+
+        TPUs store that faster than they do a narrower dtype.
+        """
+        if self.operands is None:
+            return matrix
+        number = jnp.finfo(self.operands)
+        return lax.reduce_precision(matrix, number.nexp, number.nmant)
+
     def multiply(
         self, left: Float[Array, "*batch rows inner"], right: Float[Array, "*batch inner cols"]
     ) -> Float[Array, "*batch rows cols"]:
         """Multiplies with these operands."""
-        return jnp.matmul(self.rounded(left), self.rounded(right), **self._as_for(left))
+        return self._contract(left, right, (left.ndim - 1, right.ndim - 2))
 
-    def gram(self, matrix: Float[Array, "*batch rows cols"]) -> Float[Array, "*batch rows rows"]:
-        """Returns the Gram matrix XXᵀ with these operands.
+    def gram(self, matrix: Float[Array, "*batch rows cols"]) -> Float[Array, "*batch short short"]:
+        """Returns the Gram matrix of the short side, XXᵀ or XᵀX, with these operands.
 
         Without a transpose in the program: XLA's CPU backend multiplies half-precision operands in
-        float32 if one of them is the transpose of the other.
+        float32 if one of them is the transpose of the other, and TPUs copy what is transposed.
         """
-        operand = self.rounded(matrix)
-        return jnp.einsum("...ik,...jk->...ij", operand, operand, **self._as_for(matrix))
+        rows, cols = matrix.shape[-2:]
+        long = matrix.ndim - (2 if rows > cols else 1)
+        return self._contract(matrix, matrix, (long, long))
 
-    def _as_for(self, operand: Float[Array, "..."]) -> dict[str, Any]:
-        """Returns how to multiply: what a backend may round, and the dtype of sums."""
-        sums = wide_dtype(operand.dtype)
-        return {"precision": self.precision, "preferred_element_type": sums}
+    def on_short_side(
+        self, factor: Float[Array, "*batch short short"], matrix: Float[Array, "*batch rows cols"]
+    ) -> Float[Array, "*batch rows cols"]:
+        """Multiplies a matrix by a symmetric factor, from the side that it fits."""
+        rows, cols = matrix.shape[-2:]
+        return self.multiply(matrix, factor) if rows > cols else self.multiply(factor, matrix)
+
+    def _contract(
+        self, left: Float[Array, "..."], right: Float[Array, "..."], axes: tuple[int, int]
+    ) -> Float[Array, "..."]:
+        """Sums over one axis of each; the batch axes lead."""
+        batch = tuple(range(left.ndim - 2))
+        return lax.dot_general(
+            self.rounded(left),
+            self.rounded(right),
+            (((axes[0],), (axes[1],)), (batch, batch)),
+            precision=self.precision,
+            preferred_element_type=wide_dtype(left.dtype),
+        )
 
 
 ARITHMETICS = MappingProxyType(

@@ -142,3 +142,47 @@ def test_matrices_of_float64_keep_their_digits_on_every_platform():
         matrices = jnp.ones((1, 64, 64), jnp.float64)
         function = jax.jit(lambda matrices: muon_jax.newton_schulz()(matrices))
         assert "bf16" not in jax.export.export(function, platforms=["tpu"])(matrices).mlir_module()
+
+
+def keller(matrix):
+    """The default of optax.contrib.muon, with operands of bfloat16 and sums in float32."""
+
+    def multiply(left, right):
+        operands = left.astype(jnp.bfloat16), right.astype(jnp.bfloat16)
+        return jnp.matmul(*operands, preferred_element_type=jnp.float32)
+
+    matrix = matrix / jnp.linalg.norm(matrix)
+    for _ in range(5):
+        gram = multiply(matrix, matrix.T)
+        factor = -4.7750 * gram + 2.0315 * multiply(gram, gram)
+        matrix = 3.4445 * matrix + multiply(factor, matrix)
+    return matrix
+
+
+def visible_error(result, matrix) -> float:
+    """Returns the relative error on singular directions above 1e-3 of the largest."""
+    left, values, right = np.linalg.svd(matrix)
+    seen = values > 1e-3 * values[0]
+    middle = left[:, seen].T @ np.asarray(result, np.float64) @ right[seen].T
+    return float(np.linalg.norm(middle - np.eye(seen.sum())) / np.sqrt(seen.sum()))
+
+
+@pytest.mark.parametrize("inputs", ["gaussian", "1e2", "1e3", "1e4"])
+def test_bfloat16_has_at_most_half_of_the_error_of_optax(inputs):
+    shape = 512, 512
+    matrix = gaussian(*shape) if inputs == "gaussian" else log_uniform(*shape, float(inputs))
+    given = jnp.asarray(matrix, jnp.float32)
+    theirs = visible_error(jax.jit(keller)(given), matrix)
+    polar = muon_jax.newton_schulz().on("tpu")
+    for way in (polar.on_cpu, polar.on_accelerator):
+        assert visible_error(jax.jit(way)(given[None])[0], matrix) <= 0.5 * theirs
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_accelerators_take_the_largest_float32(dtype):
+    """It is larger than the largest bfloat16."""
+    largest = float(jnp.finfo(jnp.float32).max) * jnp.sign(jnp.asarray(gaussian(1, 64, 96)))
+    polar = muon_jax.newton_schulz(dtype=dtype)
+    result = polar.on_accelerator(largest.astype(jnp.float32))
+    assert jnp.isfinite(result).all()
+    np.testing.assert_allclose(result, polar.on_cpu(jnp.sign(largest)), atol=1e-3)
