@@ -24,6 +24,7 @@ from muon_jax.transforms._scale_by_path import check_multipliers, multipliers_of
 
 _CALL = "explain"
 _ADAM_MOMENTS = 2
+_PLATFORMS = MappingProxyType({"cpu": "CPU", "tpu": "TPU", "gpu": "GPU"})
 
 
 def explain(
@@ -132,7 +133,26 @@ def explain(
         )
     ]
     alone = sum(_ADAM_MOMENTS * _bytes(found) for found in jax.tree.leaves(routes))
-    return Explanation(tuple(leaves), alone, tuple(notices(jax.tree.leaves(routes))))
+    return Explanation(
+        tuple(leaves),
+        alone,
+        tuple(notices(jax.tree.leaves(routes))),
+        _products(orthogonalizer or newton_schulz(), leaves),
+    )
+
+
+def _products(
+    orthogonalizer: Orthogonalizer, leaves: Iterable[ExplainedLeaf]
+) -> tuple[tuple[str, str], ...]:
+    """Returns the number formats of the operands of products by platform, if they are known."""
+    on = getattr(orthogonalizer, "on", None)
+    sides = {(rows, cols) for leaf in leaves for _, rows, cols in leaf.matrices}
+    if on is None or not sides:
+        return ()
+    return tuple(
+        (name, ", ".join(sorted({on(platform).operands(*pair) or "float32" for pair in sides})))
+        for platform, name in _PLATFORMS.items()
+    )
 
 
 def _untold(rows: int, cols: int) -> None:

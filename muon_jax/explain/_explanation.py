@@ -79,11 +79,15 @@ class Explanation:
       leaves: one entry a parameter, in the order of the tree.
       adamw_state_bytes: what AdamW alone would keep for these parameters.
       notices: what `muon` warns of at `init`: no matrix for Muon, or no output head.
+      products: pairs of a platform and the number formats to which products round their operands
+        there; empty if the orthogonalizer does not say. The table shows them where any differs from
+        float32.
     """
 
     leaves: tuple[ExplainedLeaf, ...]
     adamw_state_bytes: int
     notices: tuple[str, ...] = ()
+    products: tuple[tuple[str, str], ...] = ()
 
     @property
     def flops(self) -> int | None:
@@ -117,6 +121,7 @@ class Explanation:
             "state_bytes": self.state_bytes,
             "adamw_state_bytes": self.adamw_state_bytes,
             "notices": list(self.notices),
+            "products": dict(self.products),
         }
 
     def __str__(self) -> str:
@@ -152,10 +157,13 @@ class Explanation:
         noun = "matrix" if count == 1 else "matrices"
         cost = f": {_decimal(self.flops, 'FLOP')} to orthogonalise" if self.flops else ""
         size = _decimal(sum(self.parameters.values()))
+        formats = ", ".join(f"{numbers} on {platform}" for platform, numbers in self.products)
+        rounds = any(numbers != "float32" for _, numbers in self.products)
         return [
             f"{size} parameters: {', '.join(parts) or 'none'}",
             f"{count} {noun} of {shapes} shape{'s' * (shapes != 1)}{cost}",
             f"{_binary(self.state_bytes)} of state; AdamW alone {_binary(self.adamw_state_bytes)}",
+            *([f"operands of products: {formats}"] if rounds else []),
         ]
 
 

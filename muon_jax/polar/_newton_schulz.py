@@ -103,9 +103,9 @@ class NewtonSchulz:
 
     def on_wide(self, matrix: Wide) -> Wide:
         """Orthogonalises a matrix, or a batch, that lies wide with entries of order one."""
-        return self._as_stored(matrix)
+        return self._as_stored(matrix, narrow=True)
 
-    def _as_stored(self, matrix: Matrices) -> Matrices:
+    def _as_stored(self, matrix: Matrices, *, narrow: bool = False) -> Matrices:
         """Orthogonalises a matrix, or a batch, with entries of order one, wide or tall."""
         rows, cols = matrix.shape[-2:]
         arithmetic = self._arithmetic(min(rows, cols))
@@ -117,8 +117,9 @@ class NewtonSchulz:
                 jax.tree.map(lambda number: np.asarray(number, matrix.dtype), schedule)
             )
         for start, stop in self.plan(rows, cols).segments:
-            # What a step adds to its multiple of X then belongs to the same X.
-            matrix = arithmetic.with_digits_read(matrix)
+            # What a step adds to its multiple of X then belongs to the same X. CPUs store less of
+            # a narrow dtype, and TPUs take longer to store it.
+            matrix = (arithmetic.rounded if narrow else arithmetic.with_digits_read)(matrix)
             if start:
                 bound, gram, gram_squared = 1.0, arithmetic.gram(matrix), None
             else:
@@ -130,7 +131,7 @@ class NewtonSchulz:
                 ((linear, *higher),) = steps
                 factor = _polynomial(gram, gram_squared, higher, arithmetic)
                 product = arithmetic.on_short_side(factor / bound, matrix)
-                matrix = linear / bound * matrix + product
+                matrix = linear / bound * matrix.astype(product.dtype) + product
             else:
                 factor = _factor(gram, gram_squared, steps, arithmetic)
                 matrix = arithmetic.on_short_side(factor / bound, matrix)

@@ -46,10 +46,7 @@ class Arithmetic:
         return matrix if self.operands is None else matrix.astype(self.operands)
 
     def with_digits_read(self, matrix: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Returns the matrix rounded to what a product reads, in the dtype that it has.
-
-        TPUs store that faster than they do a narrower dtype.
-        """
+        """Returns the matrix rounded to what a product reads, in the dtype that it has."""
         if self.operands is None:
             return matrix
         number = jnp.finfo(self.operands)

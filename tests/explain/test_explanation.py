@@ -3,7 +3,7 @@
 import pytest
 from routes import tree_of
 
-from muon_jax import MatrixAxes, Rule, Split, explain
+from muon_jax import MatrixAxes, Rule, Split, explain, newton_schulz, polar_by_svd
 from muon_jax.explain._explanation import _binary, _decimal
 
 PARAMS = tree_of(
@@ -81,6 +81,7 @@ def test_json_has_the_leaves_and_the_totals():
         "state_bytes": 200 * 4 + 2 * 4,
         "adamw_state_bytes": 201 * 2 * 4,
         "notices": [],
+        "products": dict.fromkeys(("CPU", "TPU", "GPU"), "float32"),
     }
 
 
@@ -120,3 +121,22 @@ def test_counts_have_three_digits_and_a_unit(value, decimal):
 )
 def test_bytes_have_units_of_1024(value, binary):
     assert _binary(value) == binary
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cpu", "accelerator"),
+    [
+        (None, "float32", "bfloat16, float32"),
+        ("bfloat16", "bfloat16, float32", "bfloat16, float32"),
+        ("float32", "float32", "float32"),
+    ],
+)
+def test_the_number_formats_of_every_platform_are_shown(dtype, cpu, accelerator):
+    """Those of matrices with a short side under 64 stay float32."""
+    params = tree_of({"dense/kernel": (64, 80), "out/kernel": (63, 80)})
+    rules = [Rule("*", MatrixAxes(0, 1))]
+    found = explain(params, rules=rules, orthogonalizer=newton_schulz(dtype=dtype))
+    assert found.to_dict()["products"] == {"CPU": cpu, "TPU": accelerator, "GPU": accelerator}
+    line = f"operands of products: {cpu} on CPU, {accelerator} on TPU, {accelerator} on GPU"
+    assert (line in str(found)) == (dtype != "float32")
+    assert explain(params, rules=rules, orthogonalizer=polar_by_svd()).products == ()
