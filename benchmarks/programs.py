@@ -40,6 +40,7 @@ from benchmarks.topologies import (
     devices_of,
 )
 from muon_jax.diagnostics import Collectives
+from muon_jax.polar._batching import orthogonalize_all
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "build" / "accelerators.jsonl"
@@ -77,13 +78,16 @@ def optimizer(who: str) -> optax.GradientTransformation:
     return muon_jax.muon(0.02, rules=[muon_jax.Rule("*", muon_jax.MatrixAxes(-2, -1))])
 
 
-def orthogonalizer(who: str) -> Callable[[Any], Any]:
-    return muon_jax.newton_schulz() if who == OURS else optax_map()
+def orthogonalize(who: str) -> Callable[[Any], Any]:
+    """Returns the polar map of a stack as a step applies it: ours goes through it in chunks."""
+    if who == THEIRS:
+        return optax_map()
+    return lambda stack: orthogonalize_all([stack], muon_jax.newton_schulz(), call=OURS)[0]
 
 
 def compile_map(who: str, shape: tuple[int, ...]) -> Figures:
     batch = place(jax.ShapeDtypeStruct(shape, "float32"), devices_of(ONE_TPU)[0])
-    return compile_program(jax.jit(orthogonalizer(who)), batch)
+    return compile_program(jax.jit(orthogonalize(who)), batch)
 
 
 def compile_update(who: str, topology: str, layout: str, model: str) -> Figures:
