@@ -94,6 +94,17 @@ class Case:
         assert figures.program.product_cycles <= self.alone() / 2, "devices repeat work"
         return figures
 
+    def formula(self) -> float:
+        """Returns how many bytes each device should receive, by docs/how-to/sharding.md."""
+
+        def of(leaf: Any) -> float:
+            same = copies(leaf)
+            parts = leaf.sharding.num_devices / same
+            there_and_back = 2 / same * (parts - 1) / parts
+            return local_bytes(leaf) * (there_and_back + (same - 1) / same)
+
+        return sum(map(of, jax.tree.leaves(self.params)))
+
     def scan_over_steps(self, tx: optax.GradientTransformation) -> Figures:
         def one(trained: Any, _: None) -> Any:
             params, state = trained
