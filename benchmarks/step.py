@@ -43,11 +43,11 @@ def optimizers() -> dict[str, optax.GradientTransformation]:
     """The same rule throughout: momentum 0.95, Nesterov, RMS matched to AdamW, decay, rate."""
 
     def ours(chunk_bytes: int | None = None, **options: Any) -> optax.GradientTransformation:
-        return muon_jax.muon(
-            1e-3,
-            weight_decay=0.1,
-            orthogonalizer=muon_jax.newton_schulz(**options),
-            chunk_bytes=chunk_bytes,
+        orthogonalizer = muon_jax.newton_schulz(**options)
+        return optax.chain(
+            muon_jax.scale_by_muon(orthogonalizer=orthogonalizer, chunk_bytes=chunk_bytes),
+            optax.add_decayed_weights(0.1),
+            optax.scale_by_learning_rate(1e-3),
         )
 
     return {

@@ -11,7 +11,7 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 
 from architectures import ARCHITECTURES  # noqa: E402
 
-from muon_jax.explain._explain import explain  # noqa: E402
+from muon_jax import explain, muon  # noqa: E402
 from muon_jax.routing._default_rules import FUSED, NOT_FOR_MUON, UNKNOWN, WEIGHTS  # noqa: E402
 
 PAGE = REPOSITORY / "docs" / "reference" / "models.md"
@@ -28,7 +28,7 @@ before you train it; shapes are enough, so the model need not fit on the machine
 
 ```python
 params = jax.eval_shape(model.init, key, inputs)  # or nnx.state(nnx.eval_shape(...), nnx.Param)
-print(muon_jax.explain(params))
+print(muon_jax.explain(params, tx))
 ```
 
 ## The rules
@@ -119,7 +119,8 @@ def page() -> str:
             whys.setdefault((rule.name, label), {})[rule.why] = None
     lines = [f"| {name} | {label} | {'; '.join(why)} |" for (name, label), why in whys.items()]
     sections = [
-        f"\n### {name}\n\n```text\n{explain(make())}\n```\n" for name, make in ARCHITECTURES.items()
+        f"\n### {name}\n\n```text\n{explain(make(), muon(1e-3))}\n```\n"
+        for name, make in ARCHITECTURES.items()
     ]
     return INTRODUCTION + "\n".join(lines) + "\n" + MORE + "".join(sections)
 

@@ -88,7 +88,8 @@ def main():
     text = np.frombuffer(b"".join(file.read_bytes() for file in files), np.uint8)
     text, test_text = np.split(text, [9 * len(text) // 10])
     test_windows = sample_windows(test_text, np.random.default_rng(1), 4096)
-    print(muon_jax.explain(nnx.state(nnx.eval_shape(lambda: LanguageModel(nnx.Rngs(0))))))
+    params = nnx.state(nnx.eval_shape(lambda: LanguageModel(nnx.Rngs(0))))
+    print(muon_jax.explain(params, muon_jax.muon(LEARNING_RATES["Muon"], weight_decay=0.1)))
     for name, optimizer in {"Muon": muon_jax.muon, "AdamW": optax.adamw}.items():
         schedule = optax.warmup_cosine_decay_schedule(0, LEARNING_RATES[name], STEPS // 10, STEPS)
         loss, load = train(optimizer(schedule, weight_decay=0.1), text, test_windows)

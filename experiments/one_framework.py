@@ -136,7 +136,7 @@ def arm_optimizer(arm: str, config: OptimizerConfig, steps: int) -> optax.Gradie
         return muon(fallback=optimizer(muon_jax.scale_by_momentum_rms(momentum=MOMENTUM)))
     return muon(
         rules=[muon_jax.Rule("*/embedding", "rows"), muon_jax.Rule("*/head/kernel", "head")],
-        others={
+        transforms={
             "rows": optimizer(along_momentum(rows_of_unit_rms)),
             "head": optimizer(
                 muon_jax.scale_by_muon(axes=HEAD, scale="spectral", orthogonalizer=polar)

@@ -62,9 +62,8 @@ class TiltTrial(LanguageTrial):
             schedule,
             weight_decay=config.decay,
             orthogonalizer=Tilted(self.first, self.last),
+            weight_decay_mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
             fallback_learning_rate=schedule,
-            fallback_weight_decay=config.decay,
-            fallback_weight_decay_mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
         )
 
 

@@ -15,6 +15,7 @@ from muon_jax.explain import Explanation as Explanation
 from muon_jax.explain import explain as explain
 from muon_jax.mesh import Distribution as Distribution
 from muon_jax.mesh import zero1_shardings as zero1_shardings
+from muon_jax.optimizers import adamw as adamw
 from muon_jax.optimizers import momentum_rms as momentum_rms
 from muon_jax.optimizers import muon as muon
 from muon_jax.optimizers import muon_clip as muon_clip
@@ -37,6 +38,7 @@ from muon_jax.transforms import hidden_size as hidden_size
 from muon_jax.transforms import orthogonalize_tree as orthogonalize_tree
 from muon_jax.transforms import scale_by_momentum_rms as scale_by_momentum_rms
 from muon_jax.transforms import scale_by_muon as scale_by_muon
+from muon_jax.transforms import scale_by_path as scale_by_path
 from muon_jax.transforms import skip_nonfinite as skip_nonfinite
 from muon_jax.views import MatrixAxes as MatrixAxes
 from muon_jax.views import Split as Split
@@ -58,6 +60,7 @@ __all__ = [
     "Split",
     "TracedAxes",
     "TracedLeaf",
+    "adamw",
     "attention",
     "clip_qk",
     "diagnostics",
@@ -77,6 +80,7 @@ __all__ = [
     "recipes",
     "scale_by_momentum_rms",
     "scale_by_muon",
+    "scale_by_path",
     "skip_nonfinite",
     "steepest_descent",
     "trace_axes",

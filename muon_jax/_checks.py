@@ -4,13 +4,35 @@ A message names the call as the user wrote it, the value that came, and the reme
 `muon_jax.scale_by_muon(momentum=1.5): give a number in [0, 1)`.
 """
 
+import contextlib
+import inspect
 import numbers
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+_CALL: ContextVar[str | None] = ContextVar("call", default=None)
+
+
+@contextlib.contextmanager
+def named(call: str) -> Iterator[None]:
+    """Names the public call in progress, unless it is part of another one."""
+    token = _CALL.set(_CALL.get() or call)
+    try:
+        yield
+    finally:
+        _CALL.reset(token)
+
+
+def call_in_progress() -> str:
+    """Returns the name of the outermost public call, for the errors of the factories inside it."""
+    call = _CALL.get()
+    assert call is not None, "the factory lacks muon_jax._door.public"
+    return call
 
 
 def invalid(
@@ -95,6 +117,11 @@ def check_orthogonalizer(call: str, value: Any) -> None:
     if not callable(value):
         remedy = "give a callable from (batch, rows, cols) to the same shape, or newton_schulz(...)"
         raise invalid(call, "orthogonalizer", value, remedy, TypeError)
+    ours = getattr(value, "__module__", "").startswith("muon_jax.")
+    if isinstance(value, type) or (ours and inspect.isfunction(value)):
+        name = value.__name__
+        remedy = f"Give its result: orthogonalizer={name}(...)"
+        raise refused(call, f"orthogonalizer={name} is not called", remedy, TypeError)
     if not isinstance(value, Hashable):  # it is a static argument of a compiled function
         remedy = "give a hashable callable, such as a function or a frozen dataclass"
         raise invalid(call, "orthogonalizer", value, remedy, TypeError)

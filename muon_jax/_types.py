@@ -1,7 +1,7 @@
 """Type aliases and number formats that every package shares."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ Orthogonalizer: TypeAlias = Callable[[Matrices], Matrices]
 
 ShapeScale: TypeAlias = Callable[[int, int], float]
 """Maps (rows, cols) = (inputs, outputs) of a matrix to the factor on its orthogonal update."""
+
+Scale: TypeAlias = Literal["match_rms", "keller", "spectral", "update_norm", "none"] | ShapeScale
+"""The size of orthogonal updates: see `scale_by_muon`."""
 
 Mask: TypeAlias = Any | Callable[[optax.Params], Any]
 """A prefix tree of booleans, or a function from the parameters to one."""

@@ -50,7 +50,7 @@ def whole_step(layout: str, kind: str, form: str) -> dict[str, Any]:
         "temporary_bytes": memory.temp_size_in_bytes,
         "aliased": memory.alias_size_in_bytes == donated,
         "error": error(updates, host),
-        "kept": lies_alike(updates, leaves) and lies_alike(state.momentum, leaves),
+        "kept": lies_alike(updates, leaves) and lies_alike(state.mu, leaves),
     }
 
 
@@ -167,7 +167,7 @@ def zero1(kind: str) -> dict[str, Any]:
     params = on(mesh, host, dict.fromkeys(host, P()))
     shardings = zero1_shardings(params, mesh, "data")
     state, blank = transform().init(params), jax.tree.map(jnp.zeros_like, params)
-    state = state._replace(momentum=jax.device_put(state.momentum, shardings))
+    state = state._replace(mu=jax.device_put(state.mu, shardings))
     compiled = jax.jit(step, donate_argnums=(1, 2)).lower(params, state, blank).compile()
     updates, state = compiled(params, state, blank)
     return {
@@ -175,8 +175,7 @@ def zero1(kind: str) -> dict[str, Any]:
         "error": error(updates, host),
         "kept": lies_alike(updates, params)
         and all(
-            state.momentum[name].sharding.is_equivalent_to(shardings[name], 2)
-            for name in ("out", "odd")
+            state.mu[name].sharding.is_equivalent_to(shardings[name], 2) for name in ("out", "odd")
         ),
         "specs": {name: str(sharding.spec) for name, sharding in shardings.items()},
     }

@@ -64,10 +64,10 @@ def traced_init(kind: str) -> dict[str, Any]:
         momentum_rms = jax.jit(muon_jax.scale_by_momentum_rms().init)(params)
         closed_over = jax.jit(lambda: transform().init(matrices))()
     return {
-        "scale_by_muon of what it closes over": lies_alike(closed_over.momentum, matrices),
-        "scale_by_muon of what lies on a mixed mesh": lies_alike(beside_others.momentum, both),
-        "scale_by_muon": lies_alike(muon.momentum, matrices),
-        "scale_by_momentum_rms": lies_alike(momentum_rms.momentum, params),
+        "scale_by_muon of what it closes over": lies_alike(closed_over.mu, matrices),
+        "scale_by_muon of what lies on a mixed mesh": lies_alike(beside_others.mu, both),
+        "scale_by_muon": lies_alike(muon.mu, matrices),
+        "scale_by_momentum_rms": lies_alike(momentum_rms.mu, params),
     }
 
 

@@ -129,7 +129,7 @@ BAD_VALUES = [
     (
         lambda: muon_jax.muon(1.0, rules=[muon_jax.Rule("a", "frozen")]).init({"a": jnp.ones(2)}),
         "muon_jax.muon: rules give 'a' the label 'frozen', but the known labels are 'adamw', "
-        "'muon'. Give an optimizer for each, such as others={'frozen': optax.set_to_zero()}.",
+        "'muon'. Give an optimizer for each, such as transforms={'frozen': optax.set_to_zero()}.",
     ),
     (
         lambda: muon_jax.clip_qk(100.0, {}),
@@ -148,13 +148,32 @@ BAD_VALUES = [
         "muon_jax.muon(weight_decay=-0.1): give a finite number of at least 0.",
     ),
     (
-        lambda: muon_jax.muon(1.0, fallback=optax.sgd(1.0), fallback_weight_decay=0.1),
-        "muon_jax.muon(fallback_weight_decay=0.1): leave it out and configure the transformation "
+        lambda: muon_jax.muon(1.0, fallback=optax.sgd(1.0), fallback_learning_rate=0.1),
+        "muon_jax.muon(fallback_learning_rate=0.1): leave it out and configure the transformation "
         "given as fallback instead.",
     ),
     (
-        lambda: muon_jax.muon(1.0, others={"adamw": 1}),
-        "muon_jax.muon(others={'adamw': 1}): give labels of your own, not 'adamw', which is taken.",
+        lambda: muon_jax.muon(1.0, transforms={"adamw": 1}),
+        "muon_jax.muon(transforms={'adamw': 1}): give labels of your own, not 'adamw', which is "
+        "taken.",
+    ),
+    (
+        lambda: recipes.keller(-1.0),
+        "muon_jax.recipes.keller(learning_rate=-1.0): give a finite number of at least 0.",
+    ),
+    (
+        lambda: recipes.moonlight(fallback_learning_rate=0.1),
+        "muon_jax.recipes.moonlight(fallback_learning_rate=0.1): leave it out and configure the "
+        "transformation given as fallback instead.",
+    ),
+    (
+        lambda: recipes.kimi_k2(scale="big"),
+        "muon_jax.recipes.kimi_k2(scale='big'): choose one of 'match_rms', 'keller', 'spectral', "
+        "'none', 'update_norm', muon_jax.hidden_size(width), or a callable of (rows, cols).",
+    ),
+    (
+        lambda: muon_jax.adamw(1.0, b2=1.5),
+        "muon_jax.adamw(b2=1.5): give a number in [0, 1).",
     ),
     (
         lambda: muon_jax.scale_by_momentum_rms(momentum=-0.1),
@@ -173,12 +192,13 @@ BAD_TYPES = [
         "optax.set_to_zero().",
     ),
     (
-        lambda: muon_jax.muon(1.0, skip_nonfinite=3),
-        "muon_jax.muon(skip_nonfinite=3): give True or False.",
+        lambda: muon_jax.muon(1.0, nesterov="yes"),
+        "muon_jax.muon(nesterov='yes'): give True or False.",
     ),
     (
-        lambda: muon_jax.muon(1.0, fallback_nesterov="yes"),
-        "muon_jax.muon(fallback_nesterov='yes'): give True or False.",
+        lambda: muon_jax.muon(1.0, orthogonalizer=muon_jax.polar_by_svd),
+        "muon_jax.muon: orthogonalizer=polar_by_svd is not called. Give its result: "
+        "orthogonalizer=polar_by_svd(...).",
     ),
     (
         lambda: muon_jax.scale_by_muon(nesterov=1),
@@ -190,13 +210,13 @@ BAD_TYPES = [
         "optax.set_to_zero().",
     ),
     (
-        lambda: muon_jax.muon(1.0, others={"frozen": 1}),
-        "muon_jax.muon(others['frozen']=1): give a gradient transformation, such as "
+        lambda: muon_jax.muon(1.0, transforms={"frozen": 1}),
+        "muon_jax.muon(transforms['frozen']=1): give a gradient transformation, such as "
         "optax.set_to_zero().",
     ),
     (
-        lambda: muon_jax.muon(1.0, others=["frozen"]),
-        "muon_jax.muon(others=['frozen']): give {label: transformation}, such as "
+        lambda: muon_jax.muon(1.0, transforms=["frozen"]),
+        "muon_jax.muon(transforms=['frozen']): give {label: transformation}, such as "
         '{"frozen": optax.set_to_zero()}.',
     ),
     (
@@ -233,11 +253,8 @@ BAD_TYPES = [
     ),
     (
         lambda: recipes.procrustes(momentum=abs),
-        "muon_jax.recipes.procrustes(momentum=<built-in function abs>): give a number in [0, 1).",
-    ),
-    (
-        lambda: muon_jax.muon_clip(1.0, skip_nonfinite="yes"),
-        "muon_jax.muon_clip(skip_nonfinite='yes'): give True or False.",
+        "muon_jax.recipes.procrustes(momentum=<built-in function abs>): give a number, and "
+        "schedule it by optax.inject_hyperparams(muon_jax.recipes.procrustes).",
     ),
     (
         lambda: muon_jax.clip_qk(float),
@@ -319,7 +336,7 @@ OF_MUON = {
 OF_MOMENTUM_RMS = {"momentum": abs, "max_norm": -1.0}
 BAD_ARGUMENTS = {
     "scale_by_muon": OF_MUON,
-    "muon": OF_MUON,
+    "muon": {name: value for name, value in OF_MUON.items() if name != "chunk_bytes"},
     "scale_by_momentum_rms": OF_MOMENTUM_RMS,
     "momentum_rms": OF_MOMENTUM_RMS,
 }
@@ -349,8 +366,8 @@ def test_masks_of_another_tree_are_refused_by_name():
     said = r"weight_decay_mask is no prefix of the parameters: .*\. Give a tree of booleans, or a"
     with pytest.raises(ValueError, match=f"muon_jax.muon: {said}"):
         init(muon_jax.muon(1e-3, weight_decay_mask={"other": True}), MATRIX)
-    with pytest.raises(ValueError, match=f"muon_jax.explain: {said}"):
-        muon_jax.explain(MATRIX, weight_decay_mask={"other": True})
+    with pytest.raises(ValueError, match=f"muon_jax.recipes.keller: {said}"):
+        init(recipes.keller(1e-3, weight_decay_mask={"other": True}), MATRIX)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (2, 2, 4, 6)])

@@ -136,29 +136,29 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 def _muon(
     config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
 ) -> optax.GradientTransformation:
-    return muon_jax.muon(schedule, **_muon_arguments(config, fallback))
+    muon = muon_jax.muon(
+        schedule,
+        weight_decay=config.decay,
+        orthogonalizer=named_orthogonalizer(config.orthogonalizer),
+        scale=_scale(config.scale),
+        fallback=muon_jax.adamw(
+            fallback,
+            b2=BETA2,
+            weight_decay=config.decay,
+            weight_decay_mask=_matrices,
+            nesterov=config.fallback_nesterov,
+        ),
+    )
+    if config.attention_rate == 1:
+        return muon
+    return optax.chain(muon, muon_jax.scale_by_path({"*/attention/*": config.attention_rate}))
 
 
 def _muon_clip(
     config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
 ) -> optax.GradientTransformation:
-    return muon_jax.muon_clip(
-        schedule, threshold=config.clip_threshold, **_muon_arguments(config, fallback)
-    )
-
-
-def _muon_arguments(config: OptimizerConfig, fallback: optax.Schedule) -> dict[str, Any]:
-    unlike = config.attention_rate != 1
-    return {
-        "weight_decay": config.decay,
-        "orthogonalizer": named_orthogonalizer(config.orthogonalizer),
-        "scale": _scale(config.scale),
-        "fallback_learning_rate": fallback,
-        "fallback_weight_decay": config.decay,
-        "fallback_nesterov": config.fallback_nesterov,
-        "fallback_weight_decay_mask": _matrices,
-        "learning_rate_multipliers": {"*/attention/*": config.attention_rate} if unlike else {},
-    }
+    """Returns what `muon_jax.muon_clip` is, with the factor of attention before the clip."""
+    return optax.chain(_muon(config, schedule, fallback), muon_jax.clip_qk(config.clip_threshold))
 
 
 def _optax_muon(

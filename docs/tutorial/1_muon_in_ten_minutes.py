@@ -47,12 +47,12 @@ class Model(nnx.Module):
 # %% [markdown]
 # ## What will happen to it
 #
-# `explain` says before training where each parameter goes and why. Embedding, head and biases go to AdamW: their rows or entries are separate things, and only the two matrices in the middle map one hidden state to another.
+# `explain` shows before training where each parameter goes and why. Embedding, head and biases go to AdamW: their rows or entries are separate things, and only the two matrices in the middle map one hidden state to another.
 
 # %%
 model = Model(nnx.Rngs(0))
 params = nnx.state(model, nnx.Param)
-print(muon_jax.explain(params))
+print(muon_jax.explain(params, muon_jax.muon(1e-3)))
 
 labels = muon_jax.label_params(nnx.to_pure_dict(params))
 muons = [name for name in labels if labels[name].get("kernel") == "muon"]

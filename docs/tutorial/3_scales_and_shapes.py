@@ -118,7 +118,7 @@ params = {
     },
 }
 views = muon_jax.matrix_axes(params)
-print(muon_jax.explain(params))
+print(muon_jax.explain(params, muon_jax.muon(1e-3)))
 
 # %%
 assert views["attn"]["query"]["kernel"].matrix_shapes((512, 8, 64)) == (

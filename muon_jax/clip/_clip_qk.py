@@ -9,12 +9,14 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from muon_jax import _checks
+from muon_jax._door import public
 from muon_jax._types import wide_dtype
 from muon_jax.clip._plan import Scaling, plan
 from muon_jax.clip._targets import QKPart, QKTarget, Shape
 from muon_jax.mesh._specs import replicated
 from muon_jax.mesh._state import on_mesh_of
-from muon_jax.trees._paths import map_named, named_leaves
+from muon_jax.transforms._same_leaves import params_beside
+from muon_jax.trees._paths import is_placeholder, map_named, named_leaves
 
 _CALL = "clip_qk"
 _UPDATE = "clip_qk(...).update"
@@ -31,6 +33,7 @@ class QKClipState(NamedTuple):
     """The largest finite logit; −inf before the first."""
 
 
+@public("clip_qk")
 def clip_qk(
     threshold: float, targets: Mapping[str, QKTarget] | None = None
 ) -> optax.GradientTransformationExtraArgs:
@@ -81,7 +84,8 @@ def clip_qk(
         _check_targets(targets)
 
     def init(params: optax.Params) -> QKClipState:
-        plan(targets, params)
+        if not is_placeholder(params):
+            plan(targets, params)
         state = QKClipState(
             clipped_heads=jnp.zeros((), jnp.int32),
             nonfinite_heads=jnp.zeros((), jnp.int32),
@@ -102,6 +106,7 @@ def clip_qk(
             raise _checks.refused(
                 _UPDATE, "params is missing", "Pass params: the clipped weight is made from them"
             )
+        params = params_beside(updates, params, call=_UPDATE)
         work = plan(targets, params)
         maxima = _named_maxima(max_logits, work.maxima)
         gamma = {layer: _head_factors(logits, threshold) for layer, logits in maxima.items()}

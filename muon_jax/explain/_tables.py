@@ -1,17 +1,18 @@
-"""Tables of strings: aligned text for terminals, HTML for notebooks, and rich's where it is."""
+"""Tables of strings: aligned text for terminals of any width, and HTML for notebooks."""
 
 import dataclasses
 import html
+import itertools
+import re
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
-
-try:
-    import rich.table as rich_table
-    import rich.text as rich_text
-except ImportError:  # then nobody asks for `__rich_console__` either
-    rich_table = rich_text = cast(Any, None)
+from typing import Any
 
 Row = tuple[str, ...]
+
+_GAP = "  "
+_LEAST = 20  # narrower terminals get lines of this width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,33 +38,49 @@ class Table:
         return tuple(name.startswith(">") for name in self.header)
 
     def __str__(self) -> str:
-        lines = [self.names, *self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [
-            "  ".join(
-                cell.rjust(width) if right else cell.ljust(width)
-                for cell, width, right in zip(line, widths, self.to_right, strict=True)
-            ).rstrip()
-            for line in lines
-        ]
-        rule = "-" * max(map(len, text))
-        return "\n".join([text[0], rule, *text[1:], rule, *self.notes])
+        """Returns aligned text: folded to the terminal if that is where output goes, else whole."""
+        terminal = sys.stdout is not None and sys.stdout.isatty()
+        return self.text(shutil.get_terminal_size().columns if terminal else None)
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        """Draws as many columns as fit, since folded ones cannot be read."""
+        yield console.render_str(self.text(options.max_width), markup=False, highlight=False)
+
+    def text(self, width: int | None = None) -> str:
+        """Returns aligned text of at most `width` characters a line.
+
+        Columns that do not fit follow below, beside the first column again.
+        """
+        longest = max(_LEAST, width or sys.maxsize)
         lines = [self.names, *self.rows]
-        widths = [max(map(len, column)) + 2 for column in zip(*lines, strict=True)]
-        fits = [sum(widths[: column + 1]) <= options.max_width for column in range(len(widths))]
-        count = max(1, sum(fits))
-        table = rich_table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for name, right in list(zip(self.names, self.to_right, strict=True))[:count]:
-            table.add_column(name, justify="right" if right else "left")
-        for row in self.rows:
-            table.add_row(*map(rich_text.Text, row[:count]))
-        yield table
-        if count < len(widths):
-            yield f"A wider terminal also shows: {', '.join(self.names[count:])}"
-        yield from map(rich_text.Text, self.notes)
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for column in range(len(widths)):
+            beside = widths[0] + len(_GAP) if column else longest // 2 * (len(widths) > 1)
+            widths[column] = min(widths[column], longest - beside)
+        blocks = [
+            self._drawn(line, columns, widths)
+            for columns in _bands(widths, longest)
+            for line in ([self.names], self.rows)
+        ]
+        rule = "-" * max([len(line) for block in blocks for line in block], default=0)
+        folded = [part for note in self.notes for part in _folded(note, longest)]
+        return "\n".join([*(part for block in blocks for part in (*block, rule)), *folded])
+
+    def _drawn(
+        self, lines: Sequence[Row], columns: Sequence[int], widths: Sequence[int]
+    ) -> list[str]:
+        """Lays out some columns of some lines."""
+        drawn = list[str]()
+        for line in lines:
+            cells = [_folded(line[column], widths[column]) for column in columns]
+            for parts in itertools.zip_longest(*cells, fillvalue=""):
+                padded = [
+                    part.rjust(widths[column])
+                    if self.to_right[column]
+                    else part.ljust(widths[column])
+                    for part, column in zip(parts, columns, strict=True)
+                ]
+                drawn.append(_GAP.join(padded).rstrip())
+        return drawn
 
     def _repr_html_(self) -> str:
         sides = ["right" if right else "left" for right in self.to_right]
@@ -78,3 +95,30 @@ class Table:
         rows = "".join(line(row, "td") for row in self.rows)
         notes = "<br>".join(map(html.escape, self.notes))
         return f"<table>{line(self.names, 'th')}{rows}</table><p>{notes}</p>"
+
+
+def _bands(widths: Sequence[int], longest: int) -> list[list[int]]:
+    """Splits columns into groups that fit a line, each with the first column."""
+    if not widths:
+        return []
+    bands, taken = [[0]], widths[0]
+    for column, width in enumerate(widths[1:], 1):
+        taken += len(_GAP) + width
+        if taken > longest:
+            bands.append([0])
+            taken = widths[0] + len(_GAP) + width
+        bands[-1].append(column)
+    return bands
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """Breaks text at spaces and behind slashes, and elsewhere only in longer words."""
+    lines = [""]
+    for piece in re.findall(r"[^/\s]*/|[^/\s]+|\s+", text) if len(text) > width else [text]:
+        if lines[-1] and len((lines[-1] + piece).rstrip()) > width:
+            lines.append("")
+            piece = piece.lstrip()
+        lines[-1] += piece
+        while len(lines[-1].rstrip()) > width:
+            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+    return [line.rstrip() for line in lines]

@@ -129,8 +129,7 @@ def _moments_of(part: Any) -> Moments:
             path: AdamMoments(steps, first, second[path])
             for path, first in _by_path(part.mu).items()
         }
-    average = part.momentum if isinstance(part, MuonState) else part.mu
-    return {path: MuonMoment(steps, leaf) for path, leaf in _by_path(average).items()}
+    return {path: MuonMoment(steps, leaf) for path, leaf in _by_path(part.mu).items()}
 
 
 def _by_path(tree: Any) -> dict[str, Array]:
@@ -146,8 +145,6 @@ def _filled(part: Any, moments: Moments, steps: int) -> Any:
 
     if isinstance(part, optax.ScaleByAdamState):
         return part._replace(count=count, mu=fill(part.mu, "first"), nu=fill(part.nu, "second"))
-    if isinstance(part, MuonState):
-        return part._replace(count=count, momentum=fill(part.momentum, "average"))
     return part._replace(count=count, mu=fill(part.mu, "average"))
 
 

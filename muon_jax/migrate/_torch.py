@@ -42,8 +42,8 @@ def matrices_of(call: str, state: Any, axes: AxesLike) -> dict[str, Matrix]:
     found = {}
     for part in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, MuonState)):
         if isinstance(part, MuonState):
-            views = resolve_views(call, part.momentum, axes)
-            for (path, leaf), view in zip(named_leaves(part.momentum), views, strict=True):
+            views = resolve_views(call, part.mu, axes)
+            for (path, leaf), view in zip(named_leaves(part.mu), views, strict=True):
                 if view is None:
                     raise _checks.refused(
                         call,

@@ -1,10 +1,12 @@
 """Whole optimizers: Muon for the matrices, another optimizer for the rest."""
 
-from muon_jax.optimizers._muon import momentum_rms as momentum_rms
+from muon_jax.optimizers._fallback import adamw as adamw
+from muon_jax.optimizers._fallback import momentum_rms as momentum_rms
 from muon_jax.optimizers._muon import muon as muon
 from muon_jax.optimizers._muon import muon_clip as muon_clip
 
 __all__ = [
+    "adamw",
     "momentum_rms",
     "muon",
     "muon_clip",

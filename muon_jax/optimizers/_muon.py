@@ -1,37 +1,30 @@
-"""Whole optimizers: Muon for the matrices, another optimizer for the rest."""
+"""Muon for matrices and AdamW for the rest, as one optimizer."""
 
 import functools
-import inspect
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import optax
-from jaxtyping import Array
+from jax.core import Tracer
 
 from muon_jax import _checks
-from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
+from muon_jax._door import public
+from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, Scale
 from muon_jax.clip._clip_qk import clip_qk
 from muon_jax.clip._targets import QKTarget
 from muon_jax.mesh._distribution import Distribute
-from muon_jax.mesh._state import on_mesh_of
+from muon_jax.optimizers._fallback import adamw
+from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.routing._notices import notices
 from muon_jax.routing._route import Ambiguous, Route, check_labels, check_rules, route
 from muon_jax.routing._rule import FALLBACK, MUON, Rule
 from muon_jax.routing._traced import AxesLike
-from muon_jax.transforms import _skip_nonfinite
-from muon_jax.transforms._momentum_rms import momentum_rms_transformation
 from muon_jax.transforms._muon import muon_transformation
-from muon_jax.transforms._per_tree import built_per_tree, mask_for
-from muon_jax.transforms._scale_by_path import check_multipliers, multipliers_of
-from muon_jax.transforms._widening import in_range
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-_ADAMW_B2 = 0.95  # Liu et al. 2025; 0.999 averages over more steps than short runs have
-
+from muon_jax.transforms._per_tree import Told, built_per_tree, mask_by_leaf, once_per_structure
+from muon_jax.transforms._record import RecordedLeaf
+from muon_jax.transforms._scale_by_path import times
 
 TABLE_RATE = 10.0
 """Factor on the learning rate of embeddings and output heads, chosen by the comparison in
@@ -41,35 +34,30 @@ _TABLES = ("embedding", "head")  # names of the default rules that find them
 _TRACED_TABLES = ("lookup table", "logits")  # what `trace_axes` calls them
 
 
+@public("muon")
 def muon(
     learning_rate: ScalarOrSchedule,
     *,
     weight_decay: ScalarOrSchedule = 0.1,
     weight_decay_mask: Mask | None = None,
-    learning_rate_multipliers: Mapping[str, float] = MappingProxyType({}),
     momentum: ScalarOrSchedule = 0.95,
     nesterov: bool = True,
     orthogonalizer: Orthogonalizer | None = None,
-    scale: str | ShapeScale = "match_rms",
+    scale: Scale = "match_rms",
     momentum_dtype: Any = None,
-    chunk_bytes: int | None = None,
     distribute: Distribute = "auto",
     rules: Sequence[Rule] = (),
     axes: AxesLike = None,
     ambiguous: Ambiguous = "error",
-    others: Mapping[str, optax.GradientTransformation] = MappingProxyType({}),
-    skip_nonfinite: bool = False,
+    transforms: Mapping[str, optax.GradientTransformation] = MappingProxyType({}),
     fallback: optax.GradientTransformation | None = None,
     fallback_learning_rate: ScalarOrSchedule | None = None,
-    fallback_weight_decay: ScalarOrSchedule | None = None,
-    fallback_weight_decay_mask: Mask | None = None,
-    fallback_nesterov: bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Trains matrices with Muon and everything else with AdamW, routed by path and shape.
 
     The step on a matrix W is W ← W − η (U + λ W), with U from `scale_by_muon`. Dense, attention and
     convolution kernels are matrices; embeddings, positional tables, output heads, vectors and
-    scalars are not. `label_params` says which is which, and `rules` overrule it.
+    scalars are not. `label_params` returns which is which, and `rules` take precedence over it.
 
     One learning rate serves the whole model: matrices, vectors and scalars have η, embeddings
     (position tables among them) and output heads 10 η. Only matrices decay. Both choices come from
@@ -77,49 +65,43 @@ def muon(
     updates have the RMS of AdamW's. With `scale="keller"` or `"spectral"` a good η is larger,
     customarily 0.02, and everything that AdamW takes has η: give `fallback_learning_rate`.
 
+    To train parameters at another rate, chain `scale_by_path`; its factors come on top of the 10 of
+    embeddings and heads, and `fallback_learning_rate` replaces that 10.
+
     Args:
       learning_rate: η, or a schedule of it by step.
       weight_decay: λ, at least 0, decoupled as in AdamW; or a schedule of it.
-      weight_decay_mask: which of Muon's leaves decay: a tree of booleans, or a function from the
-        parameters to one; None is all.
-      learning_rate_multipliers: factors of at least 0 on the whole step, decay included, of the
-        parameters whose path fits a pattern, as `Rule` describes it, whichever optimizer takes
-        them: `{"*/embed/*": 0.1}`. The first pattern that fits wins, and stands for the 10 of an
-        embedding or a head; what fits none has 1.
-      momentum: as for `scale_by_muon`, like the next six.
-      nesterov: look one step ahead, in both optimizers.
+      weight_decay_mask: which parameters decay: a tree of booleans for the whole model, or a
+        function from the parameters to one. True on a parameter that AdamW takes makes AdamW decay
+        it by λ. None decays the matrices alone.
+      momentum: decay of the average of gradients, in [0, 1), or a schedule of it by step.
+      nesterov: whether both optimizers look one step ahead, as in NAdam (Dozat, 2016).
       orthogonalizer: from (batch, rows, cols) to the same shape; None is `newton_schulz()`.
-      scale: size of Muon's updates.
-      momentum_dtype: dtype of Muon's state; None is that of the parameters.
-      chunk_bytes: bound on the size of the matrices orthogonalised at a time.
-      distribute: who works on which matrix on a mesh.
+      scale: size of Muon's updates, as for `scale_by_muon`.
+      momentum_dtype: dtype in which Muon's average is stored; None is that of the parameters.
+      distribute: which device orthogonalises which matrix on a mesh, as for `scale_by_muon`.
       rules: rules of your own, tried first.
       axes: views that come before the default rules: what `trace_axes` returns, a tree of
         `MatrixAxes` and None (which leaves a parameter to the fallback), or a function from the
         parameters to one. None is none.
       ambiguous: what becomes of an array that no rule knows and that has several candidate views as
         matrices: `"error"`, or `"fallback"`.
-      others: whole optimizers for labels of your own that `rules` give, such as
-        `{"frozen": optax.set_to_zero()}`.
-      skip_nonfinite: leave weights, momenta and counts as they are on a step whose gradients hold a
-        NaN or an infinity; `muon_jax.skip_nonfinite` around the whole optimizer.
-      fallback: a whole optimizer for the other leaves, learning rate included, such as
-        `optax.lion(1e-4)` or `momentum_rms(1e-3)`; the four arguments below are then refused.
-        None is AdamW with b1 = 0.9, b2 = 0.95 and Nesterov's momentum.
-      fallback_learning_rate: AdamW's learning rate or schedule, of all its leaves; None is
-        `learning_rate`, and with the default scale 10 times that for embeddings and output heads.
-      fallback_weight_decay: AdamW's decay; None is no decay.
-      fallback_weight_decay_mask: which of AdamW's leaves decay; None is all.
-      fallback_nesterov: whether AdamW's first moment looks one step ahead, as in NAdam (Dozat,
-        2016); None is `nesterov`.
+      transforms: whole optimizers for labels of your own that `rules` give, such as
+        `{"frozen": optax.set_to_zero()}`, as in `optax.multi_transform`.
+      fallback: a whole optimizer for the other parameters, with its own learning rate and decay:
+        `muon_jax.adamw(1e-3, b2=0.999)`, `optax.lion(1e-4)`, `muon_jax.momentum_rms(1e-3)`. None is
+        `muon_jax.adamw`.
+      fallback_learning_rate: learning rate or schedule of that AdamW for all its parameters; None
+        is `learning_rate`, and with the default scale 10 times that for embeddings and output
+        heads.
 
     Returns:
       An optimizer for any tree of parameters: it subtracts, so apply it with `optax.apply_updates`.
 
     Raises:
       TypeError or ValueError: at once for an unusable argument; at `init` for a leaf that is not
-        floating-point or that could be read as a matrix in two ways, and for a multiplier whose
-        pattern fits no path; at `update` for a state that other rules or widths made.
+        floating-point, has 8 bits, or could be read as a matrix in two ways; at `update` for a
+        state that other rules or widths made.
 
     Warns:
       UserWarning: at `init`, if no parameter goes to Muon, or if the rules recognise no output head
@@ -131,119 +113,92 @@ def muon(
       >>> tx = muon_jax.muon(3e-4, weight_decay=0.1)
       >>> updates, state = tx.update(params, tx.init(params), params)
     """
-    _checks.check_non_negative("muon", "learning_rate", learning_rate)
-    _checks.check_non_negative("muon", "weight_decay", weight_decay)
-    check_multipliers("muon", learning_rate_multipliers)
-    _checks.check_bool("muon", "skip_nonfinite", skip_nonfinite)
-    if fallback_nesterov is not None:
-        _checks.check_bool("muon", "fallback_nesterov", fallback_nesterov)
-    adamw = functools.partial(
-        _fallback_adamw,
-        learning_rate if fallback_learning_rate is None else fallback_learning_rate,
-        0.0 if fallback_weight_decay is None else fallback_weight_decay,
-        nesterov if fallback_nesterov is None else fallback_nesterov,
-    )
-    if fallback is None:
-        adamw(None)  # refuses unusable arguments now, before there is a tree to mask
-    else:
-        _checks.check_transformation("muon", "fallback", fallback)
-        _refuse_beside_fallback(
-            fallback_learning_rate=fallback_learning_rate,
-            fallback_weight_decay=fallback_weight_decay,
-            fallback_weight_decay_mask=fallback_weight_decay_mask,
-            fallback_nesterov=fallback_nesterov,
-        )
-
-    if not isinstance(others, Mapping):
-        remedy = 'give {label: transformation}, such as {"frozen": optax.set_to_zero()}'
-        raise _checks.invalid("muon", "others", others, remedy, TypeError)
-    taken = {MUON, FALLBACK} & set(others)
-    if taken:
-        remedy = f"give labels of your own, not {min(taken)!r}, which is taken"
-        raise _checks.invalid("muon", "others", dict(others), remedy)
-
-    for label, other in others.items():
-        _checks.check_transformation("muon", f"others[{label!r}]", other)
-    rules = check_rules(rules, ambiguous, "muon")
+    call = _checks.call_in_progress()
+    _checks.check_non_negative(call, "learning_rate", learning_rate)
+    _checks.check_non_negative(call, "weight_decay", weight_decay)
+    if fallback is not None:
+        _checks.check_transformation(call, "fallback", fallback)
+        if fallback_learning_rate is not None:
+            remedy = "leave it out and configure the transformation given as fallback instead"
+            name = "fallback_learning_rate"
+            raise _checks.invalid(call, name, fallback_learning_rate, remedy)
+    elif fallback_learning_rate is not None:
+        _checks.check_non_negative(call, "fallback_learning_rate", fallback_learning_rate)
+    _check_transforms(call, transforms)
+    rules = check_rules(rules, ambiguous, call)
 
     scaled_with = functools.partial(
         muon_transformation,
-        "muon",
+        call,
         momentum=momentum,
         nesterov=nesterov,
         orthogonalizer=orthogonalizer,
         scale=scale,
         momentum_dtype=momentum_dtype,
-        chunk_bytes=chunk_bytes,
         distribute=distribute,
     )
-    scaled_with()  # refuses unusable arguments now, before there is a tree to route
+    scaled_with()  # raises for unusable arguments now, before there is a tree to route
+    one_rate = fallback is not None or fallback_learning_rate is not None or scale != "match_rms"
+    rate = learning_rate if fallback_learning_rate is None else fallback_learning_rate
 
-    def routed(tree: Any) -> optax.GradientTransformationExtraArgs:
-        """Builds the chain with labels and views read off the whole tree, not a masked part."""
-        routes = route(tree, rules=rules, axes=axes, ambiguous=ambiguous, call="muon")
-        check_labels(routes, {MUON, FALLBACK, *others}, call="muon")
+    @once_per_structure
+    def read(tree: Any) -> tuple[Any, list[bool]]:
+        """Reads routes and decay off the whole tree, not a part that Optax masks."""
+        routes = route(tree, rules=rules, axes=axes, ambiguous=ambiguous, call=call)
+        check_labels(routes, {MUON, FALLBACK, *transforms}, call=call)
+        found = jax.tree.leaves(routes)
+        if weight_decay_mask is None or not found:
+            return routes, [each.label == MUON for each in found]
+        return routes, mask_by_leaf(call, "weight_decay_mask", tree, weight_decay_mask)
+
+    def factor_of(found: Route) -> float:
+        return 1.0 if one_rate else default_factor(found)
+
+    def build(tree: Any) -> optax.GradientTransformationExtraArgs:
+        routes, kept = read(tree)
+        mask, rest_decay = None, 0.0
+        if weight_decay_mask is not None:
+            decayed = jax.tree.structure(tree).unflatten(kept)
+            mask, rest_decay = (lambda _: decayed), weight_decay
         matrices = optax.chain(
             scaled_with(axes=jax.tree.map(lambda found: found.axes, routes)),
-            optax.add_decayed_weights(
-                weight_decay, mask_for("muon", "weight_decay_mask", tree, weight_decay_mask)
-            ),
+            optax.add_decayed_weights(weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
-        labels = jax.tree.map(lambda found: found.label, routes)
         rest = fallback
         if rest is None:
-            name = "fallback_weight_decay_mask"
-            rest = adamw(mask_for("muon", name, tree, fallback_weight_decay_mask))
-        one_rate = fallback is not None or fallback_learning_rate is not None
-        factors = multipliers_of(
-            tree,
-            learning_rate_multipliers,
-            call="muon",
-            unmatched=None
-            if one_rate
-            else jax.tree.map(lambda found: rate_by_default(found, scale), routes),
+            rest = adamw(rate, weight_decay=rest_decay, weight_decay_mask=mask, nesterov=nesterov)
+        labels = jax.tree.map(lambda found: found.label, routes)
+        joined = optax.multi_transform(
+            {**transforms, MUON: matrices, FALLBACK: rest}, lambda _: labels
         )
-        joined = optax.multi_transform({**others, MUON: matrices, FALLBACK: rest}, lambda _: labels)
-        return _with_factors(joined, factors)
+        return _with_factors(joined, jax.tree.map(factor_of, routes))
 
-    plain = built_per_tree("muon", routed)
-
-    def init(params: optax.Params) -> optax.OptState:
-        state = plain.init(params)
-        routes = route(params, rules=rules, axes=axes, ambiguous=ambiguous, call="muon")
-        for notice in notices(jax.tree.leaves(routes)):
-            warnings.warn(f"muon_jax.muon: {notice}", stacklevel=2)
-        return state
-
-    tx = optax.GradientTransformationExtraArgs(init, plain.update)
-    return _skip_nonfinite.skip_nonfinite(tx) if skip_nonfinite else tx
-
-
-def _with_arguments_of(other: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Names in a signature what ** passes on, where `optax.inject_hyperparams` looks for it."""
-
-    def decorate(function: Function) -> Function:
-        own = inspect.signature(function)
-        *named, _ = own.parameters.values()
-        passed = [
-            parameter
-            for name, parameter in inspect.signature(other).parameters.items()
-            if name not in own.parameters
+    def tell(tree: Any) -> Told:
+        routes, kept = read(tree)
+        found = jax.tree.leaves(routes)
+        decaying = {MUON, FALLBACK} if fallback is None else {MUON}
+        leaves = [
+            RecordedLeaf(
+                each,
+                orthogonalizer or newton_schulz(),
+                scale,
+                shown_decay(weight_decay if keep else 0.0) if each.label in decaying else None,
+                factor_of(each),
+            )
+            for each, keep in zip(found, kept, strict=True)
         ]
-        function.__signature__ = own.replace(parameters=[*named, *passed])
-        return function
+        return Told(leaves, [f"muon_jax.muon: {notice}" for notice in notices(found)])
 
-    return decorate
+    return built_per_tree(call, build, tell)
 
 
-@_with_arguments_of(muon)
+@public("muon_clip", passes_to=muon)
 def muon_clip(
     learning_rate: ScalarOrSchedule,
     *,
     threshold: float = 100.0,
     targets: Mapping[str, QKTarget] | None = None,
-    skip_nonfinite: bool = False,
     **muon_arguments: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Trains as `muon` does and holds the attention logits of every head near a threshold.
@@ -252,10 +207,10 @@ def muon_clip(
     which scales the query and key weights of the heads whose largest logit exceeds the threshold.
 
     Args:
-      learning_rate: as for `muon`.
-      threshold: as for `clip_qk`.
-      targets: as for `clip_qk`: what makes queries and keys; None finds them in Flax attention.
-      skip_nonfinite: as for `muon`; the clip pauses as well.
+      learning_rate: that of the matrices and, with the factors of `muon`, of the rest.
+      threshold: largest attention logit of a head that stays as it is, above 0.
+      targets: `QKTarget`s by the path of their layer, as for `clip_qk`; None finds them in Flax
+        attention.
       muon_arguments: any other argument of `muon`, with its default.
 
     Returns:
@@ -273,53 +228,20 @@ def muon_clip(
       >>> maxima = {"attn": jax.numpy.array([400.0, 20.0])}
       >>> updates, state = tx.update(params, tx.init(params), params, max_logits=maxima)
     """
-    _checks.check_bool("muon_clip", "skip_nonfinite", skip_nonfinite)
-    tx = optax.chain(muon(learning_rate, **muon_arguments), clip_qk(threshold, targets))
-    return _skip_nonfinite.skip_nonfinite(tx) if skip_nonfinite else tx
+    return optax.chain(muon(learning_rate, **muon_arguments), clip_qk(threshold, targets))
 
 
-def momentum_rms(
-    learning_rate: ScalarOrSchedule,
-    *,
-    weight_decay: ScalarOrSchedule = 0.0,
-    momentum: float = 0.9,
-    max_norm: float | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """Steps along each leaf's momentum with a given RMS: `scale_by_momentum_rms`, decay and rate.
-
-    Args:
-      learning_rate: RMS of a step, or a schedule of it.
-      weight_decay: decoupled decay, at least 0.
-      momentum: decay of the average, in [0, 1).
-      max_norm: bound on the Euclidean norm of a leaf's step before the learning rate; None is none.
-
-    Returns:
-      An optimizer, usable alone or as the `fallback` of `muon`.
-
-    Raises:
-      TypeError or ValueError: if an argument is out of its range.
-
-    Examples:
-      >>> import muon_jax
-      >>> tx = muon_jax.muon(1e-3, fallback=muon_jax.momentum_rms(1e-3))
-    """
-    _checks.check_non_negative("momentum_rms", "learning_rate", learning_rate)
-    _checks.check_non_negative("momentum_rms", "weight_decay", weight_decay)
-    tx = optax.chain(
-        momentum_rms_transformation("momentum_rms", momentum=momentum, max_norm=max_norm),
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    return optax.GradientTransformationExtraArgs(
-        lambda params: on_mesh_of(params, tx.init(params)), tx.update
-    )
-
-
-def rate_by_default(found: Route, scale: str | ShapeScale) -> float:
-    """Returns the factor on the learning rate of a leaf that no multiplier fits."""
+def default_factor(found: Route) -> float:
+    """Returns the factor on the learning rate of a parameter under the default scale."""
     tables = _TABLES if found.by_default else _TRACED_TABLES
-    table = found.label == FALLBACK and found.rule in tables
-    return TABLE_RATE if table and scale == "match_rms" else 1.0
+    return TABLE_RATE if found.label == FALLBACK and found.rule in tables else 1.0
+
+
+def shown_decay(weight_decay: ScalarOrSchedule) -> float | str:
+    """Returns what `explain` shows of a decay."""
+    if callable(weight_decay):
+        return "schedule"
+    return "injected" if isinstance(weight_decay, Tracer) else float(weight_decay)
 
 
 def _with_factors(
@@ -334,30 +256,19 @@ def _with_factors(
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         steps, state = tx.update(updates, state, params, **extra_args)
-        return jax.tree.map(_times, steps, factors), state
+        return jax.tree.map(times, steps, factors), state
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
-def _fallback_adamw(
-    learning_rate: ScalarOrSchedule,
-    weight_decay: ScalarOrSchedule,
-    nesterov: bool,
-    mask: Mask | None,
-) -> optax.GradientTransformationExtraArgs:
-    _checks.check_non_negative("muon", "fallback_learning_rate", learning_rate)
-    _checks.check_non_negative("muon", "fallback_weight_decay", weight_decay)
-    adamw = functools.partial(optax.adamw, b2=_ADAMW_B2, nesterov=nesterov)
-    return in_range(adamw(learning_rate, weight_decay=weight_decay, mask=mask))
-
-
-def _times(step: Array, factor: float) -> Array:
-    return step if factor == 1 else step * factor
-
-
-def _refuse_beside_fallback(**arguments: Any) -> None:
-    """Refuses arguments that configure the default fallback when another one is given."""
-    for name, value in arguments.items():
-        if value is not None:
-            remedy = "leave it out and configure the transformation given as fallback instead"
-            raise _checks.invalid("muon", name, value, remedy)
+def _check_transforms(call: str, transforms: Any) -> None:
+    """Raises unless these are optimizers by labels that are not taken."""
+    if not isinstance(transforms, Mapping):
+        remedy = 'give {label: transformation}, such as {"frozen": optax.set_to_zero()}'
+        raise _checks.invalid(call, "transforms", transforms, remedy, TypeError)
+    taken = {MUON, FALLBACK} & set(transforms)
+    if taken:
+        remedy = f"give labels of your own, not {min(taken)!r}, which is taken"
+        raise _checks.invalid(call, "transforms", dict(transforms), remedy)
+    for label, tx in transforms.items():
+        _checks.check_transformation(call, f"transforms[{label!r}]", tx)

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from muon_jax import _checks
-from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, ShapeScale
+from muon_jax._door import public
+from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, Scale, ShapeScale
+from muon_jax.optimizers._fallback import adamw
+from muon_jax.optimizers._muon import shown_decay
 from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.routing._context import Leaf
 from muon_jax.routing._route import route
@@ -17,8 +20,13 @@ from muon_jax.routing._rule import FALLBACK, MUON, Rule
 from muon_jax.routing._traced import AxesLike
 from muon_jax.transforms._muon import MuonState, muon_transformation
 from muon_jax.transforms._orthogonalize import resolve_views, tree_solver
-from muon_jax.transforms._per_tree import built_per_tree, mask_for
-from muon_jax.transforms._widening import in_range
+from muon_jax.transforms._per_tree import (
+    Told,
+    built_per_tree,
+    mask_by_leaf,
+    once_per_structure,
+)
+from muon_jax.transforms._record import RecordedLeaf
 from muon_jax.views._matrix_axes import MatrixAxes
 
 _CALL = "recipes.optax"
@@ -31,6 +39,7 @@ def _as_matrix(leaf: Leaf) -> MatrixAxes | str:
 _EVERY_2D = Rule("*", _as_matrix, "optax.contrib.muon reads arrays by their rank", "rank")
 
 
+@public("recipes.optax")
 def optax_muon(
     learning_rate: ScalarOrSchedule,
     *,
@@ -83,7 +92,7 @@ def optax_muon(
     _checks.check_non_negative(_CALL, "weight_decay", weight_decay)
     if orthogonalizer is None:
         orthogonalizer = newton_schulz("keller", normalization="frobenius")
-    scale: str | ShapeScale = "keller"
+    scale: Scale = "keller"
     if consistent_rms is not None:
         _checks.check_non_negative(_CALL, "consistent_rms", consistent_rms)
         scale = _consistent(consistent_rms)
@@ -92,25 +101,45 @@ def optax_muon(
         adam_learning_rate = learning_rate
     _checks.check_non_negative(_CALL, "adam_learning_rate", adam_learning_rate)
     _checks.check_non_negative(_CALL, "adam_weight_decay", adam_weight_decay)
-    adam = in_range(
-        optax.adamw(adam_learning_rate, weight_decay=adam_weight_decay, nesterov=nesterov)
-    )
+    adam = adamw(adam_learning_rate, b2=0.999, weight_decay=adam_weight_decay, nesterov=nesterov)
 
-    def routed(tree: Any) -> optax.GradientTransformationExtraArgs:
+    @once_per_structure
+    def read(tree: Any) -> tuple[Any, list[bool]]:
         routes = route(tree, rules=(*rules, _EVERY_2D), call=_CALL)
+        found = jax.tree.leaves(routes)
+        mask = True if weight_decay_mask is None or not found else weight_decay_mask
+        return routes, mask_by_leaf(_CALL, "weight_decay_mask", tree, mask)
+
+    def build(tree: Any) -> optax.GradientTransformationExtraArgs:
+        routes, kept = read(tree)
+        decayed = jax.tree.structure(tree).unflatten(kept)
+        mask = None if weight_decay_mask is None else lambda _: decayed
         muon = optax.chain(
             _scale_by_optax_muon(
                 beta, nesterov, orthogonalizer, scale, jax.tree.map(lambda r: r.axes, routes)
             ),
-            optax.add_decayed_weights(
-                weight_decay, mask_for(_CALL, "weight_decay_mask", tree, weight_decay_mask)
-            ),
+            optax.add_decayed_weights(weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
         labels = jax.tree.map(lambda r: r.label, routes)
         return optax.multi_transform({MUON: muon, FALLBACK: adam}, lambda _: labels)
 
-    return built_per_tree(_CALL, routed)
+    def tell(tree: Any) -> Told:
+        routes, kept = read(tree)
+        decays = {MUON: weight_decay, FALLBACK: adam_weight_decay}
+        return Told(
+            [
+                RecordedLeaf(
+                    each,
+                    orthogonalizer,
+                    scale,
+                    shown_decay(decays[each.label] if keep or each.label == FALLBACK else 0.0),
+                )
+                for each, keep in zip(jax.tree.leaves(routes), kept, strict=True)
+            ]
+        )
+
+    return built_per_tree(_CALL, build, tell)
 
 
 def _consistent(rms: float) -> ShapeScale:
@@ -121,7 +150,7 @@ def _scale_by_optax_muon(
     beta: float,
     nesterov: bool,
     orthogonalizer: Orthogonalizer,
-    scale: str | ShapeScale,
+    scale: Scale,
     axes: AxesLike,
 ) -> optax.GradientTransformation:
     r"""Makes `scale_by_muon` with the Nesterov mix of optax.
@@ -142,12 +171,12 @@ def _scale_by_optax_muon(
         updates: optax.Updates, state: Any, params: optax.Params | None = None
     ) -> tuple[optax.Updates, Any]:
         count = jnp.asarray(optax.safe_increment(state.count))
-        average = optax.tree.update_moment(updates, state.momentum, beta, 1)
+        average = optax.tree.update_moment(updates, state.mu, beta, 1)
         fresh = (1 - beta) * (1 - beta ** (count + 1)) / (1 - beta**count)
         mixed = jax.tree.map(lambda m, g: beta * m + fresh * g, average, updates)
         views = resolve_views(_CALL, updates, axes)
         solved = solve(mixed, views, updates if params is None else params)
-        average = optax.tree.cast_like(average, state.momentum)
+        average = optax.tree.cast_like(average, state.mu)
         return optax.tree.cast_like(solved, updates), MuonState(count, average)
 
     return optax.GradientTransformation(plain.init, update)

@@ -10,17 +10,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-# Names alone: one of the recipes is called `optax`.
-from optax import GradientTransformationExtraArgs, adamw
+# The name alone: one of the recipes is called `optax`.
+from optax import GradientTransformationExtraArgs
 
 from muon_jax import _checks
+from muon_jax._door import public
 from muon_jax._types import Orthogonalizer, ScalarOrSchedule
 from muon_jax.clip._targets import QKTarget
-from muon_jax.optimizers._muon import momentum_rms, muon, muon_clip
+from muon_jax.optimizers._fallback import adamw, momentum_rms
+from muon_jax.optimizers._muon import muon, muon_clip
 from muon_jax.optimizers._optax import optax_muon as optax
 from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.polar._svd import polar_by_svd
-from muon_jax.transforms._widening import in_range
 
 __all__ = ["keller", "kimi_k2", "moonlight", "optax", "procrustes", "torch"]
 
@@ -28,6 +29,7 @@ _ADJUSTMENTS = MappingProxyType({"original": "keller", "match_rms_adamw": "match
 """What `torch.optim.Muon` calls the scales."""
 
 
+@public("recipes.keller", passes_to=muon)
 def keller(
     learning_rate: ScalarOrSchedule = 0.02,
     *,
@@ -63,14 +65,13 @@ def keller(
     References:
       https://github.com/KellerJordan/Muon
     """
-    call = "recipes.keller"
-    _checks.check_non_negative(call, "adam_learning_rate", adam_learning_rate)
-    _checks.check_non_negative(call, "adam_weight_decay", adam_weight_decay)
-    adam = adamw(adam_learning_rate, b1=0.9, b2=0.95, eps=1e-10, weight_decay=adam_weight_decay)
-    source = {"orthogonalizer": _jordan(dtype), "scale": "keller", "fallback": in_range(adam)}
+    _check_adam(adam_learning_rate, adam_weight_decay)
+    adam = adamw(adam_learning_rate, eps=1e-10, weight_decay=adam_weight_decay, nesterov=False)
+    source = {"orthogonalizer": _jordan(dtype), "scale": "keller", "fallback": adam}
     return muon(learning_rate, weight_decay=weight_decay, **(source | muon_arguments))
 
 
+@public("recipes.moonlight", passes_to=muon)
 def moonlight(
     learning_rate: ScalarOrSchedule = 1e-3,
     *,
@@ -87,7 +88,7 @@ def moonlight(
     Args:
       learning_rate: of both optimizers, or a schedule of it.
       weight_decay: of both, decoupled.
-      dtype: as for `keller`.
+      dtype: format of the operands of products; `"float32"` spares the source's rounding.
       muon_arguments: any other argument of `muon_jax.muon`, such as `rules`.
 
     Returns:
@@ -103,12 +104,12 @@ def moonlight(
     References:
       https://github.com/MoonshotAI/Moonlight, examples/toy_train.py
     """
-    source = {"orthogonalizer": _jordan(dtype), "scale": "match_rms"}
-    if "fallback" not in muon_arguments:
-        source |= {**_as_the_matrices(learning_rate, weight_decay), "fallback_nesterov": False}
+    adam = adamw(learning_rate, weight_decay=weight_decay, nesterov=False)
+    source = {"orthogonalizer": _jordan(dtype), "scale": "match_rms", "fallback": adam}
     return muon(learning_rate, weight_decay=weight_decay, **(source | muon_arguments))
 
 
+@public("recipes.torch", passes_to=muon)
 def torch(
     learning_rate: ScalarOrSchedule = 1e-3,
     *,
@@ -131,7 +132,7 @@ def torch(
         0.2·√max(outputs, inputs).
       adam_learning_rate: AdamW's.
       adam_weight_decay: AdamW's.
-      dtype: as for `keller`.
+      dtype: format of the operands of products; `"float32"` spares the source's rounding.
       muon_arguments: any other argument of `muon_jax.muon`: `momentum`, `nesterov`, `rules`, ….
 
     Returns:
@@ -148,18 +149,19 @@ def torch(
     References:
       https://docs.pytorch.org/docs/stable/generated/torch.optim.Muon.html
     """
-    call = "recipes.torch"
-    _checks.check_choice(call, "adjust_lr_fn", adjust_lr_fn, _ADJUSTMENTS)
-    _checks.check_non_negative(call, "adam_learning_rate", adam_learning_rate)
-    _checks.check_non_negative(call, "adam_weight_decay", adam_weight_decay)
+    _checks.check_choice("recipes.torch", "adjust_lr_fn", adjust_lr_fn, _ADJUSTMENTS)
+    _check_adam(adam_learning_rate, adam_weight_decay)
     source = {
         "orthogonalizer": _jordan(dtype),
         "scale": _ADJUSTMENTS[adjust_lr_fn],
-        "fallback": in_range(adamw(adam_learning_rate, weight_decay=adam_weight_decay)),
+        "fallback": adamw(
+            adam_learning_rate, b2=0.999, weight_decay=adam_weight_decay, nesterov=False
+        ),
     }
     return muon(learning_rate, weight_decay=weight_decay, **(source | muon_arguments))
 
 
+@public("recipes.kimi_k2", passes_to=muon_clip)
 def kimi_k2(
     learning_rate: ScalarOrSchedule = 2e-4,
     *,
@@ -177,9 +179,9 @@ def kimi_k2(
     Args:
       learning_rate: of both optimizers, or a schedule of it.
       threshold: τ of `muon_jax.clip_qk`.
-      targets: as for `muon_jax.clip_qk`.
+      targets: `QKTarget`s by layer, as for `muon_jax.clip_qk`.
       weight_decay: of both, decoupled.
-      dtype: as for `keller`.
+      dtype: format of the operands of products; `"float32"` spares the source's rounding.
       muon_arguments: any other argument of `muon_jax.muon`, such as `rules`.
 
     Returns:
@@ -195,9 +197,12 @@ def kimi_k2(
     References:
       Kimi Team, Kimi K2: Open Agentic Intelligence, 2025, https://arxiv.org/abs/2507.20534
     """
-    source = {"nesterov": False, "orthogonalizer": _jordan(dtype), "scale": "match_rms"}
-    if "fallback" not in muon_arguments:
-        source |= _as_the_matrices(learning_rate, weight_decay)
+    source = {
+        "nesterov": False,
+        "orthogonalizer": _jordan(dtype),
+        "scale": "match_rms",
+        "fallback": adamw(learning_rate, weight_decay=weight_decay, nesterov=False),
+    }
     return muon_clip(
         learning_rate,
         threshold=threshold,
@@ -207,6 +212,7 @@ def kimi_k2(
     )
 
 
+@public("recipes.procrustes", passes_to=muon)
 def procrustes(
     learning_rate: ScalarOrSchedule = 1e-3,
     *,
@@ -237,10 +243,6 @@ def procrustes(
       >>> from muon_jax import recipes
       >>> tx = recipes.procrustes(1e-3, orthogonalizer=muon_jax.inverse_sqrt())
     """
-    call = "recipes.procrustes"
-    if callable(momentum):
-        raise _checks.invalid(call, "momentum", momentum, "give a number in [0, 1)", TypeError)
-    _checks.check_fraction(call, "momentum", momentum)
     rest = momentum_rms(learning_rate, weight_decay=weight_decay, momentum=momentum)
     source = {
         "nesterov": False,
@@ -256,11 +258,11 @@ def procrustes(
     )
 
 
-def _as_the_matrices(
-    learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule
-) -> dict[str, Any]:
-    """Gives everything else the rate and decay of the matrices, which `muon` alone does not."""
-    return {"fallback_learning_rate": learning_rate, "fallback_weight_decay": weight_decay}
+def _check_adam(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule) -> None:
+    """Checks the arguments of a recipe under their names there."""
+    call = _checks.call_in_progress()
+    _checks.check_non_negative(call, "adam_learning_rate", learning_rate)
+    _checks.check_non_negative(call, "adam_weight_decay", weight_decay)
 
 
 def _jordan(dtype: Any) -> Orthogonalizer:

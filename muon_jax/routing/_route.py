@@ -16,6 +16,7 @@ from muon_jax.routing._default_rules import DEFAULT_RULES
 from muon_jax.routing._leaves import leaves_of
 from muon_jax.routing._rule import FALLBACK, MUON, Outcome, Rule
 from muon_jax.routing._traced import AxesLike, axes_as_rules
+from muon_jax.trees._paths import is_placeholder
 from muon_jax.trees._patterns import fits_nothing, matches, path_fits
 from muon_jax.views._matrix_axes import MatrixAxes, Shape
 
@@ -68,6 +69,8 @@ def route(
       TypeError: a leaf is no array of floating-point numbers, or a complex one is a matrix.
     """
     own = check_rules(rules, ambiguous, call)
+    if is_placeholder(params):
+        return params
     leaves, masked = leaves_of(params, call)
     paths = [*(leaf.path for leaf in leaves), *masked]
     for rule in own:
@@ -147,7 +150,7 @@ def check_labels(routes: Any, known: Collection[str], *, call: str) -> None:
         problem = (
             f"rules give {labels}, but the known labels are {listed(map(repr, sorted(known)))}"
         )
-        remedy = "Give an optimizer for each, such as others={'frozen': optax.set_to_zero()}"
+        remedy = "Give an optimizer for each, such as transforms={'frozen': optax.set_to_zero()}"
         raise refused(call, problem, remedy)
 
 
@@ -186,7 +189,9 @@ def _route_of(leaf: Leaf, rules: Sequence[Rule], masked: bool, call: str) -> Rou
     return Route(*description, MUON, outcome, rule.name, rule.why + repeats, by_default)
 
 
-_FREEZE = "Freeze parameters by rules, with others={'frozen': optax.set_to_zero()}, not by a mask"
+_FREEZE = (
+    "Freeze parameters by rules, with transforms={'frozen': optax.set_to_zero()}, not by a mask"
+)
 _WHOLE_TREE = {"muon": _FREEZE}
 
 

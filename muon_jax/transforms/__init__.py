@@ -6,6 +6,7 @@ from muon_jax.transforms._muon import MuonState as MuonState
 from muon_jax.transforms._muon import scale_by_muon as scale_by_muon
 from muon_jax.transforms._orthogonalize import orthogonalize_tree as orthogonalize_tree
 from muon_jax.transforms._scale import hidden_size as hidden_size
+from muon_jax.transforms._scale_by_path import scale_by_path as scale_by_path
 from muon_jax.transforms._skip_nonfinite import SkipNonfiniteState as SkipNonfiniteState
 from muon_jax.transforms._skip_nonfinite import skip_nonfinite as skip_nonfinite
 
@@ -17,6 +18,7 @@ __all__ = [
     "orthogonalize_tree",
     "scale_by_momentum_rms",
     "scale_by_muon",
+    "scale_by_path",
     "skip_nonfinite",
 ]
 

@@ -5,7 +5,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from muon_jax._checks import listed, refused
 from muon_jax._types import wide_dtype
+from muon_jax.trees._paths import named_leaves
 
 
 def averaged(old: Float[Array, "..."], new: Float[Array, "..."], decay: Any) -> Float[Array, "..."]:
@@ -27,3 +29,15 @@ def stored(average: Float[Array, "..."], dtype: Any) -> Float[Array, "..."]:
         return average.astype(dtype)
     within = jnp.clip(average, -largest, largest)
     return jnp.where(jnp.isfinite(average), within, average).astype(dtype)
+
+
+def check_storable(call: str, params: Any) -> None:
+    """Raises TypeError for parameters of 8 bits, in which small updates round to nothing."""
+    dtypes = ((path, jnp.result_type(leaf)) for path, leaf in named_leaves(params))
+    if narrow := [f"{path} ({dtype})" for path, dtype in dtypes if dtype.itemsize < 2]:
+        raise refused(
+            call,
+            f"parameters of 8 bits cannot be trained: {listed(narrow)}",
+            "Train a copy in bfloat16 or float32, and round it to 8 bits for the forward pass",
+            TypeError,
+        )

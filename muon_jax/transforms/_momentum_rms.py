@@ -8,21 +8,24 @@ import optax
 from jaxtyping import Array, Float
 
 from muon_jax import _checks
+from muon_jax._door import public
 from muon_jax.mesh._state import zeros_beside
 from muon_jax.polar._normalize import nonzero, to_order_of_one
-from muon_jax.transforms._ema import averaged, stored
+from muon_jax.transforms._ema import averaged, check_storable, stored
+from muon_jax.transforms._same_leaves import check_gradients, check_same_leaves
 
 
 class MomentumRmsState(NamedTuple):
     """What `scale_by_momentum_rms` carries from step to step.
 
     Attributes:
-      momentum: moving average of the gradients, in the structure of the parameters.
+      mu: moving average of the gradients, in the structure of the parameters.
     """
 
-    momentum: optax.Updates
+    mu: optax.Updates
 
 
+@public("scale_by_momentum_rms")
 def scale_by_momentum_rms(
     *, momentum: float = 0.9, max_norm: float | None = None, eps: float = 1e-8
 ) -> optax.GradientTransformation:
@@ -56,15 +59,7 @@ def scale_by_momentum_rms(
       >>> [round(float(x), 3) for x in updates]
       [1.0, -1.0]
     """
-    return momentum_rms_transformation(
-        "scale_by_momentum_rms", momentum=momentum, max_norm=max_norm, eps=eps
-    )
-
-
-def momentum_rms_transformation(
-    call: str, *, momentum: float, max_norm: float | None, eps: float = 1e-8
-) -> optax.GradientTransformation:
-    """Makes `scale_by_momentum_rms` for a public call, which its errors name."""
+    call = _checks.call_in_progress()
     for name, value in (("momentum", momentum), ("max_norm", max_norm), ("eps", eps)):
         _checks.check_no_schedule(call, name, value)
     _checks.check_fraction(call, "momentum", momentum)
@@ -73,19 +68,21 @@ def momentum_rms_transformation(
         _checks.check_non_negative(call, "max_norm", max_norm)
 
     def init(params: optax.Params) -> MomentumRmsState:
+        check_storable(call, params)
         return MomentumRmsState(jax.tree.map(zeros_beside, params))
 
     def update(
         updates: optax.Updates, state: MomentumRmsState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, MomentumRmsState]:
         del params
-        average = jax.tree.map(
-            lambda old, new: averaged(old, new, momentum), state.momentum, updates
-        )
+        check_gradients(updates, state, call=call)
+        updates = jax.tree.map(jnp.asarray, updates)  # NumPy's float64 becomes what JAX computes in
+        check_same_leaves(state.mu, updates, call=call)
+        average = jax.tree.map(lambda old, new: averaged(old, new, momentum), state.mu, updates)
         scaled = jax.tree.map(
             lambda leaf, like: _unit_rms(leaf, eps, max_norm).astype(like.dtype), average, updates
         )
-        kept = jax.tree.map(lambda leaf, like: stored(leaf, like.dtype), average, state.momentum)
+        kept = jax.tree.map(lambda leaf, like: stored(leaf, like.dtype), average, state.mu)
         return scaled, MomentumRmsState(kept)
 
     # Optax types every state as one union, which a precise signature does not match.

@@ -9,14 +9,15 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from muon_jax import _checks
-from muon_jax._types import Orthogonalizer, ScalarOrSchedule, ShapeScale, common_dtype
+from muon_jax._door import public
+from muon_jax._types import Orthogonalizer, ScalarOrSchedule, Scale, common_dtype
 from muon_jax.mesh._distribution import Distribute
 from muon_jax.mesh._state import on_mesh_of, zeros_beside
 from muon_jax.routing._traced import AxesLike
-from muon_jax.transforms._ema import averaged, stored
+from muon_jax.transforms._ema import averaged, check_storable, stored
 from muon_jax.transforms._orthogonalize import resolve_views, tree_solver
-from muon_jax.transforms._same_leaves import check_same_leaves
-from muon_jax.trees._paths import named_leaves
+from muon_jax.transforms._same_leaves import check_gradients, check_same_leaves, params_beside
+from muon_jax.trees._paths import is_placeholder, named_leaves
 from muon_jax.views._matrix_axes import MatrixAxes
 
 
@@ -25,20 +26,21 @@ class MuonState(NamedTuple):
 
     Attributes:
       count: number of updates so far.
-      momentum: moving average of the gradients, in the structure of the parameters; leaves that
-        have no view hold `optax.MaskedNode()`.
+      mu: moving average of the gradients, in the structure of the parameters; leaves that have no
+        view hold `optax.MaskedNode()`.
     """
 
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
-    momentum: optax.Updates
+    mu: optax.Updates
 
 
+@public("scale_by_muon")
 def scale_by_muon(
     *,
     momentum: ScalarOrSchedule = 0.95,
     nesterov: bool = True,
     orthogonalizer: Orthogonalizer | None = None,
-    scale: str | ShapeScale = "match_rms",
+    scale: Scale = "match_rms",
     axes: AxesLike = None,
     momentum_dtype: Any = None,
     chunk_bytes: int | None = None,
@@ -103,7 +105,7 @@ def scale_by_muon(
       Liu et al., `Muon is Scalable for LLM Training <https://arxiv.org/abs/2502.16982>`_, 2025
     """
     return muon_transformation(
-        "scale_by_muon",
+        _checks.call_in_progress(),
         momentum=momentum,
         nesterov=nesterov,
         orthogonalizer=orthogonalizer,
@@ -121,7 +123,7 @@ def muon_transformation(
     momentum: ScalarOrSchedule,
     nesterov: bool,
     orthogonalizer: Orthogonalizer | None,
-    scale: str | ShapeScale,
+    scale: Scale,
     axes: AxesLike = None,
     momentum_dtype: Any = None,
     chunk_bytes: int | None = None,
@@ -134,6 +136,8 @@ def muon_transformation(
     solve = tree_solver(call, orthogonalizer, scale, chunk_bytes, distribute)
 
     def init(params: optax.Params) -> MuonState:
+        if is_placeholder(params):
+            return MuonState(jnp.zeros([], jnp.int32), params)
         _check_arrays(call, params)
         views = resolve_views(call, params, axes)
         if axes is None:
@@ -146,13 +150,16 @@ def muon_transformation(
     def update(
         updates: optax.Updates, state: MuonState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, MuonState]:
+        params = params_beside(updates, params, call=call)
+        check_gradients(updates, state, call=call)
+        updates = jax.tree.map(jnp.asarray, updates)  # NumPy's float64 becomes what JAX computes in
         gradients, treedef = jax.tree.flatten(updates)
         views = resolve_views(call, updates, axes)
-        check_same_leaves(state.momentum, _masked(updates, views), call=call)
+        check_same_leaves(state.mu, _masked(updates, views), call=call)
         decay = momentum(state.count) if callable(momentum) else momentum
         directions, averages = list[Array](), list[Any]()
         for gradient, average, view in zip(
-            gradients, treedef.flatten_up_to(state.momentum), views, strict=True
+            gradients, treedef.flatten_up_to(state.mu), views, strict=True
         ):
             direction = gradient
             if view is not None:
@@ -204,6 +211,7 @@ def _check_arrays(call: str, params: optax.Params) -> None:
             "Keep them out of the trained tree, or mask them",
             TypeError,
         )
+    check_storable(call, params)
 
 
 def _check_all_routed(call: str, params: optax.Params, views: list[Any]) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from muon_jax import _checks
-from muon_jax._types import Matrices, Orthogonalizer, ShapeScale, Solve
+from muon_jax._types import Matrices, Orthogonalizer, Scale, Solve
 from muon_jax.mesh._distribution import Distribute, check_distribute
 from muon_jax.mesh._layout import resolve_layout
 from muon_jax.mesh._notice import warn_if_distributed
@@ -32,7 +32,7 @@ def orthogonalize_tree(
     axes: AxesLike = None,
     *,
     orthogonalizer: Orthogonalizer | None = None,
-    scale: str | ShapeScale = "none",
+    scale: Scale = "none",
     chunk_bytes: int | None = None,
     distribute: Distribute = "auto",
 ) -> Tree:
@@ -79,7 +79,7 @@ to the scaled orthogonal factors; leaves without a view pass through."""
 def tree_solver(
     call: str,
     orthogonalizer: Orthogonalizer | None,
-    scale: str | ShapeScale,
+    scale: Scale,
     chunk_bytes: int | None,
     distribute: Distribute,
 ) -> TreeSolver:
@@ -95,7 +95,7 @@ def tree_solver(
     polar = newton_schulz() if orthogonalizer is None else orthogonalizer
     _checks.check_orthogonalizer(call, polar)
     rescale = scaler(scale)
-    cost = functools.cache(getattr(polar, "flops", quintic_flops))
+    cost = functools.cache(flops_of(polar) or quintic_flops)
 
     def solve(matrices: Sequence[Matrices]) -> list[Matrices]:
         return [
@@ -128,6 +128,12 @@ def tree_solver(
         return treedef.unflatten(done)
 
     return solve_tree
+
+
+def flops_of(polar: Orthogonalizer) -> Callable[[int, int], int] | None:
+    """Returns the method that counts the FLOPs for a matrix of (rows, cols), if there is one."""
+    flops: Any = getattr(polar, "flops", None)
+    return flops if callable(flops) else None  # pyright: ignore[reportReturnType]
 
 
 def _operands(polar: Orthogonalizer, platform: str) -> Callable[[int, int], str | None]:

@@ -1,28 +1,63 @@
 """Transformations that are built anew for the tree they are given, whose routes they need."""
 
-from collections.abc import Callable
-from typing import Any
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 
+from muon_jax._checks import named, refused
 from muon_jax.mesh._state import on_mesh_of
-from muon_jax.transforms._same_leaves import check_same_leaves
-from muon_jax.trees._paths import chosen_by_leaf
+from muon_jax.transforms._record import RecordedLeaf, record
+from muon_jax.transforms._same_leaves import check_gradients, check_same_leaves, params_beside
+from muon_jax.trees._paths import chosen_by_leaf, is_placeholder
+
+_TREES_KEPT = 8
+
+
+class Told(NamedTuple):
+    """What an optimizer does with a tree.
+
+    Attributes:
+      leaves: what `explain` shows.
+      notices: what `init` warns of.
+    """
+
+    leaves: Sequence[RecordedLeaf]
+    notices: Sequence[str] = ()
 
 
 def built_per_tree(
-    call: str, build: Callable[[Any], optax.GradientTransformationExtraArgs]
+    call: str,
+    build: Callable[[Any], optax.GradientTransformationExtraArgs],
+    tell: Callable[[Any], Told] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes a transformation that reads its structure off the whole tree, and keeps none of it.
+    """Makes a transformation that reads its structure off the whole tree.
 
     Args:
       call: the call that is named where a state does not fit the tree.
-      build: from parameters, or updates of their structure, to the transformation for them.
+      build: from parameters, or updates of their structure, to the transformation for them. It runs
+        at every update, since what it returns may hold traced hyperparameters.
+      tell: from parameters to what `init` reports.
     """
 
+    def built(tree: Any) -> optax.GradientTransformationExtraArgs:
+        with named(call):
+            return build(tree)
+
     def init(params: optax.Params) -> optax.OptState:
-        return on_mesh_of(params, build(params).init(params))
+        if tell is not None and not is_placeholder(params):
+            told = tell(params)
+            if not record(told.leaves):
+                for notice in told.notices:
+                    warnings.warn(notice, stacklevel=2)
+        return on_mesh_of(params, built(params).init(params))
+
+    expected = once_per_structure(lambda tree: jax.eval_shape(built(tree).init, tree))
 
     def update(
         updates: optax.Updates,
@@ -30,11 +65,36 @@ def built_per_tree(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
-        transform = build(updates)
-        check_same_leaves(state, jax.eval_shape(transform.init, updates), call=call)
-        return transform.update(updates, state, params, **extra_args)
+        params = params_beside(updates, params, call=call)
+        check_gradients(updates, state, call=call)
+        updates = jax.tree.map(jnp.asarray, updates)  # NumPy's float64 becomes what JAX computes in
+        check_same_leaves(state, expected(updates), call=call)
+        return built(updates).update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def once_per_structure(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Caches a function of a tree that depends on structure, shapes and dtypes alone.
+
+    An update outside of `jit` would otherwise route and trace anew at every step.
+    """
+    results: dict[Any, Any] = {}
+
+    def cached(tree: Any) -> Any:
+        leaves, structure = jax.tree.flatten(tree)
+        key = (structure, *((np.shape(leaf), getattr(leaf, "dtype", None)) for leaf in leaves))
+        try:
+            known = key in results
+        except TypeError:  # the structure holds metadata without a hash
+            return function(tree)
+        if not known:
+            if len(results) == _TREES_KEPT:
+                results.pop(next(iter(results)))
+            results[key] = function(tree)
+        return results[key]
+
+    return cached
 
 
 def mask_for(call: str, argument: str, tree: Any, mask: Any) -> Callable[[Any], Any] | None:
@@ -44,6 +104,8 @@ def mask_for(call: str, argument: str, tree: Any, mask: Any) -> Callable[[Any], 
     """
     if mask is None:
         return None
+    if is_placeholder(tree):
+        return lambda _: tree
     kept = mask_by_leaf(call, argument, tree, mask)
     chosen = jax.tree.structure(tree).unflatten(kept)
     return lambda _: chosen
@@ -52,4 +114,9 @@ def mask_for(call: str, argument: str, tree: Any, mask: Any) -> Callable[[Any], 
 def mask_by_leaf(call: str, argument: str, tree: Any, mask: Any) -> list[bool]:
     """Lists whether a mask keeps each leaf of a tree."""
     remedy = "Give a tree of booleans, or a function from the parameters to one"
-    return chosen_by_leaf(call, argument, mask, tree, remedy=remedy)
+    kept = chosen_by_leaf(call, argument, mask, tree, remedy=remedy)
+    for each in kept:
+        # An array that is traced, such as a mask made from a count of steps, has no value yet.
+        if isinstance(each, Tracer) or np.asarray(each).dtype != bool or np.ndim(each):
+            raise refused(call, f"{argument} holds {each!r}", remedy, TypeError)
+    return [bool(each) for each in kept]

@@ -1,13 +1,15 @@
-"""Whether a state fits the parameters that it comes back to."""
+"""Whether gradients, parameters and state are trees of one structure; errors name what differs."""
 
 import re
 from typing import Any
 
+import jax
 import numpy as np
 import optax
+from jax.tree_util import keystr, tree_leaves_with_path
 
 from muon_jax._checks import listed, refused
-from muon_jax.trees._paths import named_leaves
+from muon_jax.trees._paths import named_leaves, named_nodes
 
 _NESTING = re.compile(r"(?:^|/)inner_states?(?=/|$)")
 """Names in the path of a state that only say that Optax masks and parts trees."""
@@ -31,12 +33,89 @@ def check_same_leaves(found: Any, expected: Any, *, call: str) -> None:
         for path in sorted({*old, *new})
         if old.get(path) != new.get(path)
     ]
+    if not differing:
+        try:
+            jax.tree.map(lambda new, old: None, expected, found)
+        except ValueError:
+            differing = [_difference(found, expected, ("the state", "now")) or "containers"]
     if differing:
         raise refused(
             call,
             f"the state does not fit the parameters, rules and schedules: {listed(differing, 4)}",
             "Restore those that it was made with, or make a new state with `init`",
         )
+
+
+def params_beside(updates: Any, params: Any, *, call: str) -> Any:
+    """Returns the parameters that have a gradient, in the structure of the gradients.
+
+    A whole Equinox model may stand for its arrays: the rest has None as a gradient.
+
+    Raises:
+      ValueError: names where the structures differ.
+    """
+    if params is None:
+        return None
+    try:
+        beside = jax.tree.map(
+            lambda gradient, param: None if gradient is None else (param,),
+            updates,
+            params,
+            is_leaf=_is_none,
+        )
+    except ValueError as error:
+        problem = _difference(updates, params, ("the gradients", "the parameters"))
+        raise refused(
+            call,
+            f"gradients and parameters differ: {problem or str(error).splitlines()[0]}",
+            "Pass update(gradients, state, params) two trees of the same containers and keys",
+        ) from error
+    return jax.tree.map(lambda pair: pair[0], beside, is_leaf=lambda node: type(node) is tuple)
+
+
+def check_gradients(updates: Any, state: Any, *, call: str) -> None:
+    """Raises ValueError where a gradient is None though the state has an array for it."""
+    absent = [path for path, node in named_nodes(updates, _is_none) if node is None]
+    if not absent:
+        return
+    kept = [f"/{path}" for path, shape in _shapes(state).items() if shape.startswith("shape")]
+    if lost := [repr(path) for path in absent if any(each.endswith(f"/{path}") for each in kept)]:
+        raise refused(
+            call,
+            f"the gradient of {listed(lost)} is None, but the state holds an array for it",
+            "Pass zeros for a parameter without a gradient, or leave it out of `init` as well",
+        )
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
+
+
+def _difference(one: Any, other: Any, names: tuple[str, str], path: str = "") -> str | None:
+    """Describes the first node at which two trees differ; leaves may be any arrays."""
+    is_leaf = [jax.tree_util.all_leaves([tree]) for tree in (one, other)]
+    if all(is_leaf):
+        return None
+    where = f"at '{path}' " if path else ""
+    if type(one) is not type(other):
+        return f"{where}{names[0]} a {type(one).__name__}, {names[1]} a {type(other).__name__}"
+    below, beside = _children(one), _children(other)
+    if below.keys() != beside.keys():
+        kinds = [
+            f"{name} {listed(sorted(only)) or 'nothing else'}"
+            for name, only in zip(
+                names, (below.keys() - beside.keys(), beside.keys() - below.keys()), strict=True
+            )
+        ]
+        return f"{where}only {kinds[0]}, only {kinds[1]}"
+    found = (_difference(below[key], beside[key], names, path + key) for key in below)
+    return next((each for each in found if each), None)
+
+
+def _children(node: Any) -> dict[str, Any]:
+    """Returns what is directly below a node, by key."""
+    nodes = tree_leaves_with_path(node, is_leaf=lambda each: each is not node)
+    return {keystr(path): each for path, each in nodes}
 
 
 def _shapes(tree: Any) -> dict[str, str]:

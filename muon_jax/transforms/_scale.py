@@ -12,7 +12,7 @@ from types import MappingProxyType
 import jax.numpy as jnp
 
 from muon_jax import _checks
-from muon_jax._types import Matrices, ShapeScale, wide_dtype
+from muon_jax._types import Matrices, Scale, ShapeScale, wide_dtype
 from muon_jax.polar._normalize import nonzero
 
 ADAMW_UPDATE_RMS = 0.2
@@ -71,7 +71,7 @@ SHAPE_SCALES = MappingProxyType(
 )
 
 
-def check_scale(call: str, scale: str | ShapeScale) -> None:
+def check_scale(call: str, scale: Scale) -> None:
     """Refuses what is neither a named scale nor a callable of (rows, cols)."""
     if callable(scale):
         return
@@ -84,12 +84,12 @@ def check_scale(call: str, scale: str | ShapeScale) -> None:
         raise _checks.invalid(call, "scale", scale, remedy)
 
 
-def shape_scale(scale: str | ShapeScale) -> ShapeScale | None:
+def shape_scale(scale: Scale) -> ShapeScale | None:
     """Returns the function of (rows, cols) that a scale is; None for one that is measured."""
     return SHAPE_SCALES.get(scale) if isinstance(scale, str) else scale
 
 
-def scaler(scale: str | ShapeScale) -> Callable[[Matrices], Matrices]:
+def scaler(scale: Scale) -> Callable[[Matrices], Matrices]:
     """Turns a scale into the function that applies it to a batch of orthogonal matrices."""
     factor = shape_scale(scale)
     if factor is None:

@@ -1,76 +1,112 @@
-"""Learning-rate multipliers: from patterns of paths to one factor a leaf."""
+"""Factors on the updates of parameters by path, for any chain."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import optax
+from jaxtyping import Array
 
-from muon_jax._checks import check_non_negative, check_number, invalid, listed, refused
-from muon_jax.trees._paths import map_named, masked_paths, named_leaves
+from muon_jax import _checks
+from muon_jax._door import public
+from muon_jax.transforms._per_tree import once_per_structure
+from muon_jax.transforms._record import record_factors
+from muon_jax.trees._paths import is_placeholder, map_named, masked_paths, named_leaves
 from muon_jax.trees._patterns import check_pattern, fits_nothing, path_fits
 
-ARGUMENT = "learning_rate_multipliers"
 
+@public("scale_by_path")
+def scale_by_path(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiplies the updates of the parameters whose path fits a pattern.
 
-def check_multipliers(call: str, multipliers: Mapping[str, float]) -> None:
-    """Refuses what is not a mapping from patterns to numbers of at least 0.
+    At the end of a chain, behind an optimizer, a factor multiplies the learning rate of those
+    parameters and with it their weight decay. The first pattern that fits a path wins; updates
+    whose path fits none pass unchanged. There is no state, so a run may go on with other factors.
+
+    Args:
+      factors: numbers of at least 0 by pattern. A pattern is what `Rule` takes, such as
+        `"*/embed/*"` or `"blocks/{0,1}/*"`.
+
+    Returns:
+      A transformation whose updates have the dtype of the incoming ones.
 
     Raises:
-      TypeError or ValueError: names the entry; a schedule belongs in `learning_rate`.
+      TypeError or ValueError: at once for an unusable factor or pattern; at `init` for a pattern
+        that fits no path, or none that earlier patterns leave.
+
+    Examples:
+      >>> import muon_jax, optax
+      >>> tx = optax.chain(muon_jax.muon(1e-3), muon_jax.scale_by_path({"*/embed/*": 0.1}))
     """
-    if not isinstance(multipliers, Mapping):
+    call = _checks.call_in_progress()
+    if not isinstance(factors, Mapping):
         remedy = 'give a mapping from patterns to numbers, such as {"*/embed/*": 0.1}'
-        raise invalid(call, ARGUMENT, multipliers, remedy, TypeError)
-    for pattern, factor in multipliers.items():
-        entry = f"{ARGUMENT}[{pattern!r}]"
-        check_pattern(call, ARGUMENT, pattern)
-        check_number(call, entry, factor)
-        check_non_negative(call, entry, factor)
+        raise _checks.invalid(call, "factors", factors, remedy, TypeError)
+    for pattern, factor in factors.items():
+        check_pattern(call, "factors", pattern)
+        _checks.check_number(call, f"factors[{pattern!r}]", factor)
+        _checks.check_non_negative(call, f"factors[{pattern!r}]", factor)
+    # A NumPy scalar would widen updates of half precision.
+    numbers = {pattern: float(factor) for pattern, factor in factors.items()}
+    factors_of = once_per_structure(lambda tree: by_leaf(tree, numbers, call=call))
+
+    def init(params: optax.Params) -> optax.EmptyState:
+        if not is_placeholder(params):
+            found = factors_of(params)
+            paths = [path for path, _ in named_leaves(params)]
+            record_factors(dict(zip(paths, jax.tree.leaves(found), strict=True)))
+        return optax.EmptyState()
+
+    def update(
+        updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        del params
+        return jax.tree.map(times, updates, factors_of(updates)), state
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def multipliers_of(
-    params: Any, multipliers: Mapping[str, float], *, call: str, unmatched: Any = None
-) -> Any:
-    """Gives every leaf the factor of the first pattern that fits its path.
+def times(update: Array, factor: float) -> Array:
+    """Multiplies, and leaves an update alone whose factor is 1."""
+    return update if factor == 1 else update * factor
+
+
+def by_leaf(params: Any, factors: Mapping[str, float], *, call: str) -> Any:
+    """Gives every leaf the factor of the first pattern that fits its path, or 1.
 
     Args:
       params: any pytree; what a mask hides of it counts as a path that a pattern may mean.
-      multipliers: factors by pattern, in order.
+      factors: factors by pattern, in order.
       call: the call that is named.
-      unmatched: factors of the leaves that no pattern fits, as a tree like `params`; None is 1.
-
-    Returns:
-      The same tree with a number for every leaf.
 
     Raises:
       ValueError: a pattern decides no leaf, since it fits none or earlier ones take them all.
     """
-    unused = dict(multipliers)
+    unused = dict(factors)
 
-    def factor_of(name: str, otherwise: float = 1.0) -> float:
-        for pattern, factor in multipliers.items():
+    def factor_of(name: str) -> float:
+        for pattern, factor in factors.items():
             if path_fits(pattern, name):
                 unused.pop(pattern, None)
-                return float(factor)  # a NumPy scalar would widen updates of half precision
-        return otherwise
+                return factor
+        return 1.0
 
-    if unmatched is None:
-        unmatched = jax.tree.map(lambda _: 1.0, params)
-    factors = map_named(lambda path, _, otherwise: factor_of(path, otherwise), params, unmatched)
+    found = map_named(lambda path, _: factor_of(path), params)
     for path in masked_paths(params):
         factor_of(path)
     if unused:
         raise _decides_nothing(next(iter(unused)), params, call)
-    return factors
+    return found
 
 
 def _decides_nothing(pattern: str, params: Any, call: str) -> Exception:
     paths = [path for path, _ in named_leaves(params)]
     taken = [path for path in paths if path_fits(pattern, path)]
     if taken:
-        return refused(
+        return _checks.refused(
             call,
-            f"earlier patterns of {ARGUMENT} take all that {pattern!r} fits: {listed(taken, 3)}",
+            f"earlier patterns of factors take all that {pattern!r} fits: "
+            f"{_checks.listed(taken, 3)}",
             "Put it before them, since the first that fits wins",
         )
-    return fits_nothing(call, ARGUMENT, pattern, paths)
+    return fits_nothing(call, "factors", pattern, paths)

@@ -1,4 +1,4 @@
-"""Gradients as AdamW can take them: float32 for float16, and short of the largest number."""
+"""AdamW in any number format: float32 for float16, gradients in range, a state of one dtype."""
 
 from typing import Any
 
@@ -18,7 +18,8 @@ def in_range(tx: optax.GradientTransformation) -> optax.GradientTransformationEx
 
     AdamW's eps of 1e-8 is zero in float16 and squares leave its range at both ends: a gradient of
     zero gives NaN there, and one of 1e-4 an infinite update. So float16 leaves become float32
-    copies, and finite entries stay below the largest number by a margin.
+    copies, and finite entries stay below the largest number by a margin. The state keeps its
+    dtypes, also where gradients are wider than parameters.
     """
     tx = optax.with_extra_args_support(tx)
 
@@ -32,8 +33,8 @@ def in_range(tx: optax.GradientTransformation) -> optax.GradientTransformationEx
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         bounded = jax.tree.map(_bounded, _wide(updates))
-        taken, state = tx.update(bounded, state, _wide(params), **extra_args)
-        return jax.tree.map(_as_before, taken, updates), state
+        taken, moved = tx.update(bounded, state, _wide(params), **extra_args)
+        return jax.tree.map(_as_before, taken, updates), jax.tree.map(_as_stored, moved, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -53,3 +54,7 @@ def _bounded(leaf: jax.Array) -> jax.Array:
 
 def _as_before(new: jax.Array, old: jax.Array) -> jax.Array:
     return stored(new, old.dtype) if old.dtype == jnp.float16 else new
+
+
+def _as_stored(new: jax.Array, old: jax.Array) -> jax.Array:
+    return new if new.dtype == old.dtype else stored(new, old.dtype)

@@ -10,6 +10,16 @@ from jax.tree_util import DictKey, GetAttrKey
 
 from muon_jax._checks import path_name, refused
 
+
+def _placeholder(params: Any) -> Any:
+    """Keeps the type of the placeholder, which Optax gives no public name."""
+    _PLACEHOLDERS.append(type(params))
+    return ()
+
+
+_PLACEHOLDERS = list[type]()
+optax.tree_map_params(_placeholder, lambda leaf: leaf, ())
+
 _BOXES = (GetAttrKey("value"), GetAttrKey("array"), DictKey("value"))  # Flax, Haliax, Orbax
 
 
@@ -89,6 +99,14 @@ def named_nodes(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list
 
 def is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
+
+
+def is_placeholder(params: Any) -> bool:
+    """Returns whether these are no parameters, but what `optax.tree_map_params` gives to `init`.
+
+    A state with the placeholder in the place of every copy of the parameters is the answer.
+    """
+    return type(params) in _PLACEHOLDERS
 
 
 def _is_function(value: Any) -> bool:

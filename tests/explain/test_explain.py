@@ -1,5 +1,6 @@
 """`explain` tells what `muon` then does, in numbers and in a table."""
 
+import dataclasses
 import io
 import json
 
@@ -12,8 +13,8 @@ import rich.console
 from architectures import ARCHITECTURES
 from routes import tree_of
 
-from muon_jax.explain._explain import explain
-from muon_jax.optimizers._muon import muon
+from muon_jax import adamw, muon, muon_clip, recipes, scale_by_path, skip_nonfinite
+from muon_jax.explain import explain as explained_by
 from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.polar._svd import polar_by_svd
 from muon_jax.routing._rule import Rule
@@ -29,6 +30,10 @@ PARAMS = tree_of(
         "norm/scale": (4,),
     }
 )
+
+
+def explain(params, **options):
+    return explained_by(params, muon(1.0, **options))
 
 
 def by_path(explanation):
@@ -68,6 +73,21 @@ def test_totals_are_the_sums():
     assert explanation.adamw_state_bytes == 8 * (2 * 48 + 2 * 64 + 48)
 
 
+FROZEN = {
+    "rules": [Rule("*/up/kernel", "frozen")],
+    "transforms": {"frozen": optax.set_to_zero()},
+}
+
+
+class Counted:
+    """An orthogonalizer whose `flops` is no function of a shape."""
+
+    flops = 12
+
+    def __call__(self, matrices):
+        return matrices
+
+
 OPTIONS = {
     "named scale": ({"scale": "spectral"}, "scale", (2.0,)),
     "own scale": ({"scale": lambda rows, cols: rows / cols}, "scale", (0.25,)),
@@ -85,9 +105,15 @@ OPTIONS = {
         "weight_decay",
         0.0,
     ),
-    "own rule": ({"rules": [Rule("*/up/kernel", "frozen")]}, "label", "frozen"),
-    "own rule, own decay": ({"rules": [Rule("*/up/kernel", "frozen")]}, "weight_decay", None),
-    "own rule, own state": ({"rules": [Rule("*/up/kernel", "frozen")]}, "state_bytes", 0),
+    "own rule": (FROZEN, "label", "frozen"),
+    "own rule, own decay": (FROZEN, "weight_decay", None),
+    "own rule, no state": (FROZEN, "state_bytes", 0),
+    "own rule, own state": (
+        {**FROZEN, "transforms": {"frozen": optax.sgd(0.1, momentum=0.9)}},
+        "state_bytes",
+        4 * 64,
+    ),
+    "flops that are a number": ({"orthogonalizer": Counted()}, "flops", None),
 }
 
 
@@ -96,10 +122,67 @@ def test_options(options, name, expected):
     assert getattr(by_path(explain(PARAMS, **options))["blocks/0/mlp/up/kernel"], name) == expected
 
 
-def test_the_fallback_has_its_own_decay():
-    leaves = by_path(explain(PARAMS, fallback_weight_decay=0.3))
+def test_a_mask_of_the_whole_tree_makes_both_optimizers_decay():
+    leaves = by_path(explain(PARAMS, weight_decay=0.3, weight_decay_mask=True))
     assert leaves["norm/scale"].weight_decay == 0.3
-    assert leaves["blocks/0/mlp/up/kernel"].weight_decay == 0.1
+    assert leaves["blocks/0/mlp/up/kernel"].weight_decay == 0.3
+
+
+def test_another_fallback_has_its_own_state_and_a_decay_that_is_not_known():
+    leaf = by_path(explain(PARAMS, fallback=optax.sgd(0.1, momentum=0.9)))["wte/embedding"]
+    assert (leaf.label, leaf.weight_decay, leaf.learning_rate_multiplier) == ("adamw", None, 1.0)
+    assert leaf.state_bytes == 11 * 4 * 4
+
+
+WRAPPERS = {
+    "chain": lambda tx: optax.chain(optax.clip_by_global_norm(1.0), tx),
+    "MultiSteps": lambda tx: optax.MultiSteps(tx, 2),
+    "skip_nonfinite": skip_nonfinite,
+    "masked": lambda tx: optax.masked(tx, True),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_the_optimizer_itself_is_asked_inside_any_wrapper(wrap):
+    found = explained_by(PARAMS, wrap(muon(1.0, scale="keller", weight_decay=0.3)))
+    plain = explain(PARAMS, scale="keller", weight_decay=0.3)
+    for leaf, expected in zip(found.leaves, plain.leaves, strict=True):
+        assert leaf.state_bytes >= expected.state_bytes
+        assert dataclasses.replace(leaf, state_bytes=expected.state_bytes) == expected
+
+
+@pytest.mark.parametrize("optimizer", [muon, recipes.keller, recipes.moonlight, recipes.optax])
+def test_injected_hyperparameters_are_shown_as_such(optimizer):
+    injected = optax.inject_hyperparams(optimizer)(learning_rate=0.1, weight_decay=0.1)
+    leaf = by_path(explained_by(PARAMS, injected))["blocks/0/mlp/up/kernel"]
+    assert (leaf.label, leaf.weight_decay) == ("muon", "injected")
+    again = by_path(explained_by(PARAMS, injected))["blocks/0/mlp/up/kernel"]
+    assert leaf == again
+
+
+def test_recipes_and_their_parts_are_told():
+    keller = by_path(explained_by(PARAMS, recipes.keller(0.02)))["blocks/0/mlp/up/kernel"]
+    assert (keller.weight_decay, keller.scale) == (0.0, (2.0,))
+    every_2d = by_path(explained_by(PARAMS, recipes.optax(0.02)))["wte/embedding"]
+    assert (every_2d.label, every_2d.rule) == ("muon", "rank")
+    attention = tree_of({f"attn/{name}/kernel": (8, 2, 4) for name in ("query", "key")})
+    clipped = explained_by(attention, muon_clip(1e-3))
+    assert {leaf.label for leaf in clipped.leaves} == {"muon"}
+
+
+def test_parameters_of_another_optimizer_have_its_state():
+    labels = {"wte": "theirs", "blocks": "ours", "norm": "theirs"}
+    both = optax.multi_transform({"ours": muon(1.0), "theirs": optax.adam(0.1)}, labels)
+    leaves = by_path(explained_by(PARAMS, both))
+    assert (leaves["wte/embedding"].label, leaves["wte/embedding"].state_bytes) == ("other", 352)
+    assert leaves["blocks/0/mlp/up/kernel"].label == "muon"
+
+
+def test_factors_by_path_multiply_those_of_muon():
+    tx = optax.chain(muon(1.0), scale_by_path({"wte/*": 0.5}))
+    leaves = by_path(explained_by(PARAMS, tx))
+    assert leaves["wte/embedding"].learning_rate_multiplier == 5.0
+    assert leaves["norm/scale"].learning_rate_multiplier == 1.0
 
 
 def test_parameters_that_differ_in_a_number_share_a_row():
@@ -117,16 +200,15 @@ def test_a_number_that_does_not_differ_is_kept():
     assert "h/0/fc2/kernel" in text
 
 
-def test_rich_shows_as_many_columns_as_fit():
-    def drawn(width):
-        out = io.StringIO()
-        rich.console.Console(file=out, width=width).print(explain(PARAMS))
-        return out.getvalue()
-
-    assert "inputs -> outputs" in drawn(200)
-    assert "A wider terminal" not in drawn(200)
-    assert "A wider terminal also shows: " in drawn(60)
-    assert max(map(len, drawn(60).splitlines())) <= 60
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_a_table_folds_to_the_width_of_a_terminal(width):
+    out = io.StringIO()
+    rich.console.Console(file=out, width=width).print(explain(PARAMS))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    words = set(str(explain(PARAMS)).split())
+    unfolded = {word for word in words if "/" not in word and "--" not in word}
+    assert unfolded <= set(out.getvalue().split())
 
 
 def test_notebooks_get_html():
@@ -173,9 +255,19 @@ def test_nothing_to_explain_in_a_masked_tree():
 
 
 REFUSED = {
-    "unknown scale": (lambda: explain(PARAMS, scale="big"), ValueError, "explain(scale='big')"),
-    "unknown dtype": (lambda: explain(PARAMS, momentum_dtype="int8"), Exception, "explain(momen"),
-    "ambiguous": (lambda: explain(tree_of({"a": (2, 3, 4)})), ValueError, "explain: a (2, 3, 4)"),
+    "ambiguous": (lambda: explain(tree_of({"a": (2, 3, 4)})), ValueError, "muon: a (2, 3, 4)"),
+    "another library's": (
+        lambda: explained_by(PARAMS, optax.adam(0.1)),
+        ValueError,
+        "explain: tx holds no optimizer of muon_jax that routes parameters. Give muon_jax.muon",
+    ),
+    "AdamW": (lambda: explained_by(PARAMS, adamw(0.1)), ValueError, "Give muon_jax.muon"),
+    "a factory": (lambda: explained_by(PARAMS, muon), TypeError, "give an optimizer, such as"),
+    "a function in the tree": (
+        lambda: explain({"kernel": PARAMS["norm"]["scale"], "activation": abs}),
+        TypeError,
+        "'activation' is a builtin_function_or_method, not an array",
+    ),
 }
 
 

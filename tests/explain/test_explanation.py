@@ -3,7 +3,8 @@
 import pytest
 from routes import tree_of
 
-from muon_jax import MatrixAxes, Rule, Split, explain, newton_schulz, polar_by_svd
+import muon_jax
+from muon_jax import MatrixAxes, Rule, Split, newton_schulz, polar_by_svd
 from muon_jax.explain._explanation import _binary, _decimal
 
 PARAMS = tree_of(
@@ -34,6 +35,10 @@ fused attention: query, key and value are each a matrix
 matrix: inputs and outputs have an axis each
 kv: a rule of yours
 vector: has at most one axis longer than one"""
+
+
+def explain(params, **options):
+    return muon_jax.explain(params, muon_jax.muon(1.0, **options))
 
 
 def explained(**options):

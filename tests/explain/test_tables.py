@@ -2,7 +2,6 @@
 
 import io
 
-import pytest
 import rich.console
 
 from muon_jax.explain._tables import Table
@@ -27,56 +26,42 @@ def test_text_is_aligned_and_ruled():
     ]
 
 
-@pytest.mark.parametrize(
-    ("width", "expected"),
-    [
-        (
-            25,
-            [
-                "name     size  why",
-                "up        1 k  a matrix",
-                "<scale>  12 k",
-                "13 k & more",
-                "",
-                "[last]",
-            ],
-        ),
-        (
-            24,
-            [
-                "name     size",
-                "up        1 k",
-                "<scale>  12 k",
-                "A wider terminal also",
-                "shows: why",
-                "13 k & more",
-                "",
-                "[last]",
-            ],
-        ),
-        (
-            14,
-            [
-                "name",
-                "up",
-                "<scale>",
-                "A wider",
-                "terminal also",
-                "shows: size,",
-                "why",
-                "13 k & more",
-                "",
-                "[last]",
-            ],
-        ),
-    ],
-)
-def test_a_terminal_gets_the_columns_that_fit(width, expected):
-    assert drawn(width) == expected
+FOLDED = """\
+name     size
+-----------------
+up        1 k
+<scale>  12 k
+-----------------
+name     why
+-----------------
+up       a matrix
+<scale>
+-----------------
+13 k & more
+
+[last]""".splitlines()
 
 
-def test_a_narrow_terminal_gets_one_column():
-    assert drawn(8)[:3] == ["name", "up", "<scale>"]
+def test_columns_that_do_not_fit_follow_beside_the_first():
+    assert drawn(23)[0] == "name     size  why"
+    assert drawn(22) == FOLDED
+    assert TABLE.text(5) == TABLE.text(20)  # narrower terminals get lines of 20
+
+
+def test_long_cells_break_behind_slashes_and_long_notes_at_spaces():
+    table = Table(
+        ("path", "rule"), [("blocks/attention/query/kernel", "matrix")], ["a b " * 7 + "a b"]
+    )
+    assert table.text(30).splitlines() == [
+        "path             rule",
+        "-----------------------",
+        "blocks/          matrix",
+        "attention/",
+        "query/kernel",
+        "-----------------------",
+        "a b a b a b a b a b a b a b a",
+        "b",
+    ]
 
 
 def drawn(width):

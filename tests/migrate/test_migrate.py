@@ -64,7 +64,7 @@ def test_a_bare_transformation_crosses_too():
     ours = muon_jax.scale_by_muon(axes=axes)
     _, state = trained(ours, MATRICES, steps=FIRST)
     there = migrate.to_optax(state, theirs.init(MATRICES))
-    chex.assert_trees_all_equal(there.mu, state.momentum)
+    chex.assert_trees_all_equal(there.mu, state.mu)
     chex.assert_trees_all_equal(migrate.from_optax(there, ours.init(MATRICES)), state)
 
 
@@ -104,7 +104,7 @@ def test_a_warm_start_weighs_the_gradients_as_muon_would(steps):
     fresh = muon_jax.scale_by_muon().init(gradient)
     warm = migrate.from_adamw(state, fresh, momentum=0.95, b1=0.8)
     expected = jax.tree.map(lambda leaf: (1 - 0.95**steps) * leaf, gradient)
-    chex.assert_trees_all_close(warm.momentum, expected, rtol=1e-6)
+    chex.assert_trees_all_close(warm.mu, expected, rtol=1e-6)
     assert int(warm.count) == steps
 
 
@@ -199,13 +199,13 @@ def test_the_new_state_keeps_its_own_dtypes_devices_and_hyperparameters():
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.NamedSharding(mesh, jax.P("data"))
     params = {"kernel": jax.device_put(jnp.ones((4, 8)), sharding)}
-    tx = optax.inject_hyperparams(muon_jax.muon, static_args=("momentum_dtype", "chunk_bytes"))(
+    tx = optax.inject_hyperparams(muon_jax.muon, static_args=("momentum_dtype",))(
         learning_rate=0.1, momentum_dtype=jnp.bfloat16
     )
     fresh = tx.init(params)
     _, adamw = optax.adamw(0.1).update(params, optax.adamw(0.1).init(params), params)
     warm = migrate.from_adamw(adamw, fresh)
-    momentum = optax.tree.get(warm, "momentum", filtering=lambda _, leaf: isinstance(leaf, dict))
+    momentum = optax.tree.get(warm, "mu", filtering=lambda path, _: "MuonState" in str(path))
     assert momentum["kernel"].dtype == jnp.bfloat16
     assert momentum["kernel"].sharding == sharding
     assert warm.hyperparams["learning_rate"] == fresh.hyperparams["learning_rate"]

@@ -43,10 +43,8 @@ def test_the_page_has_these_blocks(names):
     assert len(names) == DICTIONARY + 1
 
 
-def test_multipliers_scale_embedding_layers_and_head(names):
-    explained = muon_jax.explain(
-        names[WHOLE]["params"], learning_rate_multipliers=names[WHOLE]["multipliers"]
-    )
+def test_factors_scale_embedding_layers_and_head(names):
+    explained = muon_jax.explain(names[WHOLE]["params"], names[WHOLE]["tx"])
     found = {leaf.path: leaf.learning_rate_multiplier for leaf in explained.leaves}
     assert found["embed/embedding"] == 0.1
     assert found["blocks/0/kernel"] == pytest.approx(0.512)
@@ -68,7 +66,7 @@ def test_the_average_goes_on_from_the_first_moment_of_adamw():
     state = scope["state"]
     tx = muon_jax.muon(1e-5)
     tx.update(gradients, state, params)
-    momentum = optax.tree_utils.tree_get(state, "momentum")
+    momentum = state.inner_states["muon"].inner_state[0].mu
     for index in range(3):
         kernel = momentum["blocks"][index]["kernel"].get_value()
         moment = restored[0].mu["blocks"][index]["kernel"].get_value()
@@ -110,8 +108,8 @@ def test_gradients_of_what_is_frozen_are_not_computed():
         return cost["flops"]
 
     rest = {"rules": [muon_jax.Rule("*", "rest")]}
-    trained = muon_jax.muon(0.1, **rest, others={"rest": optax.sgd(0.1)})
-    frozen = muon_jax.muon(0.1, **rest, others={"rest": optax.set_to_zero()})
+    trained = muon_jax.muon(0.1, **rest, transforms={"rest": optax.sgd(0.1)})
+    frozen = muon_jax.muon(0.1, **rest, transforms={"rest": optax.set_to_zero()})
     assert flops(frozen) < 0.01 * flops(trained)
 
 
@@ -178,7 +176,7 @@ TREES = {
 
 @pytest.mark.parametrize(("params", "views"), TREES.values(), ids=TREES)
 def test_factors_are_matrices_in_any_tree(params, views):
-    axes = [leaf.axes for leaf in muon_jax.explain(params).leaves if leaf.axes]
+    axes = [leaf.axes for leaf in muon_jax.explain(params, muon_jax.muon(1.0)).leaves if leaf.axes]
     assert [
         "|".join(",".join(map(str, group)) for group in (each.rows, each.cols)) for each in axes
     ] == views
@@ -191,7 +189,7 @@ def test_stacked_factors_by_themselves_are_ambiguous():
         nnx.LoRAParam,
     )
     with pytest.raises(ValueError, match=r"lora_a(.|\n)*Rule\("):
-        muon_jax.explain(params)
+        muon_jax.explain(params, muon_jax.muon(1.0))
     factors_of_layers = muon_jax.Rule("*/lora_*", muon_jax.MatrixAxes(1, 2))
-    explained = muon_jax.explain(params, rules=[factors_of_layers])
+    explained = muon_jax.explain(params, muon_jax.muon(1.0, rules=[factors_of_layers]))
     assert [leaf.matrices for leaf in explained.leaves] == [((3, 8, 2),), ((3, 2, 16),)]

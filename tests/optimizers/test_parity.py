@@ -64,7 +64,7 @@ def test_the_recipe_of_optax_takes_its_other_coefficients():
 
 def test_without_rules_the_recipe_of_optax_reads_arrays_by_their_rank():
     params = {"embed": {"embedding": jnp.ones((8, 4))}, "query": {"kernel": jnp.ones((4, 2, 2))}}
-    ours = recipes.optax(0.1).init(params).inner_states["muon"].inner_state[0].momentum
+    ours = recipes.optax(0.1).init(params).inner_states["muon"].inner_state[0].mu
     theirs = optax.contrib.muon(0.1).init(params).inner_states["muon"].inner_state[0].mu
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
 
@@ -82,9 +82,8 @@ def test_the_nesterov_mix_of_optax_tends_to_that_of_muon():
     mine = muon_jax.muon(run.RATE, weight_decay=0.0, orthogonalizer=jordan, scale="keller")
 
     def update(tx: optax.GradientTransformation, count: int) -> Any:
-        state = optax.tree.set(
-            tx.init(weights), count=jnp.asarray(count, jnp.int32), momentum=momentum
-        )
+        state = optax.tree.set(tx.init(weights), count=jnp.asarray(count, jnp.int32))
+        state = optax.tree.set(state, lambda path, _: "MuonState" in str(path), mu=momentum)
         return tx.update(gradients, state, weights)[0]["wide"]["kernel"]
 
     def difference(count: int) -> float:
@@ -181,7 +180,10 @@ def test_the_recipe_of_procrustes_is_the_sketch(orthogonalizer, solve):
 
 def test_a_recipe_passes_on_what_muon_takes():
     params = {"dense": {"kernel": jnp.ones((4, 8))}, "norm": {"scale": jnp.ones(4)}}
-    frozen = {"rules": [muon_jax.Rule("*", "frozen")], "others": {"frozen": optax.set_to_zero()}}
+    frozen = {
+        "rules": [muon_jax.Rule("*", "frozen")],
+        "transforms": {"frozen": optax.set_to_zero()},
+    }
     for recipe in (recipes.keller, recipes.moonlight, recipes.torch, recipes.procrustes):
         tx = recipe(**frozen)
         updates, _ = tx.update(params, tx.init(params), params)

@@ -115,23 +115,41 @@ def without_muon(params):
     }
 
 
+def matrices(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
 @pytest.mark.parametrize(
     ("options", "alone"),
     [
-        ({}, ADAMW(0.1, weight_decay=0.2)),
-        ({"fallback_learning_rate": 0.3}, ADAMW(0.3, weight_decay=0.2)),
+        ({"fallback_learning_rate": 0.1}, ADAMW(0.1, weight_decay=0.0)),
         (
-            {"fallback_learning_rate": optax.linear_schedule(0.3, 0.0, 5)},
+            {
+                "fallback_learning_rate": optax.linear_schedule(0.3, 0.0, 5),
+                "weight_decay_mask": True,
+            },
             ADAMW(optax.linear_schedule(0.3, 0.0, 5), weight_decay=0.2),
         ),
-        ({"fallback_weight_decay": 0.0}, ADAMW(0.1, weight_decay=0.0)),
         (
-            {"fallback_weight_decay_mask": lambda p: jax.tree.map(lambda x: x.ndim > 1, p)},
-            ADAMW(0.1, weight_decay=0.2, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
+            {"fallback_learning_rate": 0.1, "weight_decay_mask": True},
+            ADAMW(0.1, weight_decay=0.2),
         ),
-        ({"fallback_nesterov": False}, ADAMW(0.1, weight_decay=0.2, nesterov=False)),
-        ({"nesterov": False}, ADAMW(0.1, weight_decay=0.2, nesterov=False)),
-        ({"nesterov": False, "fallback_nesterov": True}, ADAMW(0.1, weight_decay=0.2)),
+        (
+            {"fallback_learning_rate": 0.1, "weight_decay_mask": matrices},
+            ADAMW(0.1, weight_decay=0.2, mask=matrices),
+        ),
+        (
+            {"fallback_learning_rate": 0.1, "nesterov": False},
+            ADAMW(0.1, weight_decay=0.0, nesterov=False),
+        ),
+        (
+            {"fallback": muon_jax.adamw(0.1, b1=0.8, b2=0.999, eps=1e-4, nesterov=False)},
+            optax.adamw(0.1, b1=0.8, b2=0.999, eps=1e-4, weight_decay=0.0),
+        ),
+        (
+            {"fallback": muon_jax.adamw(0.1, weight_decay=0.3, weight_decay_mask=matrices)},
+            ADAMW(0.1, weight_decay=0.3, mask=matrices),
+        ),
         ({"fallback": optax.lion(0.05)}, optax.lion(0.05)),
         (
             {"fallback": muon_jax.momentum_rms(0.05, weight_decay=0.1)},
@@ -139,15 +157,28 @@ def without_muon(params):
         ),
     ],
     ids=[
-        *("default", "rate", "schedule", "decay", "mask"),
-        *("plain adamw", "plain both", "nesterov of adamw alone", "lion", "momentum_rms"),
+        *("rate", "schedule", "decay", "mask", "plain", "adamw", "masked adamw"),
+        *("lion", "momentum_rms"),
     ],
 )
 def test_the_fallback_is_what_it_would_be_alone(options, alone):
-    same = {"fallback_learning_rate": 0.1, "fallback_weight_decay": 0.2}
-    given = options if "fallback" in options else same | options
-    together = run(muon_jax.muon(0.1, weight_decay=0.2, **given))
+    together = run(muon_jax.muon(0.1, weight_decay=0.2, **options))
     chex.assert_trees_all_close(without_muon(together), without_muon(run(alone)), rtol=1e-5)
+
+
+def test_the_default_fallback_is_the_preset():
+    rate = 0.1
+    by_default = run(muon_jax.muon(rate, fallback_learning_rate=rate))
+    chex.assert_trees_all_equal(by_default, run(muon_jax.muon(rate, fallback=muon_jax.adamw(rate))))
+
+
+def test_one_mask_for_the_whole_tree_as_in_optax_contrib_muon():
+    """A bias that the mask spares does not decay, and a table that it names does."""
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    tx = muon_jax.muon(1.0, weight_decay=0.25, weight_decay_mask=matrices, scale="keller")
+    updates, _ = tx.update(zeros, tx.init(PARAMS), PARAMS)
+    expected = jax.tree.map(lambda leaf: -0.25 * leaf * (leaf.ndim > 1), PARAMS)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-6)
 
 
 def test_the_mask_of_muon_says_what_decays():
@@ -162,8 +193,7 @@ def test_the_mask_of_muon_says_what_decays():
     np.testing.assert_allclose(decayed["dense"]["kernel"], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("side", ["weight_decay_mask", "fallback_weight_decay_mask"])
-def test_a_mask_sees_the_whole_tree(side):
+def test_a_mask_sees_the_whole_tree():
     seen = []
 
     def mask(params):
@@ -171,14 +201,14 @@ def test_a_mask_sees_the_whole_tree(side):
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
     for function in (mask, jax.tree_util.Partial(mask)):
-        tx = muon_jax.muon(0.1, **{side: function})
+        tx = muon_jax.muon(0.1, weight_decay_mask=function)
         tx.update(PARAMS, tx.init(PARAMS), PARAMS)
     assert set(seen) == {jax.tree.structure(PARAMS)}
 
 
 def test_labels_of_ones_own_go_to_ones_own_transformations():
     frozen = muon_jax.Rule("head/kernel", "frozen")
-    tx = muon_jax.muon(0.1, rules=[frozen], others={"frozen": optax.set_to_zero()})
+    tx = muon_jax.muon(0.1, rules=[frozen], transforms={"frozen": optax.set_to_zero()})
     trained = run(tx)
     np.testing.assert_array_equal(trained["head"]["kernel"], PARAMS["head"]["kernel"])
     assert (trained["embed"]["embedding"] != PARAMS["embed"]["embedding"]).all()
@@ -218,7 +248,7 @@ def test_clipping_never_changes_the_size_of_a_step(max_norm):
         assert stalls == (max_norm == 1e-12)
 
 
-FROZEN = {"others": {"frozen": optax.set_to_zero()}}
+FROZEN = {"transforms": {"frozen": optax.set_to_zero()}}
 AS_MATRIX = muon_jax.Rule("embed/embedding", muon_jax.MatrixAxes(rows=0, cols=1))
 OTHER_SETTINGS = {
     # changed parameter and settings: paths with what the old state and a new one hold there
@@ -226,7 +256,7 @@ OTHER_SETTINGS = {
         "dense/kernel",
         (4, 9),
         {},
-        ["'muon/0/momentum/dense/kernel' has shape (4, 6) in the state and shape (4, 9) now"],
+        ["'muon/0/mu/dense/kernel' has shape (4, 6) in the state and shape (4, 9) now"],
     ),
     "AdamW's width": (
         "embed/embedding",
@@ -246,14 +276,14 @@ OTHER_SETTINGS = {
         {"rules": [AS_MATRIX]},
         [
             "'adamw/0/mu/embed/embedding' has shape (8, 4) in the state and nothing now",
-            "'muon/0/momentum/embed/embedding' has nothing in the state and shape (8, 4) now",
+            "'muon/0/mu/embed/embedding' has nothing in the state and shape (8, 4) now",
         ],
     ),
     "from Muon to AdamW": (
         "dense/kernel",
         (4, 6),
         {"rules": [muon_jax.Rule("dense/kernel", "adamw")]},
-        ["'muon/0/momentum/dense/kernel' has shape (4, 6) in the state and nothing now"],
+        ["'muon/0/mu/dense/kernel' has shape (4, 6) in the state and nothing now"],
     ),
     "from Muon to a new label": (
         "dense/kernel",
@@ -261,7 +291,7 @@ OTHER_SETTINGS = {
         {"rules": [muon_jax.Rule("dense/kernel", "frozen")], **FROZEN},
         [
             "'frozen' has nothing in the state and no array now",
-            "'muon/0/momentum/dense/kernel' has shape (4, 6) in the state and nothing now",
+            "'muon/0/mu/dense/kernel' has shape (4, 6) in the state and nothing now",
         ],
     ),
     "a new label": (

@@ -155,11 +155,11 @@ def test_an_average_of_the_largest_number_is_that_number(dtype, decay):
         muon_jax.scale_by_muon(axes=AXES, momentum=decay),
         muon_jax.scale_by_momentum_rms(momentum=decay),
     ):
-        state = tx.init(params)._replace(momentum=params)
+        state = tx.init(params)._replace(mu=params)
         updates, state = jax.jit(tx.update)(params, state)
         assert_finite(updates)
         expected = np.full((4, 6), largest, np.float64)
-        np.testing.assert_allclose(np.asarray(state.momentum, np.float64), expected, rtol=1e-6)
+        np.testing.assert_allclose(np.asarray(state.mu, np.float64), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("stored", "given"), [("float16", 1e30), ("bfloat16", 3.4e38)])
@@ -167,9 +167,9 @@ def test_momentum_beyond_its_format_saturates_and_an_infinite_one_shows(stored, 
     tx = muon_jax.scale_by_muon(axes=AXES, momentum=0.0, momentum_dtype=stored)
     grads = jnp.full((2, 3), given, jnp.float32)
     _, state = tx.update(grads, tx.init(grads))
-    assert (state.momentum == jnp.finfo(stored).max).all()
+    assert (state.mu == jnp.finfo(stored).max).all()
     _, state = tx.update(grads.at[0, 0].set(jnp.inf), state)
-    assert jnp.isinf(state.momentum[0, 0])
+    assert jnp.isinf(state.mu[0, 0])
 
 
 @each_format

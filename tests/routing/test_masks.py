@@ -64,9 +64,9 @@ def test_muon_in_a_mask_says_how_to_freeze_instead():
     masked = optax.masked(muon_jax.muon(0.1), jax.tree.map(lambda leaf: leaf.ndim > 2, HEADS))
     with pytest.raises(ValueError, match=r"^muon_jax.muon: the tree is masked") as caught:
         masked.init(HEADS)
-    (others,) = re.findall(r"others=(\{.*\})", str(caught.value))
+    (others,) = re.findall(r"transforms=(\{.*\})", str(caught.value))
     frozen = [muon_jax.Rule("*/{bias,scale}", "frozen")]
-    step = first_step(muon_jax.muon(0.1, rules=frozen, others=eval(others)), HEADS)
+    step = first_step(muon_jax.muon(0.1, rules=frozen, transforms=eval(others)), HEADS)
     assert not step["query"]["bias"].any()
     assert step["query"]["kernel"].any()
 

@@ -69,7 +69,7 @@ def test_muon_warns_at_init_alone_and_explain_says_so():
     with pytest.warns(UserWarning, match=r'^muon_jax.muon: .*Rule\("l2", "adamw"\)'):
         state = tx.init(params)
     tx.update(params, state, params)
-    explanation = muon_jax.explain(params)
+    explanation = muon_jax.explain(params, muon_jax.muon(1.0))
     (notice,) = explanation.notices
     assert notice in str(explanation)
     assert explanation.to_dict()["notices"] == [notice]

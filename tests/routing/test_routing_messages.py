@@ -25,7 +25,6 @@ CALLS = {
     "route": route,
     "label_params": muon_jax.label_params,
     "matrix_axes": muon_jax.matrix_axes,
-    "explain": muon_jax.explain,
     "muon": lambda params, **options: muon_jax.muon(0.1, **options).init(params),
 }
 REFUSED = {
@@ -108,6 +107,8 @@ def test_four_are_named_and_the_rest_counted(call, shown):
 def test_an_unknown_label_is_told_the_known_ones():
     params, rules = {"up": jnp.ones((3, 4))}, [Rule("up", "frozzen")]
     others = {"frozen": muon_jax.momentum_rms(0.1)}
-    message = message_of(ValueError, muon_jax.muon(0.1, rules=rules, others=others).init, params)
+    message = message_of(
+        ValueError, muon_jax.muon(0.1, rules=rules, transforms=others).init, params
+    )
     assert message.startswith("muon_jax.muon: rules give 'up' the label 'frozzen'")
     assert all(repr(label) in message for label in ("muon", "adamw", "frozen"))

@@ -66,7 +66,7 @@ def ones(shapes):
 def test_the_answer_goes_into_muon_explain_and_label_params():
     params = ones(SHAPES)
     assert muon_jax.label_params(params, axes=TRACED) == LABELS
-    explained = muon_jax.explain(SHAPES, axes=TRACED)
+    explained = muon_jax.explain(SHAPES, muon_jax.muon(1.0, axes=TRACED))
     assert {leaf.path: leaf.why for leaf in explained.leaves} == {
         leaf.path: leaf.why for leaf in TRACED.leaves
     }
@@ -78,7 +78,7 @@ def test_the_answer_goes_into_muon_explain_and_label_params():
             state, is_leaf=lambda node: isinstance(node, muon_jax.MuonState)
         )
         if isinstance(leaf, muon_jax.MuonState)
-        for leaf in jax.tree.leaves(leaf.momentum)
+        for leaf in jax.tree.leaves(leaf.mu)
     ]
     assert sorted(momenta) == [(6, 4), (8, 2, 3)]
     updates, _ = jax.jit(tx.update)(params, state, params)
@@ -226,9 +226,9 @@ BAD = {
         "muon_jax.matrix_axes(params) does.",
     ),
     "another shape": (
-        lambda: muon_jax.explain({**SHAPES, "w": array(2, 3)}, axes=TRACED),
+        lambda: muon_jax.explain({**SHAPES, "w": array(2, 3)}, muon_jax.muon(1.0, axes=TRACED)),
         ValueError,
-        "muon_jax.explain: 'w' of shape (2, 3) was traced as (4, 20). Call",
+        "muon_jax.muon: 'w' of shape (2, 3) was traced as (4, 20). Call",
     ),
 }
 

@@ -31,7 +31,7 @@ def bound(case):
 
 @each_case
 def test_hyperparameters_may_be_injected_and_then_scheduled(case):
-    injected = optax.inject_hyperparams(case.factory, static_args=tuple(case.arguments))
+    injected = optax.inject_hyperparams(case.factory)
     constant = optax.constant_schedule(0.1)
     for value in (0.1, constant):
         tx = injected(**{case.hyperparameter: value}, **case.arguments)
@@ -41,7 +41,7 @@ def test_hyperparameters_may_be_injected_and_then_scheduled(case):
 
 @each_case
 def test_an_injected_hyperparameter_may_be_changed_by_hand(case):
-    injected = optax.inject_hyperparams(case.factory, static_args=tuple(case.arguments))
+    injected = optax.inject_hyperparams(case.factory)
     tx = injected(**{case.hyperparameter: 0.1}, **case.arguments)
     update = jax.jit(functools.partial(tx.update, **case.extra_args))
     state, grads = tx.init(case.params), gradients(case.params)
@@ -144,7 +144,9 @@ def mask(params):
     [
         lambda params: muon_jax.muon(0.1),
         lambda params: muon_jax.muon(0.1, weight_decay_mask=mask(params)),
-        lambda params: muon_jax.muon(0.1, fallback_weight_decay_mask=mask(params)),
+        lambda params: muon_jax.muon(
+            0.1, fallback=muon_jax.adamw(0.1, weight_decay=0.1, weight_decay_mask=mask(params))
+        ),
         lambda params: muon_jax.recipes.optax(0.1, weight_decay_mask=mask(params)),
         lambda params: muon_jax.scale_by_muon(axes=muon_jax.matrix_axes(params)),
     ],
@@ -158,7 +160,10 @@ def test_a_model_that_can_be_called_is_no_function(make):
         for params in (model, tree)
     )
     chex.assert_trees_all_equal(updates.layer, expected["layer"])
-    shown = [muon_jax.explain(each, weight_decay_mask=mask(each)).leaves for each in (model, tree)]
+    shown = [
+        muon_jax.explain(each, muon_jax.muon(1.0, weight_decay_mask=mask(each))).leaves
+        for each in (model, tree)
+    ]
     assert shown[0] == shown[1]
 
 
@@ -174,7 +179,7 @@ def test_nnx_hands_over_boxes_first_and_arrays_then(form):
         },
         muon_jax.label_params,
     )
-    masked = muon_jax.muon(0.1, weight_decay_mask=mask, fallback_weight_decay_mask=mask)
+    masked = muon_jax.muon(0.1, weight_decay_mask=mask)
     for tx in (by_hand, masked):
         optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
         before = model.kernel[...]

@@ -175,7 +175,7 @@ def test_x64_is_kept_in_the_state():
     with jax.enable_x64(True):
         params = {"kernel": jnp.asarray(gaussian(6, 8), jnp.float64)}
         state = muon_jax.scale_by_muon(axes=AXES).init(params)
-        assert state.momentum["kernel"].dtype == jnp.float64
+        assert state.mu["kernel"].dtype == jnp.float64
 
 
 def test_float16_leaves_of_adamw_survive_gradients_that_its_squares_do_not():

@@ -13,7 +13,7 @@ FITS = "the state does not fit the parameters, rules and schedules"
 RESTORE = "Restore those that it was made with, or make a new state with `init`."
 PARAMS = {"Xception": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
 KERNEL = {"Xception": {"kernel": jnp.ones((2, 3))}}
-FROZEN = {"rules": [Rule("*/bias", "frozen")], "others": {"frozen": optax.set_to_zero()}}
+FROZEN = {"rules": [Rule("*/bias", "frozen")], "transforms": {"frozen": optax.set_to_zero()}}
 
 
 STATES = {
@@ -30,7 +30,7 @@ STATES = {
         KERNEL,
         muon_jax.muon(0.1),
         {"Xception": {"kernel": jnp.ones((2, 4))}},
-        f"muon_jax.muon: {FITS}: 'muon/0/momentum/Xception/kernel' has shape (2, 3) in the state "
+        f"muon_jax.muon: {FITS}: 'muon/0/mu/Xception/kernel' has shape (2, 3) in the state "
         f"and shape (2, 4) now. {RESTORE}",
     ),
     "rules": (

@@ -75,13 +75,13 @@ def test_momentum_may_follow_a_schedule():
         _, state = tx.update(as_float32(gradients(step)), state)
         decay = float(schedule(step))
         average = decay * average + (1 - decay) * gradients(step)["wide"]
-        np.testing.assert_allclose(state.momentum["wide"], average, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(state.mu["wide"], average, rtol=1e-5, atol=1e-6)
 
 
 def test_the_state_is_data_alone():
     state = muon_jax.scale_by_muon(axes=AXES).init(as_float32(gradients(0)))
-    assert state._fields == ("count", "momentum")
-    assert jax.tree.map(jnp.shape, state.momentum) == SHAPES
+    assert state._fields == ("count", "mu")
+    assert jax.tree.map(jnp.shape, state.mu) == SHAPES
     assert len(jax.tree.leaves(state)) == 1 + len(SHAPES)
 
 
@@ -90,7 +90,7 @@ def test_momentum_has_the_dtype_asked_for_and_updates_that_of_gradients(dtype):
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), as_float32(gradients(0)))
     tx = muon_jax.scale_by_muon(axes=AXES, momentum_dtype=dtype)
     updates, state = tx.update(params, tx.init(params))
-    assert {leaf.dtype for leaf in jax.tree.leaves(state.momentum)} == {jnp.dtype(dtype)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.mu)} == {jnp.dtype(dtype)}
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(jnp.bfloat16)}
 
 
@@ -100,7 +100,7 @@ def test_leaves_without_a_view_pass_unchanged_and_hold_no_momentum():
     state = tx.init(params)
     updates, state = tx.update(params, state)
     np.testing.assert_array_equal(updates["vector"], params["vector"])
-    assert state.momentum["vector"] == optax.MaskedNode()
+    assert state.mu["vector"] == optax.MaskedNode()
 
 
 def test_the_axes_may_be_a_function_of_the_parameters():

@@ -22,7 +22,7 @@ from trainer.command_line import read_settings
 from trainer.data.images import read_images
 from trainer.devices import DeviceConfig
 from trainer.models.convolutions import ConvolutionConfig, make_network
-from trainer.optimizers import OptimizerConfig
+from trainer.optimizers import OptimizerConfig, make_optimizer
 from trainer.training import RunConfig
 
 
@@ -57,7 +57,8 @@ def explain(config: Config) -> muon_jax.Explanation:
     data = read_images(config.images.data_dir)
     shape = data.train.images.shape[1:]
     model = nnx.eval_shape(lambda: make_network(config.network, shape, data.classes, nnx.Rngs(0)))
-    return muon_jax.explain(nnx.state(model, nnx.Param))
+    muon = make_optimizer(OptimizerConfig("muon"), config.run.steps)
+    return muon_jax.explain(nnx.state(model, nnx.Param), muon)
 
 
 def main(arguments: Sequence[str]) -> None:

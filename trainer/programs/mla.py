@@ -68,8 +68,8 @@ def train(config: Config) -> LanguageResult:
         # One rate and one decay for all parameters, as Kimi K2 has them.
         shared = {
             "weight_decay": optimizer.decay,
+            "weight_decay_mask": True,
             "fallback_learning_rate": schedule,
-            "fallback_weight_decay": optimizer.decay,
         }
         if clip.threshold is None:
             return muon_jax.muon(schedule, **shared)

@@ -28,7 +28,7 @@ from trainer.language import (
 )
 from trainer.models.decoder import Decoder
 from trainer.models.mixture import Mixture, MixtureConfig, collect_routing
-from trainer.optimizers import OptimizerConfig
+from trainer.optimizers import OptimizerConfig, make_optimizer
 from trainer.records.load_plots import plot_load
 from trainer.records.metrics import read_layers
 from trainer.records.run_folder import RunFolder
@@ -93,7 +93,8 @@ _forward = nnx.capture(
 def explain(config: MixtureConfig) -> muon_jax.Explanation:
     """Says where Muon's rules send the parameters, without making any."""
     model = nnx.eval_shape(lambda: Decoder(config, BYTES, mlp=Mixture, rngs=nnx.Rngs(0)))
-    return muon_jax.explain(nnx.state(model, nnx.Param))
+    muon = make_optimizer(OptimizerConfig("muon"), steps=1)
+    return muon_jax.explain(nnx.state(model, nnx.Param), muon)
 
 
 def report_load(folder: RunFolder) -> None:

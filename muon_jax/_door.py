@@ -1,0 +1,94 @@
+"""The door of every public factory: names its errors, and prepares its arguments."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import optax
+
+from muon_jax._checks import named
+
+Factory = TypeVar("Factory", bound=Callable[..., Any])
+
+_Rate = optax.ScalarOrSchedule
+_HYPERPARAMETERS = (_Rate, _Rate | None, float, float | None)
+
+
+def public(call: str, passes_to: Callable[..., Any] | None = None) -> Callable[[Factory], Factory]:
+    """Decorates a public factory.
+
+    Errors name the outermost factory, so that a recipe's name `recipes.keller` and not `muon`.
+    NumPy scalars become Python numbers, which leave the dtype of updates alone. And
+    `optax.inject_hyperparams` injects numbers and schedules only: see `_Signature`.
+
+    Args:
+      call: the name below `muon_jax`.
+      passes_to: the factory that receives the `**` arguments of this one, for the signature.
+    """
+
+    def decorate(factory: Factory) -> Factory:
+        @functools.wraps(factory)
+        def opened(*args: Any, **kwargs: Any) -> Any:
+            with named(call):
+                prepared = {name: _prepared(value) for name, value in kwargs.items()}
+                return factory(*map(_prepared, args), **prepared)
+
+        signature = inspect.signature(factory)
+        parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        if passes_to is not None:
+            parameters += [
+                _Passed(p.name, p.kind, default=p.default, annotation=p.annotation)
+                for p in inspect.signature(passes_to).parameters.values()
+                if p.name not in signature.parameters
+            ]
+        opened.__signature__ = _Signature(  # pyright: ignore[reportAttributeAccessIssue]
+            parameters, return_annotation=signature.return_annotation
+        )
+        return opened  # pyright: ignore[reportReturnType]
+
+    return decorate
+
+
+class _Passed(inspect.Parameter):
+    """A parameter of another factory, whose default is not that of this one."""
+
+
+class _Static(NamedTuple):
+    """Hides a value from `optax.inject_hyperparams`."""
+
+    value: Any
+
+
+class _Signature(inspect.Signature):
+    """A signature that boxes what is no hyperparameter, for `optax.inject_hyperparams`.
+
+    That function binds a factory's arguments with its signature, calls every callable among them
+    as a schedule and turns every number into an array. A mask function would become the mask of a
+    step count, an orthogonalizer would fail, and so would a number that sets a shape.
+    """
+
+    def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+        bound = super().bind(*args, **kwargs).arguments
+        own = {
+            name: parameter
+            for name, parameter in self.parameters.items()
+            if name in bound or not isinstance(parameter, _Passed)
+        }
+        values = {name: bound.get(name, parameter.default) for name, parameter in own.items()}
+        boxed = {
+            name: value if own[name].annotation in _HYPERPARAMETERS else _Static(value)
+            for name, value in values.items()
+        }
+        return inspect.BoundArguments(
+            inspect.Signature(list(own.values())),
+            boxed,  # pyright: ignore[reportArgumentType]
+        )
+
+
+def _prepared(value: Any) -> Any:
+    if isinstance(value, _Static):
+        return value.value
+    scalar = isinstance(value, np.generic | np.ndarray) and value.ndim == 0
+    return value.item() if scalar and value.dtype.kind in "biuf" else value
