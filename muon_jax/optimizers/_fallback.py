@@ -10,7 +10,7 @@ from muon_jax._types import Mask, ScalarOrSchedule
 from muon_jax.mesh._state import on_mesh_of
 from muon_jax.transforms._ema import check_storable
 from muon_jax.transforms._momentum_rms import scale_by_momentum_rms
-from muon_jax.transforms._per_tree import built_per_tree, mask_for
+from muon_jax.transforms._per_tree import built_per_tree, check_mask, mask_for
 from muon_jax.transforms._widening import in_range
 
 
@@ -60,6 +60,7 @@ def adamw(
     _checks.check_no_schedule(call, "eps", eps)
     _checks.check_non_negative(call, "eps", eps)
     _checks.check_non_negative(call, "weight_decay", weight_decay)
+    check_mask(call, "weight_decay_mask", weight_decay_mask)
     _checks.check_bool(call, "nesterov", nesterov)
 
     def build(tree: Any) -> optax.GradientTransformationExtraArgs:

@@ -22,7 +22,13 @@ from muon_jax.routing._route import Ambiguous, Route, check_labels, check_rules,
 from muon_jax.routing._rule import FALLBACK, MUON, Rule
 from muon_jax.routing._traced import AxesLike
 from muon_jax.transforms._muon import muon_transformation
-from muon_jax.transforms._per_tree import Told, built_per_tree, mask_by_leaf, once_per_structure
+from muon_jax.transforms._per_tree import (
+    Told,
+    built_per_tree,
+    check_mask,
+    mask_by_leaf,
+    once_per_structure,
+)
 from muon_jax.transforms._record import RecordedLeaf
 from muon_jax.transforms._scale_by_path import times
 
@@ -124,6 +130,7 @@ def muon(
             raise _checks.invalid(call, name, fallback_learning_rate, remedy)
     elif fallback_learning_rate is not None:
         _checks.check_non_negative(call, "fallback_learning_rate", fallback_learning_rate)
+    check_mask(call, "weight_decay_mask", weight_decay_mask)
     _check_transforms(call, transforms)
     rules = check_rules(rules, ambiguous, call)
 

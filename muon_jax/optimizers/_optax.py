@@ -23,6 +23,7 @@ from muon_jax.transforms._orthogonalize import resolve_views, tree_solver
 from muon_jax.transforms._per_tree import (
     Told,
     built_per_tree,
+    check_mask,
     mask_by_leaf,
     once_per_structure,
 )
@@ -90,6 +91,7 @@ def optax_muon(
     _checks.check_fraction(_CALL, "beta", beta)
     _checks.check_non_negative(_CALL, "learning_rate", learning_rate)
     _checks.check_non_negative(_CALL, "weight_decay", weight_decay)
+    check_mask(_CALL, "weight_decay_mask", weight_decay_mask)
     if orthogonalizer is None:
         orthogonalizer = newton_schulz("keller", normalization="frobenius")
     scale: Scale = "keller"

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from muon_jax._checks import named, refused
+from muon_jax._checks import invalid, named, refused
 from muon_jax.mesh._state import on_mesh_of
 from muon_jax.transforms._record import RecordedLeaf, record
 from muon_jax.transforms._same_leaves import check_gradients, check_same_leaves, params_beside
@@ -95,6 +95,17 @@ def once_per_structure(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return results[key]
 
     return cached
+
+
+def check_mask(call: str, argument: str, mask: Any) -> None:
+    """Raises TypeError for what `optax.inject_hyperparams` makes of a mask function.
+
+    Around a function of the user's it calls a mask with a step count, which gives False.
+    """
+    if mask is False or isinstance(mask, np.ndarray | jax.Array):
+        remedy = "give weight_decay=0.0 for no decay, or a tree of booleans, or a function to one; "
+        remedy += f'optax.inject_hyperparams may need static_args=("{argument}",)'
+        raise invalid(call, argument, mask, remedy, TypeError)
 
 
 def mask_for(call: str, argument: str, tree: Any, mask: Any) -> Callable[[Any], Any] | None:

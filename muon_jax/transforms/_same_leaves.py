@@ -57,8 +57,8 @@ def params_beside(updates: Any, params: Any, *, call: str) -> Any:
     if params is None:
         return None
     try:
-        beside = jax.tree.map(
-            lambda gradient, param: None if gradient is None else (param,),
+        return jax.tree.map(
+            lambda gradient, param: None if gradient is None else param,
             updates,
             params,
             is_leaf=_is_none,
@@ -70,7 +70,6 @@ def params_beside(updates: Any, params: Any, *, call: str) -> Any:
             f"gradients and parameters differ: {problem or str(error).splitlines()[0]}",
             "Pass update(gradients, state, params) two trees of the same containers and keys",
         ) from error
-    return jax.tree.map(lambda pair: pair[0], beside, is_leaf=lambda node: type(node) is tuple)
 
 
 def check_gradients(updates: Any, state: Any, *, call: str) -> None:

@@ -99,7 +99,11 @@ OPTIONS = {
         "weight_decay",
         "schedule",
     ),
-    "decay by a tree": ({"weight_decay_mask": False}, "weight_decay", 0.0),
+    "decay by a tree": (
+        {"weight_decay_mask": jax.tree.map(lambda _: False, PARAMS)},
+        "weight_decay",
+        0.0,
+    ),
     "decay by a function": (
         {"weight_decay_mask": lambda params: jax.tree.map(lambda leaf: leaf.ndim < 2, params)},
         "weight_decay",
