@@ -60,6 +60,7 @@ CASES = MappingProxyType(
     {
         "scale_by_muon": Case(muon_jax.scale_by_muon, "momentum", MATRICES, {"axes": AXES}),
         "muon": Case(muon_jax.muon, "learning_rate", MODEL),
+        "adamw": Case(muon_jax.adamw, "learning_rate", MODEL),
         "muon_clip": Case(
             muon_jax.muon_clip,
             "learning_rate",

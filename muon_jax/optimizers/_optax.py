@@ -1,5 +1,6 @@
 """optax.contrib.muon as a recipe: its routing, and a Nesterov mix that is corrected for bias."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import optax
 from muon_jax import _checks
 from muon_jax._door import public
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, Scale, ShapeScale
+from muon_jax.mesh._distribution import Distribute
 from muon_jax.optimizers._fallback import adamw
 from muon_jax.optimizers._muon import shown_decay
 from muon_jax.polar._newton_schulz import newton_schulz
@@ -52,6 +54,8 @@ def optax_muon(
     adam_learning_rate: ScalarOrSchedule | None = None,
     adam_weight_decay: ScalarOrSchedule = 0.0,
     orthogonalizer: Orthogonalizer | None = None,
+    momentum_dtype: Any = None,
+    distribute: Distribute = "auto",
     rules: Sequence[Rule] = (),
 ) -> optax.GradientTransformationExtraArgs:
     """Trains as `optax.contrib.muon` does, by the arguments of that function.
@@ -72,6 +76,9 @@ def optax_muon(
       orthogonalizer: from (batch, rows, cols) to the same shape; None is five steps of Jordan's
         quintic in float32. The source's `"dion"` is `newton_schulz("you",
         normalization="frobenius")`.
+      momentum_dtype: dtype in which Muon's average is stored; None is that of the parameters.
+      distribute: which device orthogonalises which matrix on a mesh, as for
+        `muon_jax.scale_by_muon`.
       rules: views, or the label `"adamw"`, by path; they stand for the source's dimension numbers.
 
     Returns:
@@ -105,6 +112,11 @@ def optax_muon(
     _checks.check_non_negative(_CALL, "adam_weight_decay", adam_weight_decay)
     adam = adamw(adam_learning_rate, b2=0.999, weight_decay=adam_weight_decay, nesterov=nesterov)
 
+    scaled_with = functools.partial(
+        _scale_by_optax_muon, beta, nesterov, orthogonalizer, scale, momentum_dtype, distribute
+    )
+    scaled_with(None)  # raises for unusable arguments now, before there is a tree to route
+
     @once_per_structure
     def read(tree: Any) -> tuple[Any, list[bool]]:
         routes = route(tree, rules=(*rules, _EVERY_2D), call=_CALL)
@@ -117,9 +129,7 @@ def optax_muon(
         decayed = jax.tree.structure(tree).unflatten(kept)
         mask = None if weight_decay_mask is None else lambda _: decayed
         muon = optax.chain(
-            _scale_by_optax_muon(
-                beta, nesterov, orthogonalizer, scale, jax.tree.map(lambda r: r.axes, routes)
-            ),
+            scaled_with(jax.tree.map(lambda r: r.axes, routes)),
             optax.add_decayed_weights(weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
@@ -153,6 +163,8 @@ def _scale_by_optax_muon(
     nesterov: bool,
     orthogonalizer: Orthogonalizer,
     scale: Scale,
+    momentum_dtype: Any,
+    distribute: Distribute,
     axes: AxesLike,
 ) -> optax.GradientTransformation:
     r"""Makes `scale_by_muon` with the Nesterov mix of optax.
@@ -163,11 +175,18 @@ def _scale_by_optax_muon(
     step, and as much after many. Without Nesterov nothing is left.
     """
     plain = muon_transformation(
-        _CALL, momentum=beta, nesterov=False, orthogonalizer=orthogonalizer, scale=scale, axes=axes
+        _CALL,
+        momentum=beta,
+        nesterov=False,
+        orthogonalizer=orthogonalizer,
+        scale=scale,
+        axes=axes,
+        momentum_dtype=momentum_dtype,
+        distribute=distribute,
     )
     if not nesterov:
         return plain
-    solve = tree_solver(_CALL, orthogonalizer, scale, None, "auto")
+    solve = tree_solver(_CALL, orthogonalizer, scale, None, distribute)
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None

@@ -9,14 +9,29 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from muon_jax._checks import check_choice, check_positive_int, invalid
 from muon_jax.polar._minimax import Schedule, design, stretch
 
-CoefficientsLike: TypeAlias = str | Sequence[float] | Sequence[Sequence[float]]
+ScheduleName: TypeAlias = Literal[
+    "fast",
+    "accurate",
+    "minimax",
+    "keller",
+    "you",
+    "polar_express",
+    "polar_express_safe",
+    "dion",
+    "gram_newton_schulz",
+    "cans",
+    "turbo",
+    "cubic",
+    "deepseek",
+]
+CoefficientsLike: TypeAlias = ScheduleName | Sequence[float] | Sequence[Sequence[float]]
 """A name, one row that every step repeats, or one row a step."""
 
 _CALL = "newton_schulz"
@@ -221,7 +236,7 @@ _DESIGNS = MappingProxyType(
     }
 )
 
-NAMES = ("fast", "accurate", "minimax", *PUBLISHED)
+NAMES = get_args(ScheduleName)
 
 
 def schedule(

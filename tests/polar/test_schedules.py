@@ -60,6 +60,10 @@ def test_relaxed_cubics_are_best_cubics_that_peak_at_1_3():
     np.testing.assert_allclose(PUBLISHED["cubic"].rows, derived, rtol=0, atol=5e-8)
 
 
+def test_the_names_that_editors_complete_are_those_of_the_table():
+    assert ("fast", "accurate", "minimax", *PUBLISHED) == NAMES
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_rows_keep_singular_values_bounded_and_raise_small_ones(name):
     known = PUBLISHED[name]
