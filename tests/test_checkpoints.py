@@ -58,7 +58,12 @@ CASES = {
     "muon_clip, bfloat16 momentum": Case(
         muon_jax.muon_clip(RATE, momentum_dtype="bfloat16"), MODEL, extra=MAXIMA
     ),
+    "adamw": Case(muon_jax.adamw(RATE), MODEL),
+    "adamw, float16": Case(muon_jax.adamw(RATE), MODEL, dtype=jnp.float16),
     "momentum_rms": Case(muon_jax.momentum_rms(RATE), MODEL),
+    "scale_by_path": Case(
+        optax.chain(muon_jax.muon(RATE), muon_jax.scale_by_path({"attention/*": 0.5})), MODEL
+    ),
     "skip_nonfinite": Case(muon_jax.skip_nonfinite(muon_jax.muon(RATE)), MODEL),
     "monitor": Case(monitor(muon_jax.muon(RATE), every=2), MODEL),
     "momentum_rms, bfloat16": Case(muon_jax.momentum_rms(RATE), MODEL, dtype=jnp.bfloat16),
