@@ -17,7 +17,7 @@ from muon_jax.routing._notices import notices
 from muon_jax.transforms._orthogonalize import flops_of
 from muon_jax.transforms._record import RecordedLeaf, recording
 from muon_jax.transforms._scale import shape_scale
-from muon_jax.trees._paths import named_leaves
+from muon_jax.trees._paths import named_leaves, owner_of
 
 _CALL = "explain"
 _ADAM_MOMENTS = 2
@@ -126,9 +126,7 @@ def _state_bytes(state: Any, arrays: Mapping[str, Any]) -> dict[str, int]:
     """Returns how many bytes of a state belong to each parameter, whose path ends theirs."""
     sizes = dict.fromkeys(arrays, 0)
     for path, leaf in named_leaves(state):
-        names = path.split("/")
-        ends = ("/".join(names[start:]) for start in range(len(names)))
-        owner = next((end for end in ends if end in sizes), None)
+        owner = owner_of(path, sizes)
         if owner is None and "" in sizes and leaf.shape == arrays[""].shape:
             owner = ""
         if owner is not None:

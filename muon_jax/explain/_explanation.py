@@ -35,18 +35,19 @@ class ExplainedLeaf:
       path: its names joined by `/`.
       shape: as stored.
       dtype: the name of its dtype.
-      label: `"muon"`, `"adamw"`, or a label that a rule of yours gives.
+      label: `"muon"`, `"adamw"` for the fallback, a label that a rule of yours gives, or `"other"`
+        for what an optimizer of another library takes.
       rule: the rule that matched.
       why: the reason of that rule.
       axes: how it is viewed as matrices; None unless the label is `"muon"`.
       matrices: (count, rows, cols) of its matrices, rows being inputs; one entry a shape.
       scale: the factor on the orthogonal update, for each entry of `matrices`; None where it is
         measured on the update.
-      weight_decay: a number, or `"schedule"`; None under a label of yours.
-      learning_rate_multiplier: factor on its whole step: that of the first pattern that fits its
-        path; else 10 for an embedding or an output head under the default scale; else 1.
+      weight_decay: a number, `"schedule"` or `"injected"`; None where another optimizer decides.
+      learning_rate_multiplier: factor on its whole step: 10 for an embedding or an output head
+        under the default scale, else 1, times the factors of `scale_by_path`.
       flops: FLOPs of orthogonalising it once; None if the orthogonalizer does not tell.
-      state_bytes: size of its momentum, or of AdamW's two moments.
+      state_bytes: size of all that the optimizer's state holds for it.
       sharding: its partition over a mesh, if it has one.
     """
 
@@ -97,7 +98,7 @@ class Explanation:
 
     @property
     def state_bytes(self) -> int:
-        """Size of the optimizer's state, on all devices together."""
+        """Size of the state of all parameters, on all devices together, without step counts."""
         return sum(leaf.state_bytes for leaf in self.leaves)
 
     @property

@@ -9,7 +9,7 @@ import optax
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from muon_jax._checks import listed, refused
-from muon_jax.trees._paths import named_leaves, named_nodes
+from muon_jax.trees._paths import named_leaves, named_nodes, owner_of
 
 _NESTING = re.compile(r"(?:^|/)inner_states?(?=/|$)")
 """Names in the path of a state that only say that Optax masks and parts trees."""
@@ -74,14 +74,15 @@ def params_beside(updates: Any, params: Any, *, call: str) -> Any:
 
 def check_gradients(updates: Any, state: Any, *, call: str) -> None:
     """Raises ValueError where a gradient is None though the state has an array for it."""
-    absent = [path for path, node in named_nodes(updates, _is_none) if node is None]
-    if not absent:
+    nodes = dict(named_nodes(updates, _is_none))
+    if all(node is not None for node in nodes.values()):
         return
-    kept = [f"/{path}" for path, shape in _shapes(state).items() if shape.startswith("shape")]
-    if lost := [repr(path) for path in absent if any(each.endswith(f"/{path}") for each in kept)]:
+    kept = {owner_of(path, nodes) for path, _ in named_leaves(state)}
+    if lost := [path for path, node in nodes.items() if node is None and path in kept]:
         raise refused(
             call,
-            f"the gradient of {listed(lost)} is None, but the state holds an array for it",
+            f"the gradient of {listed(map(repr, lost))} is None, but the state holds an array for "
+            "it",
             "Pass zeros for a parameter without a gradient, or leave it out of `init` as well",
         )
 
@@ -95,7 +96,7 @@ def _difference(one: Any, other: Any, names: tuple[str, str], path: str = "") ->
     is_leaf = [jax.tree_util.all_leaves([tree]) for tree in (one, other)]
     if all(is_leaf):
         return None
-    where = f"at '{path}' " if path else ""
+    where = f"at {path} " if path else ""
     if type(one) is not type(other):
         return f"{where}{names[0]} a {type(one).__name__}, {names[1]} a {type(other).__name__}"
     below, beside = _children(one), _children(other)

@@ -1,7 +1,7 @@
 """Leaves by their paths: without the boxes of libraries, with masks, and with a user's choices."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -95,6 +95,13 @@ def named_nodes(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list
         (path_name(path[:-1] if path[:-1] in boxes and path[-1] in _BOXES else path), node)
         for path, node in nodes
     ]
+
+
+def owner_of(path: str, params: Collection[str]) -> str | None:
+    """Returns the longest path of a parameter that ends the path of a leaf of a state."""
+    names = path.split("/")
+    ends = ("/".join(names[start:]) for start in range(len(names)))
+    return next((end for end in ends if end in params), None)
 
 
 def is_masked(node: Any) -> bool:

@@ -249,13 +249,13 @@ MISMATCHES = {
     "keys": (
         {"blocks": {"0": ENTRY}},
         {"blocks": {0: ENTRY}},
-        "gradients and parameters differ: at '['blocks']' only the gradients ['0'], only the "
+        "gradients and parameters differ: at ['blocks'] only the gradients ['0'], only the "
         "parameters [0]. Pass",
     ),
     "depth": (
         {"dense": ENTRY},
         {"dense": ENTRY["kernel"]},
-        "gradients and parameters differ: at '['dense']' the gradients a dict, the parameters a ",
+        "gradients and parameters differ: at ['dense'] the gradients a dict, the parameters a ",
     ),
 }
 
@@ -272,6 +272,12 @@ def test_gradients_of_another_structure_are_told_by_name(name, grads, params, me
     with pytest.raises(ValueError, match=f"^muon_jax.{name}: ") as caught:
         tx.update(grads, tx.init(params), params)
     assert message in str(caught.value)
+
+
+def test_none_that_was_never_a_parameter_passes():
+    params = {"bias": None, "dense": MODEL["dense"]}
+    for tx in (muon_jax.muon(0.1), muon_jax.momentum_rms(0.1)):
+        assert first(tx, params=params)["bias"] is None
 
 
 def test_a_state_of_other_containers_is_told_by_name():
