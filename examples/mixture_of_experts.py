@@ -2,9 +2,8 @@
 
 Run: python examples/mixture_of_experts.py        (needs flax; under a minute on a CPU)
 
-Shows: the weights of all experts are one array of shape (experts, inputs, outputs), and Muon
-orthogonalises one matrix for each expert. The router goes to AdamW because its outputs are logits.
-Each token goes to one expert (Fedus et al. 2021), and a loss term keeps the loads even.
+Shows: all experts are one array of shape (experts, inputs, outputs), and Muon orthogonalises a
+matrix for each. The router goes to AdamW. A loss term keeps loads even (Fedus et al. 2021).
 """
 
 import sysconfig
@@ -88,8 +87,8 @@ def main():
     text = np.frombuffer(b"".join(file.read_bytes() for file in files), np.uint8)
     text, test_text = np.split(text, [9 * len(text) // 10])
     test_windows = sample_windows(test_text, np.random.default_rng(1), 4096)
-    params = nnx.state(nnx.eval_shape(lambda: LanguageModel(nnx.Rngs(0))))
-    print(muon_jax.explain(params, muon_jax.muon(LEARNING_RATES["Muon"], weight_decay=0.1)))
+    shapes = nnx.state(nnx.eval_shape(lambda: LanguageModel(nnx.Rngs(0))))
+    print(muon_jax.explain(shapes, muon_jax.muon(LEARNING_RATES["Muon"], weight_decay=0.1)))
     for name, optimizer in {"Muon": muon_jax.muon, "AdamW": optax.adamw}.items():
         schedule = optax.warmup_cosine_decay_schedule(0, LEARNING_RATES[name], STEPS // 10, STEPS)
         loss, load = train(optimizer(schedule, weight_decay=0.1), text, test_windows)
