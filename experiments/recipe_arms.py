@@ -8,7 +8,6 @@ import optax
 from jaxtyping import Array, Float
 
 import muon_jax
-from experiments.preconditioned import scale_by_preconditioned_muon
 from muon_jax.trees._paths import map_named
 from trainer.optimizers import _optax_dimension_numbers as dimension_numbers
 
@@ -30,6 +29,14 @@ class Numbers(NamedTuple):
     vector_decay: Float[Array, ""]
 
 
+PRECONDITIONERS: dict[str, muon_jax.SecondMoment | muon_jax.Soap | None] = {
+    "none": None,
+    "second_moment": muon_jax.SecondMoment(),
+    "soap": muon_jax.Soap(),
+    "soap_short": muon_jax.Soap(sides="short"),
+}
+
+
 def make(
     optimizer: str, precondition: str, numbers: Numbers, schedule: Schedule
 ) -> optax.GradientTransformation:
@@ -40,20 +47,17 @@ def make(
 
     if precondition == "none":
         return ARMS[optimizer](numbers, rate)
-    matrices = optax.chain(
-        scale_by_preconditioned_muon(precondition),
-        optax.add_decayed_weights(numbers.weight_decay),
-        optax.scale_by_learning_rate(rate),
-    )
-    rest = _adam_by_kind(numbers, rate, nesterov=True)
-    return optax.multi_transform({"muon": matrices, "adamw": rest}, muon_jax.label_params)
+    return _muon(numbers, rate, PRECONDITIONERS[precondition])
 
 
-def _muon(numbers: Numbers, rate: Schedule) -> optax.GradientTransformation:
+def _muon(
+    numbers: Numbers, rate: Schedule, precondition: Any = None
+) -> optax.GradientTransformation:
     return muon_jax.muon(
         rate,
         weight_decay=numbers.weight_decay,
         fallback=_adam_by_kind(numbers, rate, nesterov=True),
+        precondition=precondition,
     )
 
 

@@ -52,7 +52,7 @@ class RecipeTrial:
     vector_decay: float = 0.0
     weight_decay: float = 0.1
     precondition: str = "none"
-    """Of the momentum: none, second_moment (Muon²), or soap (SOAP-Muon)."""
+    """A name of `recipe_arms.PRECONDITIONERS`."""
 
     @property
     def numbers(self) -> Numbers:

@@ -33,7 +33,9 @@ from muon_jax.routing import matrix_axes as matrix_axes
 from muon_jax.routing import trace_axes as trace_axes
 from muon_jax.transforms import MomentumRmsState as MomentumRmsState
 from muon_jax.transforms import MuonState as MuonState
+from muon_jax.transforms import SecondMoment as SecondMoment
 from muon_jax.transforms import SkipNonfiniteState as SkipNonfiniteState
+from muon_jax.transforms import Soap as Soap
 from muon_jax.transforms import hidden_size as hidden_size
 from muon_jax.transforms import orthogonalize_tree as orthogonalize_tree
 from muon_jax.transforms import scale_by_momentum_rms as scale_by_momentum_rms
@@ -56,7 +58,9 @@ __all__ = [
     "QKPart",
     "QKTarget",
     "Rule",
+    "SecondMoment",
     "SkipNonfiniteState",
+    "Soap",
     "Split",
     "TracedAxes",
     "TracedLeaf",

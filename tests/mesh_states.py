@@ -1,5 +1,6 @@
 """Cases: where state lies from the first step on, and what a step that overflowed leaves of it."""
 
+import functools
 from typing import Any
 
 import jax
@@ -95,6 +96,29 @@ def skipped(kind: str) -> dict[str, Any]:
         "kept": lies_alike(before, start) and lies_alike(after, start),
         "error": difference((before[0], before[1].inner_state), expected),
     }
+
+
+@case("Auto", "Explicit")
+def preconditioned(kind: str) -> dict[str, Any]:
+    """Three steps on the mesh, and the same ones on one device."""
+    params, leaves = gpt("hsdp", kind, layers=1, width=32)
+    found = {}
+    for name in ("second_moment", "soap"):
+        tx = muon_jax.scale_by_muon(precondition=name, axes=muon_jax.MatrixAxes(-2, -1))
+        there, here = params, jax.tree.map(jnp.asarray, leaves)
+        (there, state), (here, alone) = (
+            functools.reduce(
+                lambda run, _: trainer(tx)(run[0], *run), range(3), (tree, tx.init(tree))
+            )
+            for tree in (there, here)
+        )
+        found[name] = {
+            "error": difference(there, here),
+            "lies": lies_alike(there, params) and lies_alike(state.mu, params),
+        }
+        if name == "second_moment":
+            found[name]["lies"] &= lies_alike(state.precondition, params)
+    return found
 
 
 def difference(left: Any, right: Any) -> float:

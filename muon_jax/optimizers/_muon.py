@@ -29,6 +29,7 @@ from muon_jax.transforms._per_tree import (
     mask_by_leaf,
     once_per_structure,
 )
+from muon_jax.transforms._precondition import PreconditionerLike
 from muon_jax.transforms._record import RecordedLeaf
 from muon_jax.transforms._scale_by_path import times
 
@@ -52,6 +53,7 @@ def muon(
     scale: Scale = "match_rms",
     momentum_dtype: Any = None,
     distribute: Distribute = "auto",
+    precondition: PreconditionerLike = None,
     rules: Sequence[Rule] = (),
     axes: AxesLike = None,
     ambiguous: Ambiguous = "error",
@@ -86,6 +88,8 @@ def muon(
       scale: size of Muon's updates, as for `scale_by_muon`.
       momentum_dtype: dtype in which Muon's average is stored; None is that of the parameters.
       distribute: which device orthogonalises which matrix on a mesh, as for `scale_by_muon`.
+      precondition: `"second_moment"` (Muon²), `"soap"` (SOAP-Muon), a `SecondMoment` or a `Soap`:
+        what divides the momentum before its polar factor is taken. None is plain Muon.
       rules: rules of your own, tried first.
       axes: views that come before the default rules: what `trace_axes` returns, a tree of
         `MatrixAxes` and None (which leaves a parameter to the fallback), or a function from the
@@ -143,6 +147,7 @@ def muon(
         scale=scale,
         momentum_dtype=momentum_dtype,
         distribute=distribute,
+        precondition=precondition,
     )
     scaled_with()  # raises for unusable arguments now, before there is a tree to route
     one_rate = fallback is not None or fallback_learning_rate is not None or scale != "match_rms"

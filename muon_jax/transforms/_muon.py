@@ -1,6 +1,6 @@
 """The transformation: momentum, then its nearest orthogonal matrix, then a scale by shape."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from muon_jax.mesh._state import on_mesh_of, zeros_beside
 from muon_jax.routing._traced import AxesLike
 from muon_jax.transforms._ema import averaged, check_storable, stored
 from muon_jax.transforms._orthogonalize import resolve_views, tree_solver
+from muon_jax.transforms._precondition import PreconditionerLike, SecondMoment, preconditioner
 from muon_jax.transforms._same_leaves import check_gradients, check_same_leaves, params_beside
 from muon_jax.trees._paths import is_placeholder, named_leaves
 from muon_jax.views._matrix_axes import MatrixAxes
@@ -28,10 +29,12 @@ class MuonState(NamedTuple):
       count: number of updates so far.
       mu: moving average of the gradients, in the structure of the parameters; leaves that have no
         view hold `optax.MaskedNode()`.
+      precondition: what the preconditioner keeps of earlier gradients, likewise; `()` without one.
     """
 
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
     mu: optax.Updates
+    precondition: Any = ()
 
 
 @public("scale_by_muon")
@@ -45,6 +48,7 @@ def scale_by_muon(
     momentum_dtype: Any = None,
     chunk_bytes: int | None = None,
     distribute: Distribute = "auto",
+    precondition: PreconditionerLike = None,
 ) -> optax.GradientTransformation:
     r"""Replaces each gradient by the scaled nearest orthogonal matrix of its momentum.
 
@@ -83,6 +87,9 @@ def scale_by_muon(
       distribute: who works on which matrix on a mesh. `"auto"`: every device takes its part of the
         matrices, wherever their shards lie; `"off"`: XLA decides; or a `Distribution`, which
         `shard_map` needs. On one device all are the same.
+      precondition: what divides the momentum before its polar factor is taken: `"second_moment"`
+        (Muon²), `"soap"` (SOAP-Muon), a `SecondMoment` or a `Soap` with settings of its own; None
+        is plain Muon.
 
     Returns:
       A transformation whose updates have the shape and dtype of the gradients, the sharding of the
@@ -114,6 +121,7 @@ def scale_by_muon(
         momentum_dtype=momentum_dtype,
         chunk_bytes=chunk_bytes,
         distribute=distribute,
+        precondition=precondition,
     )
 
 
@@ -128,24 +136,27 @@ def muon_transformation(
     momentum_dtype: Any = None,
     chunk_bytes: int | None = None,
     distribute: Distribute = "auto",
+    precondition: PreconditionerLike = None,
 ) -> optax.GradientTransformation:
     """Makes `scale_by_muon` for a public call, which its errors name."""
     _checks.check_fraction(call, "momentum", momentum)
     _checks.check_bool(call, "nesterov", nesterov)
     momentum_dtype = _checks.check_float_dtype(call, "momentum_dtype", momentum_dtype)
     solve = tree_solver(call, orthogonalizer, scale, chunk_bytes, distribute)
+    divider = preconditioner(call, precondition)
 
     def init(params: optax.Params) -> MuonState:
         if is_placeholder(params):
-            return MuonState(jnp.zeros([], jnp.int32), params)
+            like_params = isinstance(divider, SecondMoment)
+            kept = () if divider is None else params if like_params else jnp.zeros([])
+            return MuonState(jnp.zeros([], jnp.int32), params, kept)
         _check_arrays(call, params)
         views = resolve_views(call, params, axes)
         if axes is None:
             _check_all_routed(call, params, views)
-        zeros = jax.tree.map(
-            lambda leaf: zeros_beside(leaf, momentum_dtype), _masked(params, views)
-        )
-        return on_mesh_of(params, MuonState(jnp.zeros([], jnp.int32), zeros))
+        zeros = _mirrored(params, views, lambda leaf, _: zeros_beside(leaf, momentum_dtype))
+        kept = _mirrored(params, views, divider.init) if divider else ()
+        return on_mesh_of(params, MuonState(jnp.zeros([], jnp.int32), zeros, kept))
 
     def update(
         updates: optax.Updates, state: MuonState, params: optax.Params | None = None
@@ -155,20 +166,27 @@ def muon_transformation(
         updates = jax.tree.map(jnp.asarray, updates)  # NumPy's float64 becomes what JAX computes in
         gradients, treedef = jax.tree.flatten(updates)
         views = resolve_views(call, updates, axes)
-        check_same_leaves(state.mu, _masked(updates, views), call=call)
+        check_same_leaves(state.mu, _mirrored(updates, views), call=call)
         decay = momentum(state.count) if callable(momentum) else momentum
         directions, averages = list[Array](), list[Any]()
-        for gradient, average, view in zip(
-            gradients, treedef.flatten_up_to(state.mu), views, strict=True
+        kept = treedef.flatten_up_to(state.precondition) if divider else [()] * len(gradients)
+        for place, (gradient, average, view) in enumerate(
+            zip(gradients, treedef.flatten_up_to(state.mu), views, strict=True)
         ):
             direction = gradient
             if view is not None:
                 direction, average = _accumulate(gradient, average, decay, nesterov)
+                if divider:
+                    direction, kept[place] = divider.apply(
+                        direction, gradient, kept[place], state.count, view
+                    )
             directions.append(direction)
             averages.append(average)
         solved = solve(treedef.unflatten(directions), views, updates if params is None else params)
         new_state = MuonState(
-            jnp.asarray(optax.safe_increment(state.count)), treedef.unflatten(averages)
+            jnp.asarray(optax.safe_increment(state.count)),
+            treedef.unflatten(averages),
+            treedef.unflatten(kept) if divider else (),
         )
         return jax.tree.map(lambda new, old: new.astype(old.dtype), solved, updates), new_state
 
@@ -176,11 +194,15 @@ def muon_transformation(
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def _masked(tree: Any, views: Sequence[MatrixAxes | None]) -> Any:
-    """Returns the tree as the momentum mirrors it: leaves without a view are left out."""
+def _mirrored(
+    tree: Any,
+    views: Sequence[MatrixAxes | None],
+    make: Callable[[Array, MatrixAxes], Any] = lambda leaf, view: leaf,
+) -> Any:
+    """Makes something of every leaf that has a view; the state leaves out the others."""
     leaves, treedef = jax.tree.flatten(tree)
     return treedef.unflatten(
-        optax.MaskedNode() if view is None else leaf
+        optax.MaskedNode() if view is None else make(leaf, view)
         for leaf, view in zip(leaves, views, strict=True)
     )
 

@@ -187,6 +187,14 @@ def test_a_step_that_overflows_on_one_shard_is_skipped_on_all(measured, kind):
     assert result["kept"]
 
 
+@pytest.mark.parametrize("precondition", ["second_moment", "soap"])
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_a_preconditioned_step_is_that_of_one_device(measured, kind, precondition):
+    result = found(measured, "preconditioned", kind)[precondition]
+    assert result["error"] < 1e-4
+    assert result["lies"]
+
+
 @pytest.mark.parametrize(
     ("what", "nested"),
     [

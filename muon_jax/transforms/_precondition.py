@@ -1,0 +1,272 @@
+"""Preconditioners: what divides the momentum before its polar factor is taken.
+
+The polar factor gives all singular directions of the momentum the same weight, those of noise too.
+A preconditioner divides by the size that entries have had over many steps, so that a direction in
+which gradients are large and change sign counts less than one in which they agree.
+"""
+
+import dataclasses
+import math
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from muon_jax import _checks
+from muon_jax._types import Matrices, wide_dtype
+from muon_jax.mesh._specs import manual_axes, with_explicit_as_auto
+from muon_jax.mesh._state import zeros_beside
+from muon_jax.polar._normalize import nonzero
+from muon_jax.transforms._ema import averaged
+from muon_jax.views._matrix_axes import MatrixAxes
+
+# Added to the eigenvalues, as a share of their sum: where the gradients say nothing, columns of a
+# basis stay as they are instead of following the rounding of a product.
+_DAMPING = 1e-5
+
+# Added to root mean squares, as a share of their mean: directions that gradients never had hold
+# the rounding of the rotation alone, which must not be divided by itself.
+_FLOOR = 1e-2
+
+_EVERY_STEP_UNTIL = 10  # steps: the first gradients say little about the eigenbases
+
+
+class Preconditioner(Protocol):
+    """Divides the direction of one leaf by what it knows of earlier gradients."""
+
+    def init(self, leaf: Array, view: MatrixAxes) -> Any:
+        """Returns the state of a leaf."""
+        ...
+
+    def apply(
+        self, direction: Array, gradient: Array, state: Any, count: Int[Array, ""], view: MatrixAxes
+    ) -> tuple[Array, Any]:
+        """Returns the new direction, in the shape of the old one, and the new state."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondMoment:
+    r"""Divides by the root mean square of earlier gradients, entry by entry: Muon².
+
+    .. math::
+      R \leftarrow \sqrt{\beta R^2 + (1 - \beta) G^2}, \qquad
+      U = s \cdot \operatorname{polar}(M / R)
+
+    The state is one array like the parameter, in float32. No square is formed, so that gradients of
+    every size keep their digits.
+
+    Args:
+      decay: β, in [0, 1).
+
+    Examples:
+      >>> import muon_jax
+      >>> tx = muon_jax.scale_by_muon(precondition=muon_jax.SecondMoment(decay=0.9))
+
+    References:
+      `Muon² <https://arxiv.org/abs/2604.09967>`_, 2026
+    """
+
+    decay: float = 0.95
+
+    def __post_init__(self):
+        _checks.check_no_schedule("SecondMoment", "decay", self.decay)
+        _checks.check_fraction("SecondMoment", "decay", self.decay)
+
+    def init(self, leaf: Array, view: MatrixAxes) -> Array:
+        del view
+        return zeros_beside(leaf, wide_dtype(leaf.dtype))
+
+    def apply(
+        self, direction: Array, gradient: Array, state: Array, count: Int[Array, ""], view: Any
+    ) -> tuple[Array, Array]:
+        del count, view
+        size = _root_mean_square(state, gradient, self.decay)
+        return direction / nonzero(size), size
+
+
+class Side(NamedTuple):
+    """What SOAP keeps of one side of a batch of matrices.
+
+    Attributes:
+      gram: moving average of the Gram matrices of the gradients.
+      basis: orthonormal columns that follow their eigenvectors, those of large eigenvalues first.
+    """
+
+    gram: Float[Array, "batch side side"]
+    basis: Float[Array, "batch side side"]
+
+
+class SoapState(NamedTuple):
+    """What `Soap` keeps of the matrices of one leaf, one entry for each part of its view.
+
+    Attributes:
+      size: root mean square of the directions in the eigenbases.
+      sides: of the rows and of the columns; None where a side is not rotated.
+    """
+
+    size: tuple[Matrices, ...]
+    sides: tuple[tuple[Side | None, Side | None], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Soap:
+    r"""Divides by root mean squares in the eigenbases of the Gram matrices: SOAP-Muon.
+
+    With the eigenvectors P of the average of :math:`G G^\top` and Q of that of :math:`G^\top G`,
+
+    .. math::
+      D = P^\top M Q, \qquad R \leftarrow \sqrt{\beta R^2 + (1 - \beta) D^2}, \qquad
+      U = s \cdot \operatorname{polar}(P (D / R) Q^\top).
+
+    The eigenvectors are followed by one step of orthogonal iteration, a product and a QR
+    decomposition, every `every` steps, and every step among the first ten. A matrix of r rows and c
+    columns has r·c + 2r² + 2c² numbers of state, in float32.
+
+    Args:
+      decay: β, in [0, 1), of the root mean squares and of the Gram matrices.
+      every: steps between two QR decompositions, at least 1.
+      sides: `"both"`, or `"short"` for the eigenbasis of the short side alone, which has 2·min(r,
+        c)² instead of 2r² + 2c² numbers.
+      largest_side: sides longer than this are not rotated.
+
+    Examples:
+      >>> import muon_jax
+      >>> tx = muon_jax.scale_by_muon(precondition=muon_jax.Soap(every=10))
+
+    References:
+      Vyas et al., `SOAP <https://arxiv.org/abs/2409.11321>`_, 2024
+    """
+
+    decay: float = 0.9
+    every: int = 5
+    sides: Literal["both", "short"] = "both"
+    largest_side: int = 8192
+
+    def __post_init__(self):
+        _checks.check_no_schedule("Soap", "decay", self.decay)
+        _checks.check_fraction("Soap", "decay", self.decay)
+        _checks.check_positive_int("Soap", "every", self.every)
+        _checks.check_choice("Soap", "sides", self.sides, ("both", "short"))
+        _checks.check_positive_int("Soap", "largest_side", self.largest_side)
+
+    def init(self, leaf: Array, view: MatrixAxes) -> SoapState:
+        wide = wide_dtype(leaf.dtype)
+        shapes = view.matrix_shapes(leaf.shape)
+
+        def side(batch: int, size: int, other: int) -> Side | None:
+            if size > self.largest_side or (self.sides == "short" and size > other):
+                return None
+            basis = jnp.broadcast_to(jnp.eye(size, dtype=wide), (batch, size, size))
+            return Side(jnp.zeros_like(basis), basis)
+
+        return SoapState(
+            view.to_matrices(zeros_beside(leaf, wide)),
+            tuple((side(b, r, c), side(b, c, r)) for b, r, c in shapes),
+        )
+
+    def apply(
+        self,
+        direction: Array,
+        gradient: Array,
+        state: SoapState,
+        count: Int[Array, ""],
+        view: MatrixAxes,
+    ) -> tuple[Array, SoapState]:
+        if manual_axes():
+            raise _checks.refused(
+                "Soap",
+                "inside shard_map or pmap a leaf may be a shard, and the eigenbases of a shard are "
+                "not those of its matrix",
+                "Call update under jit instead, or use SecondMoment",
+            )
+        old, structure = jax.tree.flatten(state)
+
+        def run(
+            direction: Array, gradient: Array, count: Int[Array, ""], *old: Array
+        ) -> list[Array]:
+            state = structure.unflatten(old)
+            due = (count % self.every == 0) | (count < _EVERY_STEP_UNTIL)
+            done = [
+                self._matrices(*parts, due)
+                for parts in zip(
+                    view.to_matrices(direction.astype(wide_dtype(direction.dtype))),
+                    view.to_matrices(gradient.astype(wide_dtype(gradient.dtype))),
+                    state.size,
+                    state.sides,
+                    strict=True,
+                )
+            ]
+            matrices, sizes, sides = zip(*done, strict=True)
+            turned = view.from_matrices(matrices, direction.shape)
+            return [turned, *jax.tree.leaves(SoapState(sizes, sides))]
+
+        turned, *new = with_explicit_as_auto(run, [direction, *old])(
+            direction, gradient, count, *old
+        )
+        return turned, structure.unflatten(new)
+
+    def _matrices(
+        self,
+        direction: Matrices,
+        gradient: Matrices,
+        size: Matrices,
+        sides: tuple[Side | None, Side | None],
+        due: Bool[Array, ""],
+    ) -> tuple[Matrices, Matrices, tuple[Side | None, Side | None]]:
+        rows, cols = sides
+        if rows is not None:
+            rows = self._followed(rows, gradient, due)
+            direction = _product(rows.basis.mT, direction)
+        if cols is not None:
+            cols = self._followed(cols, gradient.mT, due)
+            direction = _product(direction, cols.basis)
+        size = _root_mean_square(size, direction, self.decay)
+        mean = jnp.sqrt(jnp.mean(jnp.square(size), axis=(-2, -1), keepdims=True))
+        direction = direction / nonzero(size + _FLOOR * mean)
+        if rows is not None:
+            direction = _product(rows.basis, direction)
+        if cols is not None:
+            direction = _product(direction, cols.basis.mT)
+        return direction, size, (rows, cols)
+
+    def _followed(self, side: Side, gradient: Matrices, due: Bool[Array, ""]) -> Side:
+        """Averages the Gram matrix of the rows, and follows its eigenvectors."""
+        gram = averaged(side.gram, _product(gradient, gradient.mT), self.decay)
+
+        def moved(basis: Matrices) -> Matrices:
+            trace = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None]
+            images = jnp.matmul(gram, basis, precision=lax.Precision.HIGHEST)
+            return jnp.linalg.qr(images + _DAMPING * trace * basis)[0]
+
+        return Side(gram, lax.cond(due, moved, lambda basis: basis, side.basis))
+
+
+PreconditionerLike: TypeAlias = Literal["second_moment", "soap"] | Preconditioner | None
+"""A name of the library's own, or any object like them."""
+
+_NAMED = MappingProxyType({"second_moment": SecondMoment(), "soap": Soap()})
+
+
+def preconditioner(call: str, given: Any) -> Preconditioner | None:
+    """Resolves the argument `precondition` of a public call."""
+    if isinstance(given, str):
+        _checks.check_choice(call, "precondition", given, tuple(_NAMED))
+        return _NAMED[given]
+    if given is not None and not (hasattr(given, "init") and hasattr(given, "apply")):
+        remedy = "give 'second_moment', 'soap', a SecondMoment, a Soap, or None"
+        raise _checks.invalid(call, "precondition", given, remedy, TypeError)
+    return given
+
+
+def _root_mean_square(old: Array, new: Array, decay: float) -> Array:
+    """Returns √(decay·old² + (1 − decay)·new²), whose squares cannot leave the range."""
+    return jnp.hypot(math.sqrt(decay) * old, math.sqrt(1 - decay) * new.astype(old.dtype))
+
+
+def _product(left: Matrices, right: Matrices) -> Matrices:
+    """Multiplies in three passes of bfloat16 on TPUs, TF32 on GPUs, float32 on CPUs."""
+    return jnp.matmul(left, right, precision=lax.Precision.HIGH)
