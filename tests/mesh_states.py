@@ -106,7 +106,7 @@ def preconditioned(kind: str) -> dict[str, Any]:
     for name in ("second_moment", "soap"):
         tx = muon_jax.scale_by_muon(precondition=name, axes=muon_jax.MatrixAxes(-2, -1))
         there, here = params, jax.tree.map(jnp.asarray, leaves)
-        (there, state), (here, alone) = (
+        (there, state), (here, _) = (
             functools.reduce(
                 lambda run, _: trainer(tx)(run[0], *run), range(3), (tree, tx.init(tree))
             )

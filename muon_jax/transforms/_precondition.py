@@ -78,7 +78,7 @@ class SecondMoment:
 
     def init(self, leaf: Array, view: MatrixAxes) -> Array:
         del view
-        return zeros_beside(leaf, wide_dtype(leaf.dtype))
+        return zeros_beside(leaf, wide_dtype(jnp.result_type(leaf)))
 
     def apply(
         self, direction: Array, gradient: Array, state: Array, count: Int[Array, ""], view: Any
@@ -154,7 +154,7 @@ class Soap:
         _checks.check_positive_int("Soap", "largest_side", self.largest_side)
 
     def init(self, leaf: Array, view: MatrixAxes) -> SoapState:
-        wide = wide_dtype(leaf.dtype)
+        wide = wide_dtype(jnp.result_type(leaf))
         shapes = view.matrix_shapes(leaf.shape)
 
         def side(batch: int, size: int, other: int) -> Side | None:

@@ -25,7 +25,7 @@ def updates_of(shape, precondition, *, steps=12, change=lambda leaf: leaf, axes=
         axes=axes or MatrixAxes(-2, -1),
     )
     given = [change(gradient(shape, step)) for step in range(steps)]
-    state, update = tx.init(given[0]), jax.jit(tx.update)
+    result, state, update = given[0], tx.init(given[0]), jax.jit(tx.update)
     for each in given:
         result, state = update(each, state)
     return result, state
@@ -33,12 +33,13 @@ def updates_of(shape, precondition, *, steps=12, change=lambda leaf: leaf, axes=
 
 def test_second_moment_follows_its_formula_in_numpy():
     shape, decay = (6, 10), 0.95
-    momentum = square = 0.0
+    momentum = square = expected = 0.0
     for step in range(5):
         new = gaussian(*shape, seed=step)
         momentum = 0.95 * momentum + 0.05 * new
         square = decay * square + (1 - decay) * new**2
-    expected = polar((0.95 * momentum + 0.05 * new) / np.sqrt(square)) * 0.2 * np.sqrt(10)
+        ahead = 0.95 * momentum + 0.05 * new
+        expected = polar(ahead / np.sqrt(square)) * 0.2 * np.sqrt(10)
     result, _ = updates_of(shape, "second_moment", steps=5)
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
@@ -46,7 +47,7 @@ def test_second_moment_follows_its_formula_in_numpy():
 @pytest.mark.parametrize("sides", ["both", "short"])
 def test_soap_follows_its_formula_in_numpy(sides):
     shape, decay = (6, 10), 0.9
-    momentum = size = left = right = 0.0
+    momentum = size = left = right = expected = 0.0
     p, q = np.eye(6), np.eye(10)
     for step in range(13):
         new = gaussian(*shape, seed=step)
@@ -59,8 +60,8 @@ def test_soap_follows_its_formula_in_numpy(sides):
         turn = np.eye(10) if sides == "short" else q
         inside = p.T @ (0.95 * momentum + 0.05 * new) @ turn
         size = decay * size + (1 - decay) * inside**2
-    root = np.sqrt(size) + 1e-2 * np.sqrt(np.mean(size))
-    expected = polar(p @ (inside / root) @ turn.T) * 0.2 * np.sqrt(10)
+        root = np.sqrt(size) + 1e-2 * np.sqrt(np.mean(size))
+        expected = polar(p @ (inside / root) @ turn.T) * 0.2 * np.sqrt(10)
     result, _ = updates_of(shape, Soap(sides=sides), steps=13)
     np.testing.assert_allclose(result, expected, atol=2e-3)
 
