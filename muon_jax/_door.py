@@ -2,13 +2,14 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import optax
 
-from muon_jax._checks import named
+from muon_jax._checks import call_in_progress, named, refused
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
@@ -16,7 +17,11 @@ _Rate = optax.ScalarOrSchedule
 _HYPERPARAMETERS = (_Rate, _Rate | None, float, float | None)
 
 
-def public(call: str, passes_to: Callable[..., Any] | None = None) -> Callable[[Factory], Factory]:
+def public(
+    call: str,
+    passes_to: Callable[..., Any] | None = None,
+    other_names: Mapping[str, str] = MappingProxyType({}),
+) -> Callable[[Factory], Factory]:
     """Decorates a public factory.
 
     Errors name the outermost factory, so that a recipe's name `recipes.keller` and not `muon`.
@@ -26,12 +31,16 @@ def public(call: str, passes_to: Callable[..., Any] | None = None) -> Callable[[
     Args:
       call: the name below `muon_jax`.
       passes_to: the factory that receives the `**` arguments of this one, for the signature.
+      other_names: the remedy for an argument that other libraries have, by its name there.
     """
 
     def decorate(factory: Factory) -> Factory:
         @functools.wraps(factory)
         def opened(*args: Any, **kwargs: Any) -> Any:
             with named(call):
+                for name in other_names.keys() & kwargs.keys():
+                    problem = f"there is no argument {name!r}"
+                    raise refused(call_in_progress(), problem, other_names[name], TypeError)
                 prepared = {name: _prepared(value) for name, value in kwargs.items()}
                 return factory(*map(_prepared, args), **prepared)
 

@@ -4,6 +4,7 @@ import inspect
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import muon_jax
@@ -111,3 +112,15 @@ class Counted(Frozen):
 def test_flops_that_are_a_number_are_left_alone():
     tx, params = muon_jax.scale_by_muon(orthogonalizer=Counted()), {"kernel": jnp.ones((2, 3))}
     assert tx.update(params, tx.init(params))[0]["kernel"].shape == (2, 3)
+
+
+OPTAX_NAMES = set(inspect.signature(optax.contrib.muon).parameters)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(OPTAX_NAMES - set(inspect.signature(muon_jax.muon).parameters))
+)
+def test_an_argument_of_optax_names_the_one_to_give_here(name):
+    for factory in (muon_jax.muon, muon_jax.muon_clip):
+        with pytest.raises(TypeError, match=f"{name}'. (Give|Leave)"):
+            factory(1e-3, **{name: 1})

@@ -16,6 +16,7 @@ from muon_jax.clip._clip_qk import clip_qk
 from muon_jax.clip._targets import QKTarget
 from muon_jax.mesh._distribution import Distribute
 from muon_jax.optimizers._fallback import adamw
+from muon_jax.optimizers._other_names import OTHER_NAMES
 from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.routing._notices import notices
 from muon_jax.routing._route import Ambiguous, Route, check_labels, check_rules, route
@@ -41,7 +42,7 @@ _TABLES = ("embedding", "head")  # names of the default rules that find them
 _TRACED_TABLES = ("lookup table", "logits")  # what `trace_axes` calls them
 
 
-@public("muon")
+@public("muon", other_names=OTHER_NAMES)
 def muon(
     learning_rate: ScalarOrSchedule,
     *,
