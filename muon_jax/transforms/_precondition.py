@@ -8,7 +8,7 @@ which gradients are large and change sign counts less than one in which they agr
 import dataclasses
 import math
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ _FLOOR = 1e-2
 _EVERY_STEP_UNTIL = 10  # steps: the first gradients say little about the eigenbases
 
 
+@runtime_checkable
 class Preconditioner(Protocol):
     """Divides the direction of one leaf by what it knows of earlier gradients."""
 
@@ -256,7 +257,7 @@ def preconditioner(call: str, given: Any) -> Preconditioner | None:
     if isinstance(given, str):
         _checks.check_choice(call, "precondition", given, tuple(_NAMED))
         return _NAMED[given]
-    if given is not None and not (hasattr(given, "init") and hasattr(given, "apply")):
+    if not isinstance(given, Preconditioner | None):
         remedy = "give 'second_moment', 'soap', a SecondMoment, a Soap, or None"
         raise _checks.invalid(call, "precondition", given, remedy, TypeError)
     return given
