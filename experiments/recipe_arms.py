@@ -1,5 +1,7 @@
 """Optimizers of the comparison of recipes, with rates and decays that may be traced."""
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,8 +34,8 @@ class Numbers(NamedTuple):
 PRECONDITIONERS: dict[str, muon_jax.SecondMoment | muon_jax.Soap | None] = {
     "none": None,
     "second_moment": muon_jax.SecondMoment(),
-    "soap": muon_jax.Soap(),
-    "soap_short": muon_jax.Soap(sides="short"),
+    "soap": muon_jax.Soap(sides="both"),
+    "soap_short": muon_jax.Soap(),
 }
 
 
@@ -51,13 +53,14 @@ def make(
 
 
 def _muon(
-    numbers: Numbers, rate: Schedule, precondition: Any = None
+    numbers: Numbers, rate: Schedule, precondition: Any = None, **options: Any
 ) -> optax.GradientTransformation:
     return muon_jax.muon(
         rate,
         weight_decay=numbers.weight_decay,
         fallback=_adam_by_kind(numbers, rate, nesterov=True),
         precondition=precondition,
+        **options,
     )
 
 
@@ -84,6 +87,7 @@ def _adamw(numbers: Numbers, rate: Schedule) -> optax.GradientTransformation:
 
 ARMS: dict[str, Callable[[Numbers, Schedule], optax.GradientTransformation]] = {
     "muon": _muon,
+    "muon-outputs": functools.partial(_muon, scale=lambda rows, cols: 0.2 * math.sqrt(cols)),
     "muon-default": _muon_default,
     "optax": lambda numbers, rate: _optax(numbers, rate, consistent_rms=0.2),
     "optax-own-scale": _optax,

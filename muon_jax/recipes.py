@@ -1,4 +1,7 @@
-"""The published Muons by name, with the learning rates and number formats of their sources."""
+"""Muons by name: the published ones, as their sources have them, and the best of our own.
+
+The published ones have the learning rates and number formats of their sources.
+"""
 
 from muon_jax.optimizers._published import keller as keller
 from muon_jax.optimizers._published import kimi_k2 as kimi_k2
@@ -6,13 +9,17 @@ from muon_jax.optimizers._published import moonlight as moonlight
 from muon_jax.optimizers._published import optax as optax
 from muon_jax.optimizers._published import procrustes as procrustes
 from muon_jax.optimizers._published import torch as torch
+from muon_jax.optimizers._strongest import best as best
+from muon_jax.optimizers._strongest import strongest as strongest
 
 __all__ = [
+    "best",
     "keller",
     "kimi_k2",
     "moonlight",
     "optax",
     "procrustes",
+    "strongest",
     "torch",
 ]
 

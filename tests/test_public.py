@@ -65,7 +65,16 @@ def test_the_exports_are_these():
 
 
 SIDE_DOORS = {
-    recipes: ["keller", "kimi_k2", "moonlight", "optax", "procrustes", "torch"],
+    recipes: [
+        "best",
+        "keller",
+        "kimi_k2",
+        "moonlight",
+        "optax",
+        "procrustes",
+        "strongest",
+        "torch",
+    ],
     migrate: ["from_adamw", "from_optax", "from_torch", "to_optax", "to_torch"],
 }
 DOORS = {muon_jax: sorted(EXPORTS)} | SIDE_DOORS

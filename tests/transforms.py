@@ -60,10 +60,8 @@ CASES = MappingProxyType(
     {
         "scale_by_muon": Case(muon_jax.scale_by_muon, "momentum", MATRICES, {"axes": AXES}),
         "muon": Case(muon_jax.muon, "learning_rate", MODEL),
-        "muon, second moment": Case(
-            muon_jax.muon, "learning_rate", MODEL, {"precondition": "second_moment"}
-        ),
-        "muon, soap": Case(muon_jax.muon, "learning_rate", MODEL, {"precondition": "soap"}),
+        "recipes.best": Case(recipes.best, "learning_rate", MODEL),
+        "recipes.strongest": Case(recipes.strongest, "learning_rate", MODEL),
         "adamw": Case(muon_jax.adamw, "learning_rate", MODEL),
         "muon_clip": Case(
             muon_jax.muon_clip,

@@ -9,7 +9,7 @@ from matrices import gaussian, polar
 import muon_jax
 from muon_jax import MatrixAxes, SecondMoment, Soap, Split
 
-KINDS = [SecondMoment(), Soap(), Soap(every=3, sides="short")]
+KINDS = [SecondMoment(), Soap(every=3), Soap(sides="both")]
 BY_SVD = muon_jax.polar_by_svd()
 
 
@@ -134,9 +134,9 @@ def test_second_moment_holds_in_all_of_float32(exponent):
 
 
 def test_long_sides_are_not_rotated():
-    state = muon_jax.scale_by_muon(precondition=Soap(largest_side=8), axes=MatrixAxes(0, 1)).init(
-        jnp.ones((6, 10))
-    )
+    state = muon_jax.scale_by_muon(
+        precondition=Soap(largest_side=8, sides="both"), axes=MatrixAxes(0, 1)
+    ).init(jnp.ones((6, 10)))
     rows, cols = state.precondition.sides[0]
     assert rows.basis.shape == (1, 6, 6)
     assert cols is None

@@ -1,0 +1,67 @@
+"""The settings of `muon` that trained best in our comparisons."""
+
+from typing import Any
+
+from optax import GradientTransformationExtraArgs
+
+from muon_jax._door import public
+from muon_jax._types import ScalarOrSchedule
+from muon_jax.optimizers._muon import muon
+
+
+@public("recipes.best", passes_to=muon)
+def best(learning_rate: ScalarOrSchedule, **muon_arguments: Any) -> GradientTransformationExtraArgs:
+    """Trains as `muon` with the second moment of the gradients: the best loss for its cost.
+
+    This is Muon²: the momentum is divided by the root mean square of earlier gradients, entry by
+    entry, before its polar factor is taken. A step costs little more than one of `muon`, and the
+    state is that of AdamW, two numbers a parameter. `docs/explanation/family.md` has what it gains.
+
+    Args:
+      learning_rate: as for `muon`, or a schedule of it.
+      muon_arguments: any other argument of `muon_jax.muon`.
+
+    Returns:
+      An optimizer for any tree of parameters, on any mesh.
+
+    Raises:
+      TypeError or ValueError: as `muon_jax.muon` does.
+
+    Examples:
+      >>> from muon_jax import recipes
+      >>> tx = recipes.best(3e-4)
+
+    References:
+      `Muon² <https://arxiv.org/abs/2604.09967>`_, 2026
+    """
+    return muon(learning_rate, **({"precondition": "second_moment"} | muon_arguments))
+
+
+@public("recipes.strongest", passes_to=muon)
+def strongest(
+    learning_rate: ScalarOrSchedule, **muon_arguments: Any
+) -> GradientTransformationExtraArgs:
+    """Trains as `muon` with the momentum divided in the eigenbases of SOAP: the lowest loss.
+
+    This is SOAP-Muon, with the defaults of `muon_jax.Soap`. It costs three more products and, every
+    five steps, a QR decomposition of the short side of a matrix; a matrix of r rows and c columns
+    has 2·r·c + 2·min(r, c)² numbers of state. On a mesh XLA places this work under `jit`.
+
+    Args:
+      learning_rate: as for `muon`, or a schedule of it.
+      muon_arguments: any other argument of `muon_jax.muon`.
+
+    Returns:
+      An optimizer for any tree of parameters, under `jit` on any mesh.
+
+    Raises:
+      TypeError or ValueError: as `muon_jax.muon` does; and inside `shard_map`.
+
+    Examples:
+      >>> from muon_jax import recipes
+      >>> tx = recipes.strongest(3e-4)
+
+    References:
+      Vyas et al., `SOAP <https://arxiv.org/abs/2409.11321>`_, 2024
+    """
+    return muon(learning_rate, **({"precondition": "soap"} | muon_arguments))
