@@ -28,6 +28,7 @@ def test_saved_on_eight_devices_restored_on_one(saved_on_eight):
     remeshing.restore(saved_on_eight, "tensor")
 
 
+@pytest.mark.slow
 def test_saved_on_eight_devices_restored_on_four(saved_on_eight):
     run("restore", saved_on_eight, "tensor", devices=4)
 
