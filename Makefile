@@ -36,6 +36,7 @@ $(TPU_READY): $(READY)
 demo: $(READY)
 	$(BIN)/python -m trainer lm --out runs/demo --overwrite
 
+# Stealing leaves neighbouring tests to one worker, so that they share what they compile.
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not tpu" --cov --cov-report=term
 

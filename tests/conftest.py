@@ -17,8 +17,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 WORDS = "the quick brown fox jumps over a lazy dog, größer und schöner; 0 1 2\n"
 
-# Every run draws other examples. One that fails is kept, in a folder that git ignores, and every
-# later run there, in CI as well, tries it first; the blob it prints repeats it elsewhere.
+# Every run draws other examples, more of them in `make test-all`. One that fails is kept, in a
+# folder that git ignores, and every later run there, in CI as well, tries it first; the blob it
+# prints repeats it elsewhere.
 FAILING_EXAMPLES = Path(__file__).resolve().parent.parent / ".hypothesis" / "examples"
 hypothesis.settings.register_profile(
     "muon_jax",
