@@ -7,12 +7,13 @@ what is counted here (collectives, bytes, operations) does not depend on speed.
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 
 from tests import mesh_diagnostics, mesh_layouts, mesh_refusals, mesh_states, mesh_surroundings
+from tests.covering import covering
 from tests.mesh_setup import CASES
 
 BFLOAT16_SOMEWHERE = ("float32 bfloat16", "bfloat16 None", "bfloat16 bfloat16")
@@ -47,6 +48,13 @@ SLOW = frozenset(
     ]
 )
 """Cases that `make test` leaves to `make test-all`; a case like each of them stays."""
+
+
+def choices(name: str, arguments: Iterable[Any]) -> list[Any]:
+    """Returns the arguments of a case as parameters of a test, slow where the case is."""
+    tuples = [each if isinstance(each, tuple) else (each,) for each in arguments]
+    fast = [each for each in tuples if " ".join(map(str, (name, *each))).lstrip() not in SLOW]
+    return covering(tuples, fast=fast)
 
 
 def outcome(run: Callable[[], Any]) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import pytest
 
 ROOT = Path(__file__).parent.parent
 QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "OPENBLAS_NUM_THREADS": "1"}
@@ -29,6 +30,12 @@ def measured_by(module: str, *arguments: str) -> Any:
     )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
+
+
+def fast_alone(request: pytest.FixtureRequest, file: str) -> list[str]:
+    """Returns the argument that leaves out slow cases if no slow test of a file is selected."""
+    here = (item for item in request.session.items if item.path == Path(file))
+    return [] if any(item.get_closest_marker("slow") for item in here) else ["--fast"]
 
 
 def measured_once(module: str, *arguments: str, folder: Path, run: str) -> Any:

@@ -5,8 +5,7 @@ those that it names in `SLOW` if no slow test of this file is selected.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 from covering import covering
 from jax.sharding import PartitionSpec as P
-from processes import measured_once
+from processes import fast_alone, measured_once
 
 from benchmarks.mesh_bounds import (
     COLLECTIVES,
@@ -26,7 +25,7 @@ from benchmarks.mesh_bounds import (
 from muon_jax.mesh._distribution import Distribution
 from muon_jax.mesh._layout import resolve_layout
 from muon_jax.views._matrix_axes import MatrixAxes
-from tests.mesh_cases import SLOW
+from tests.mesh_cases import choices
 from tests.mesh_refusals import REFUSED
 
 WIDTH, LAYERS, STEPS = 128, 8, 2
@@ -40,21 +39,13 @@ WHOLE_STEPS = [
 ] + [("replicated", "Auto", "apart"), ("2d", "Auto", "apart"), ("hsdp", "Explicit", "apart")]
 
 
-def choices(name: str, arguments: Iterable[Any]) -> list[Any]:
-    """Returns the arguments of a case as parameters of a test, slow where the case is."""
-    tuples = [each if isinstance(each, tuple) else (each,) for each in arguments]
-    fast = [each for each in tuples if " ".join(map(str, (name, *each))).lstrip() not in SLOW]
-    return covering(tuples, fast=fast)
-
-
 @pytest.fixture(scope="session")
 def measured(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, testrun_uid: str
 ) -> Mapping[str, Any]:
-    here = (item for item in request.session.items if item.path == Path(__file__))
-    fast = [] if any(item.get_closest_marker("slow") for item in here) else ["--fast"]
     folder = tmp_path_factory.getbasetemp().parent
-    found = measured_once("mesh_cases", *fast, folder=folder, run=testrun_uid)
+    speed = fast_alone(request, __file__)
+    found = measured_once("mesh_cases", *speed, folder=folder, run=testrun_uid)
     assert "failed" not in found, found
     return found
 
