@@ -36,15 +36,16 @@ $(TPU_READY): $(READY)
 demo: $(READY)
 	$(BIN)/python -m trainer lm --out runs/demo --overwrite
 
+# Stealing leaves neighbouring tests to one worker, so that they share what they compile.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not tpu" --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not tpu" --cov --cov-report=term
 
 # Programs compiled for TPUs, which needs none.
 test-tpu: $(TPU_READY)
 	$(BIN)/python -m pytest -n 2 -m "$(TPU_MARK)" tests/tpu
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not tpu" --cov --cov-report=term
+	HYPOTHESIS_MAX_EXAMPLES=$${HYPOTHESIS_MAX_EXAMPLES:-30} $(BIN)/python -m pytest -n 2 --dist worksteal -m "not tpu" --cov --cov-report=term
 	$(MAKE) test-tpu TPU_MARK=tpu
 	$(MAKE) test-wheel test-oldest test-newest
 
@@ -63,7 +64,7 @@ test-oldest test-newest: test-%: $(READY)
 	$(UV) venv --quiet --clear --python "$(INTERPRETER)" build/$*; \
 	$(UV) pip install --quiet --python build/$* --resolution $(RESOLUTION) --editable ".[examples]" --group test; \
 	$(UV) pip check --python build/$*; \
-	build/$*/bin/python -m pytest -n 2 --dist loadgroup -m "not slow and not tpu"
+	build/$*/bin/python -m pytest -n 2 --dist worksteal -m "not slow and not tpu"
 
 # The wheel without extras, as a user installs it, and the tests that need no more, away from here.
 test-wheel: $(READY)

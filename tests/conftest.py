@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the time of a test is that of LLVM, for a small program that runs once or twice.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import hypothesis
 import jax
@@ -15,13 +17,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 WORDS = "the quick brown fox jumps over a lazy dog, größer und schöner; 0 1 2\n"
 
-# Every run draws other examples. One that fails is kept, in a folder that git ignores, and every
-# later run there, in CI as well, tries it first; the blob it prints repeats it elsewhere.
+# Every run draws other examples, more of them in `make test-all`. One that fails is kept, in a
+# folder that git ignores, and every later run there, in CI as well, tries it first; the blob it
+# prints repeats it elsewhere.
 FAILING_EXAMPLES = Path(__file__).resolve().parent.parent / ".hypothesis" / "examples"
 hypothesis.settings.register_profile(
     "muon_jax",
     deadline=None,
-    max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "30")),
+    max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "10")),
     derandomize=False,
     database=DirectoryBasedExampleDatabase(FAILING_EXAMPLES),
     print_blob=True,

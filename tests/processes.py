@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import pytest
 
 ROOT = Path(__file__).parent.parent
 QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "OPENBLAS_NUM_THREADS": "1"}
 """Of LLVM alone: the partitioned program, which is what is measured, stays the same."""
 
 
-def measured_by(module: str) -> Any:
+def measured_by(module: str, *arguments: str) -> Any:
     """Runs a module of the tests, which makes its own devices, and reads the JSON it prints."""
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-m", f"tests.{module}"],
+        [sys.executable, "-W", "error", "-m", f"tests.{module}", *arguments],
         cwd=ROOT,
         env=os.environ | QUICK,
         capture_output=True,
@@ -31,11 +32,18 @@ def measured_by(module: str) -> Any:
     return json.loads(run.stdout)
 
 
-def measured_once(module: str, folder: Path, run: str) -> Any:
-    """Returns `measured_by(module)`, which the first of several workers runs for all of them.
+def fast_alone(request: pytest.FixtureRequest, file: str) -> list[str]:
+    """Returns the argument that leaves out slow cases if no slow test of a file is selected."""
+    here = (item for item in request.session.items if item.path == Path(file))
+    return [] if any(item.get_closest_marker("slow") for item in here) else ["--fast"]
+
+
+def measured_once(module: str, *arguments: str, folder: Path, run: str) -> Any:
+    """Returns what `measured_by` does, which the first of several workers runs for all of them.
 
     Args:
         module: of the tests.
+        arguments: of its command line.
         folder: that the workers share.
         run: tells this run of the tests from others.
     """
@@ -49,7 +57,7 @@ def measured_once(module: str, folder: Path, run: str) -> Any:
             time.sleep(0.5)
         return json.loads(file.read_text())
     try:
-        found = measured_by(module)
+        found = measured_by(module, *arguments)
     except AssertionError as problem:
         found = {"failed": str(problem)}
     unfinished = file.with_suffix(".part")
@@ -70,7 +78,8 @@ def run_on_devices(
     """
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // processes}",
+        "XLA_FLAGS": f"{QUICK['XLA_FLAGS']} "
+        f"--xla_force_host_platform_device_count={devices // processes}",
     }
     command = [sys.executable, "-W", "error", str(script), *map(str, arguments)]
     address = f"127.0.0.1:{free_port()}"

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +15,7 @@ import msgpack
 import numpy as np
 import optax
 import pytest
+from covering import covering
 from matrices import gaussian
 from orbax.checkpoint import v1 as ocp
 
@@ -128,10 +130,21 @@ def through_msgpack(state: Any, begun: Any, folder: Path) -> Any:
 
 
 FORMATS = [through_orbax, through_flax_bytes, through_flax_dictionaries, through_msgpack]
+SAMPLE = ["scale_by_muon, bfloat16 momentum", "scale_by_momentum_rms", "clip_qk", "muon_clip"]
+SAMPLE += ["monitor", "momentum_rms, bfloat16"]
 
 
-@pytest.mark.parametrize("through", FORMATS, ids=lambda through: through.__name__)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "through"),
+    covering(
+        itertools.product(CASES, FORMATS),
+        fast=[
+            *itertools.product(SAMPLE, FORMATS[1:]),
+            *itertools.product(("muon_clip", "monitor"), FORMATS[:1]),
+        ],
+    ),
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_a_restored_state_has_every_bit_and_goes_on_so(name, through: Callable, tmp_path):
     params, state, step = trained(name)
     _, begun = started(CASES[name])

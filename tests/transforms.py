@@ -83,6 +83,16 @@ CASES = MappingProxyType(
 )
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
+IN_FULL = ("scale_by_muon", "muon_clip")
+each_case_in_full = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=() if name in IN_FULL else pytest.mark.slow)
+        for name, case in CASES.items()
+    ],
+)
+"""Two transformations, one of matrices and one of whole models; the others are slow."""
+
 # Rounding in float32, 6e-8, times the slope of the default schedule at small singular values, 319.
 ROUNDING = 1e-4
 

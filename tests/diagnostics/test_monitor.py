@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from covering import covering
 from matrices import gaussian
 
 import muon_jax
@@ -95,7 +96,7 @@ def test_a_step_is_measured_as_the_functions_measure():
     "make",
     [
         lambda: muon_jax.muon(0.1),
-        lambda: optax.adamw(0.1),
+        pytest.param(lambda: optax.adamw(0.1), marks=pytest.mark.slow),
         lambda: optax.sgd(0.1, momentum=0.9),
     ],
     ids=["muon", "adamw", "sgd"],
@@ -227,7 +228,7 @@ def test_none_and_empty_leaves():
     chex.assert_tree_all_finite(measurements(state))
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", covering([jnp.bfloat16, jnp.float16], fast=[jnp.float16]))
 def test_half_precision_is_measured_in_float32(dtype):
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), MODEL)
     *_, (updates, state) = run(monitor(optax.sgd(0.1), every=2), params, 3)
@@ -277,9 +278,16 @@ def test_what_cannot_be_measured_is_refused(call, kind, message):
         call()
 
 
-@pytest.mark.parametrize("dtypes", [(jnp.float64, jnp.float32), (jnp.float32, jnp.float64)])
-def test_steps_and_weights_of_other_widths_are_measured_as_the_weights_would_be(dtypes):
-    of_params, of_gradients = dtypes
+@pytest.mark.parametrize(
+    ("of_params", "of_gradients"),
+    covering(
+        [(jnp.float64, jnp.float32), (jnp.float32, jnp.float64)],
+        fast=[(jnp.float32, jnp.float64)],
+    ),
+)
+def test_steps_and_weights_of_other_widths_are_measured_as_the_weights_would_be(
+    of_params, of_gradients
+):
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: leaf.astype(of_params), MODEL)
         tx = monitor(optax.sgd(0.1), every=1)

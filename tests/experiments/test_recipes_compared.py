@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from covering import covering
 from flax import nnx
 
 from experiments.flat_decoder import init, loss
@@ -64,7 +65,10 @@ def test_the_default_is_the_arm_that_was_chosen(params):
 
 @pytest.mark.parametrize(
     ("optimizer", "precondition"),
-    [*((name, "none") for name in ARMS), ("muon", "second_moment"), ("muon", "soap")],
+    covering(
+        [*((name, "none") for name in ARMS), ("muon", "second_moment"), ("muon", "soap")],
+        fast=[("adamw", "none"), ("muon", "none"), ("muon", "soap")],
+    ),
 )
 def test_every_arm_moves_every_parameter(params, optimizer, precondition):
     moved = three_steps(params, optimizer, precondition)

@@ -7,6 +7,8 @@ import pytest
 import remeshing
 from processes import run_on_devices
 
+pytestmark = pytest.mark.slow
+
 
 def run(what: str, folder: Path, layout: str, *, devices: int, processes: int = 1) -> None:
     printed = run_on_devices(
@@ -32,12 +34,10 @@ def test_saved_on_eight_devices_restored_on_four(saved_on_eight):
     run("restore", saved_on_eight, "tensor", devices=4)
 
 
-@pytest.mark.slow
 def test_saved_by_one_process_restored_by_two(saved_on_eight):
     run("restore", saved_on_eight, "tensor", devices=4, processes=2)
 
 
-@pytest.mark.slow
 def test_saved_by_two_processes_restored_by_one(tmp_path):
     run("save", tmp_path, "fsdp", devices=8, processes=2)
     remeshing.restore(tmp_path, "tensor")

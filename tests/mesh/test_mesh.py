@@ -1,16 +1,19 @@
 """Every device does its part of the work, and nothing moves twice.
 
-`mesh_cases.py` measures all cases once, in a process of its own with eight devices.
+`mesh_cases.py` measures the cases once, in a process of its own with eight devices. It leaves out
+those that it names in `SLOW` if no slow test of this file is selected.
 """
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
+from covering import covering
 from jax.sharding import PartitionSpec as P
-from processes import measured_once
+from processes import fast_alone, measured_once
 
 from benchmarks.mesh_bounds import (
     COLLECTIVES,
@@ -22,6 +25,7 @@ from benchmarks.mesh_bounds import (
 from muon_jax.mesh._distribution import Distribution
 from muon_jax.mesh._layout import resolve_layout
 from muon_jax.views._matrix_axes import MatrixAxes
+from tests.mesh_cases import choices
 from tests.mesh_refusals import REFUSED
 
 WIDTH, LAYERS, STEPS = 128, 8, 2
@@ -36,8 +40,12 @@ WHOLE_STEPS = [
 
 
 @pytest.fixture(scope="session")
-def measured(tmp_path_factory: pytest.TempPathFactory, testrun_uid: str) -> Mapping[str, Any]:
-    found = measured_once("mesh_cases", tmp_path_factory.getbasetemp().parent, testrun_uid)
+def measured(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, testrun_uid: str
+) -> Mapping[str, Any]:
+    folder = tmp_path_factory.getbasetemp().parent
+    speed = fast_alone(request, __file__)
+    found = measured_once("mesh_cases", *speed, folder=folder, run=testrun_uid)
     assert "failed" not in found, found
     return found
 
@@ -48,7 +56,12 @@ def found(measured: Mapping[str, Any], *name: Any) -> Mapping[str, Any]:
     return result
 
 
-@pytest.mark.parametrize(("layout", "kind", "form"), WHOLE_STEPS)
+each_whole_step = pytest.mark.parametrize(
+    ("layout", "kind", "form"), choices("whole_step", WHOLE_STEPS)
+)
+
+
+@each_whole_step
 def test_a_step_moves_every_shard_once(measured, layout, kind, form):
     step = found(measured, "whole_step", layout, kind, form)
     assert step["kinds"] == COLLECTIVES[layout]
@@ -57,27 +70,27 @@ def test_a_step_moves_every_shard_once(measured, layout, kind, form):
     assert step["bytes"] <= bound * wire_bytes(WEIGHTS, *SHARDS_AND_REPLICAS[layout])
 
 
-@pytest.mark.parametrize(("layout", "kind", "form"), WHOLE_STEPS)
+@each_whole_step
 def test_a_step_shares_the_work_evenly(measured, layout, kind, form):
     step = found(measured, "whole_step", layout, kind, form)
     assert step["flops"] <= 1.15 * LAYERS * sum(MATRIX_COSTS) / 8
 
 
-@pytest.mark.parametrize(("layout", "kind", "form"), WHOLE_STEPS)
+@each_whole_step
 def test_a_step_gives_what_one_device_gives_where_the_parameters_lie(measured, layout, kind, form):
     step = found(measured, "whole_step", layout, kind, form)
     assert step["error"] < EXACT
     assert step["kept"]
 
 
-@pytest.mark.parametrize(("layout", "kind", "form"), WHOLE_STEPS)
+@each_whole_step
 def test_a_step_keeps_little_beside_its_state(measured, layout, kind, form):
     step = found(measured, "whole_step", layout, kind, form)
     assert step["aliased"]
     assert step["temporary_bytes"] <= 1.25 * TEMPORARY_SHARE[layout] * WEIGHTS
 
 
-@pytest.mark.parametrize("layout", COLLECTIVES)
+@pytest.mark.parametrize("layout", covering(COLLECTIVES, fast=["fsdp"]))
 def test_explicit_axes_cost_what_auto_axes_cost(measured, layout):
     auto, explicit = (
         found(measured, "whole_step", layout, kind, "scanned") for kind in ("Auto", "Explicit")
@@ -88,7 +101,10 @@ def test_explicit_axes_cost_what_auto_axes_cost(measured, layout):
 
 @pytest.mark.parametrize(
     ("layout", "kind"),
-    [("replicated", "Auto"), ("fsdp", "Auto"), ("hsdp", "Auto"), ("fsdp", "Explicit")],
+    choices(
+        "narrow_wire",
+        [("replicated", "Auto"), ("fsdp", "Auto"), ("hsdp", "Auto"), ("fsdp", "Explicit")],
+    ),
 )
 def test_communication_in_bfloat16_costs_its_rounding(measured, layout, kind):
     """That it halves the bytes shows on TPU alone: XLA widens it to float32 on CPU."""
@@ -96,7 +112,7 @@ def test_communication_in_bfloat16_costs_its_rounding(measured, layout, kind):
     assert EXACT < narrow["error"] < 2**-6
 
 
-@pytest.mark.parametrize("count", [2, 6, 8, 12])
+@pytest.mark.parametrize("count", choices("layers", [2, 6, 8, 12]))
 def test_any_number_of_layers_moves_in_the_same_collectives(measured, count):
     """Who works on what where layers do not divide the devices stands in `test_slots.py`."""
     assert found(measured, "layers", count)["kinds"] == {"all-to-all": 8}
@@ -159,7 +175,7 @@ def test_zero1_sends_shards_to_owners_and_results_to_all(measured, kind):
     }
 
 
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("kind", choices("second_step", ["Auto", "Explicit"]))
 def test_a_second_step_compiles_nothing(measured, kind):
     assert found(measured, "second_step", kind) == {"muon": 0, "momentum_rms": 0}
 
@@ -178,7 +194,7 @@ def test_a_traced_init_puts_momentum_where_the_parameters_lie(measured, kind, tr
     assert found(measured, "traced_init", kind)[transformation]
 
 
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("kind", choices("skipped", ["Auto", "Explicit"]))
 def test_a_step_that_overflows_on_one_shard_is_skipped_on_all(measured, kind):
     result = found(measured, "skipped", kind)
     assert result["skipped"] == [0, 1]
@@ -199,9 +215,9 @@ def test_a_preconditioned_step_is_that_of_one_device(measured, kind, preconditio
     ("what", "nested"),
     [
         ("nnx", 0),
-        ("TrainState", 0),
-        ("MultiSteps", 0),
-        ("given specs", 0),
+        pytest.param("TrainState", 0, marks=pytest.mark.slow),
+        pytest.param("MultiSteps", 0, marks=pytest.mark.slow),
+        pytest.param("given specs", 0, marks=pytest.mark.slow),
         ("apply_if_finite", 12),  # the whole update stands in its conditional
         ("scan", 36),  # three steps, and the whole step stands in the loop
     ],
@@ -218,15 +234,18 @@ def test_what_stands_around_a_step_changes_nothing(measured, what, nested):
 
 @pytest.mark.parametrize(
     "case",
-    [
-        "eager",
-        "array_in_the_orthogonalizer",
-        "before_shardy",
-        "turned Auto",
-        "turned Explicit",
-        "manual_along_some_axes True",
-        "manual_along_some_axes False",
-    ],
+    choices(
+        "",
+        [
+            "eager",
+            "array_in_the_orthogonalizer",
+            "before_shardy",
+            "turned Auto",
+            "turned Explicit",
+            "manual_along_some_axes True",
+            "manual_along_some_axes False",
+        ],
+    ),
 )
 def test_it_runs_there_too(measured, case):
     result = found(measured, case)
@@ -240,28 +259,34 @@ def test_a_cache_of_programs_tells_every_setting(measured):
     assert again == different[0]
 
 
-@pytest.mark.parametrize("case", ["vmapped Auto", "vmapped Explicit"])
+@pytest.mark.parametrize("case", choices("", ["vmapped Auto", "vmapped Explicit"]))
 def test_vmap_adds_a_batch_axis(measured, case):
     assert found(measured, case)["error"] < EXACT
 
 
-@pytest.mark.parametrize("kinds", ["Explicit", "Explicit Auto", "Auto Explicit"])
+@pytest.mark.parametrize(
+    "kinds", choices("left_to_the_compiler", ["Explicit", "Explicit Auto", "Auto Explicit"])
+)
 def test_what_is_left_to_the_compiler_lies_as_it_lay(measured, kinds):
     for result in found(measured, "left_to_the_compiler", kinds).values():
         assert result["error"] < EXACT
         assert result["kept"]
 
 
-@pytest.mark.parametrize("where", ["first", "last"])
+@pytest.mark.parametrize("where", choices("beside_leaves_on_no_mesh", ["first", "last"]))
 def test_a_leaf_on_no_mesh_goes_along(measured, where):
     for result in found(measured, "beside_leaves_on_no_mesh", where).values():
         assert result["error"] < EXACT
         assert result["kept"]
 
 
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("wire_dtype", [None, "bfloat16"])
+@pytest.mark.parametrize(
+    ("kind", "dtype", "wire_dtype"),
+    choices(
+        "derivative",
+        itertools.product(("Auto", "Explicit"), ("float32", "bfloat16"), (None, "bfloat16")),
+    ),
+)
 def test_what_is_known_has_a_derivative(measured, kind, dtype, wire_dtype):
     narrow = "bfloat16" in (dtype, wire_dtype)
     result = found(measured, "derivative", kind, dtype, wire_dtype)
@@ -288,9 +313,9 @@ def test_a_training_step_adds_only_the_exchange(measured):
 @pytest.mark.parametrize(
     ("case", "layout"),
     [
-        ("manual replicated True", "replicated"),
+        pytest.param("manual replicated True", "replicated", marks=pytest.mark.slow),
         ("manual 2d True", "2d"),
-        ("manual hsdp True", "hsdp"),
+        pytest.param("manual hsdp True", "hsdp", marks=pytest.mark.slow),
         ("manual hsdp False", "hsdp"),
         ("manual_and_provably_whole", "replicated"),
     ],
@@ -303,7 +328,10 @@ def test_inside_shard_map_specs_are_all_it_needs(measured, case, layout):
 
 
 @pytest.mark.parametrize(
-    "which", ["newton_schulz", "in bfloat16", "polar_by_svd", "inverse_sqrt", "polar_to"]
+    "which",
+    choices(
+        "manual_with", ["newton_schulz", "in bfloat16", "polar_by_svd", "inverse_sqrt", "polar_to"]
+    ),
 )
 def test_every_orthogonalizer_runs_inside_shard_map(measured, which):
     assert found(measured, "manual_with", which)["error"] < EXACT
@@ -334,7 +362,7 @@ def test_specs_may_leave_out_an_axis_of_one_device(measured, kind):
     assert result["kept"]
 
 
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("kind", choices("gradients_that_lie_otherwise", ["Auto", "Explicit"]))
 def test_whole_gradients_give_updates_that_lie_as_the_parameters(measured, kind):
     result = found(measured, "gradients_that_lie_otherwise", kind)
     assert result["error"] < EXACT
@@ -364,7 +392,7 @@ def test_one_device_needs_no_layout(distribute):
     jax.shard_map(look, mesh=mesh, in_specs=P(), out_specs=P())({"kernel": jnp.ones((2, 3))})
 
 
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("kind", choices("monitored", ["Auto", "Explicit"]))
 def test_measurements_are_those_of_one_device_and_gather_only_when_due(measured, kind):
     result = found(measured, "monitored", kind)
     assert result["same"]

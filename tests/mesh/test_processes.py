@@ -7,7 +7,7 @@ import pytest
 import shared_updates
 from processes import run_on_devices
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.slow
 
 
 def read(folder: Path, processes: int) -> dict[str, np.ndarray]:

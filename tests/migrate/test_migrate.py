@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import reference_runs as run
+from covering import covering
 from matrices import gaussian
 from recipe_runs import from_jax, to_jax, trained
 
@@ -44,8 +45,13 @@ def assert_ends_meet(params: Any, expected: Any, limit: float = FLOAT32) -> None
         assert run.distance(params[name], weight, START[name]) < limit, name
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["from_optax", "to_optax"])
-@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize(
+    ("nesterov", "there"),
+    covering(
+        [(True, True), (True, False), (False, True), (False, False)],
+        fast=[(True, True), (False, False)],
+    ),
+)
 def test_a_run_crosses_from_and_to_optax(nesterov, there):
     """Without Nesterov `muon` itself is optax's method, with it the recipe is."""
     theirs = optax.contrib.muon(RATE, weight_decay=run.DECAY, nesterov=nesterov)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import reference_runs as run
+from covering import covering
 from matrices import polar
 from recipe_runs import from_jax, to_jax, trained
 
@@ -49,7 +50,11 @@ OPTAX_OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTAX_OPTIONS, ids=["default", "plain", "rms", "adam"])
+@pytest.mark.parametrize(
+    "options",
+    covering(OPTAX_OPTIONS, fast=[OPTAX_OPTIONS[0], OPTAX_OPTIONS[2]]),
+    ids=["default", "plain", "rms", "adam"],
+)
 def test_the_recipe_of_optax_takes_its_steps(options):
     ours, _ = trained(recipes.optax(run.RATE, rules=[STACKED], **options), PARAMS)
     assert far(ours, run_of_optax(**options)) < FLOAT32

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import reference_runs as run
+from covering import covering
 from matrices import gaussian, singular_values
 from recipe_runs import from_jax, to_jax, trained
 
@@ -87,9 +88,12 @@ SOURCES = {
         fused=False,
     ),
 }
+EVERY_RULE = ("torch_original", "keller", "moonlight")
 each_source = pytest.mark.parametrize("source", SOURCES)
-each_weight = pytest.mark.parametrize(
-    ("source", "name"), [(key, name) for key, source in SOURCES.items() for name in source.weights]
+WEIGHTS = [(key, name) for key, source in SOURCES.items() for name in source.weights]
+each_weight = pytest.mark.parametrize(("source", "name"), WEIGHTS)
+each_weight_of_a_run = pytest.mark.parametrize(
+    ("source", "name"), covering(WEIGHTS, fast=[each for each in WEIGHTS if each[0] in EVERY_RULE])
 )
 
 
@@ -111,13 +115,13 @@ def test_the_account_of_the_source_is_what_pytorch_computes(source, name):
     assert run.distance(found, GOLDEN[f"{source}/{name}"], START[name]) < TURNED_ROUNDINGS
 
 
-@each_weight
+@each_weight_of_a_run
 def test_in_float32_the_recipe_is_the_source_without_its_rounding(source, name):
     found = ends(source, "float32")[name]
     assert run.distance(found, expected(source, name), START[name]) < FLOAT32
 
 
-@each_weight
+@each_weight_of_a_run
 def test_as_it_stands_the_recipe_is_the_source_within_its_rounding(source, name):
     """Small matrices stay in float32, so that only the source rounds them.
 

@@ -12,8 +12,6 @@ from jax.sharding import PartitionSpec as P
 from trainer.devices import DeviceConfig, parameter_spec
 from trainer.errors import TRAINER, UsageError
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 TINY = "--width 32 --layers 1 --heads 2 --context 32 --batch-size 8 --steps 4 --eval-every 4"
 SUMS = 1e-5
 """What the order of sums over devices changes in a loss."""

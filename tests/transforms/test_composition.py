@@ -8,9 +8,19 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from covering import covering
 from flax import nnx
 from matrices import gaussian
-from transforms import CASES, ROUNDING, each_case, gradients, train, trained
+from transforms import (
+    CASES,
+    IN_FULL,
+    ROUNDING,
+    each_case,
+    each_case_in_full,
+    gradients,
+    train,
+    trained,
+)
 
 import muon_jax
 
@@ -29,7 +39,7 @@ def bound(case):
     return optax.GradientTransformation(tx.init, update)
 
 
-@each_case
+@each_case_in_full
 def test_hyperparameters_may_be_injected_and_then_scheduled(case):
     injected = optax.inject_hyperparams(case.factory)
     constant = optax.constant_schedule(0.1)
@@ -53,14 +63,16 @@ def test_an_injected_hyperparameter_may_be_changed_by_hand(case):
     assert update._cache_size() == 1
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].takes_schedule])
+@pytest.mark.parametrize(
+    "name", covering([name for name in CASES if CASES[name].takes_schedule], fast=IN_FULL)
+)
 def test_a_constant_schedule_is_its_value(name):
     scheduled = CASES[name].make(optax.constant_schedule(0.1))
     result = train(scheduled, CASES[name].params, CASES[name].extra_args)
     chex.assert_trees_all_close(result, trained(CASES[name]), atol=ROUNDING)
 
 
-@each_case
+@each_case_in_full
 def test_gradients_accumulate_under_multi_steps(case):
     tx = optax.MultiSteps(case.make(), every_k_schedule=2)
     update = jax.jit(functools.partial(tx.update, **case.extra_args))
@@ -73,7 +85,7 @@ def test_gradients_accumulate_under_multi_steps(case):
     chex.assert_trees_all_close(updates, expected, atol=ROUNDING)
 
 
-@each_case
+@each_case_in_full
 def test_a_non_finite_gradient_is_skipped_by_apply_if_finite(case):
     tx = optax.apply_if_finite(case.make(), max_consecutive_errors=5)
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, case.params)
@@ -82,7 +94,7 @@ def test_a_non_finite_gradient_is_skipped_by_apply_if_finite(case):
     chex.assert_trees_all_equal(after.inner_state, tx.init(case.params).inner_state)
 
 
-@each_case
+@each_case_in_full
 def test_masked_and_labelled_leaves_are_left_alone(case):
     params = {**case.params, "other": {"kernel": jnp.ones((3, 5))}}
     grads = gradients(params)
@@ -102,14 +114,14 @@ def test_masked_and_labelled_leaves_are_left_alone(case):
         chex.assert_trees_all_close(updates, expected, atol=ROUNDING)
 
 
-@each_case
+@each_case_in_full
 def test_an_average_of_one_update_is_that_update(case):
     averaged, _ = first_update(optax.chain(case.make(), optax.ema(0.9)), case)
     expected, _ = first_update(case.make(), case)
     chex.assert_trees_all_close(averaged, expected, atol=ROUNDING)
 
 
-@each_case
+@each_case_in_full
 def test_lookahead_moves_the_slow_weights_half_of_the_way(case):
     tx = optax.lookahead(bound(case), sync_period=2, slow_step_size=0.5)
     pair = optax.LookaheadParams.init_synced(case.params)

@@ -9,8 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from covering import covering
 from matrices import gaussian
-from transforms import AXES, CASES, MODEL, ROUNDING, each_case, gradients, train, trained
+from transforms import (
+    AXES,
+    CASES,
+    MODEL,
+    ROUNDING,
+    each_case,
+    each_case_in_full,
+    gradients,
+    train,
+    trained,
+)
 
 import muon_jax
 
@@ -38,7 +49,7 @@ def test_every_public_transformation_is_in_the_table():
     assert public - set(CASES) == {"scale_by_path"}  # has no hyperparameter: its own tests
 
 
-@each_case
+@each_case_in_full
 def test_updates_have_structure_shapes_and_dtypes_of_the_gradients(case):
     update, state, grads = compiled_update(case)
     updates, after = update(grads, state, case.params)
@@ -47,7 +58,7 @@ def test_updates_have_structure_shapes_and_dtypes_of_the_gradients(case):
     chex.assert_tree_all_finite(updates)
 
 
-@each_case
+@each_case_in_full
 def test_jit_changes_nothing_and_no_step_on_the_way_makes_a_nan(case):
     tx = case.make()
     update, state, grads = compiled_update(case)
@@ -75,7 +86,7 @@ def test_a_step_compiles_once_and_gives_its_memory_to_the_next(case):
     assert step._cache_size() == 1
 
 
-@each_case
+@each_case_in_full
 def test_scan_over_steps_equals_a_loop(case):
     tx = case.make()
 
@@ -89,7 +100,7 @@ def test_scan_over_steps_equals_a_loop(case):
     chex.assert_trees_all_close(scanned, trained(case), atol=ROUNDING)
 
 
-@each_case
+@each_case_in_full
 def test_vmap_over_models_equals_a_loop(case):
     tx = case.make()
     models = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), case.params)
@@ -103,7 +114,7 @@ def test_vmap_over_models_equals_a_loop(case):
         chex.assert_trees_all_close(of_model(together), alone(of_model(models)), atol=ROUNDING)
 
 
-@each_case
+@each_case_in_full
 def test_no_tracer_leaks_and_no_array_travels(case):
     with jax.checking_leaks():
         update, state, grads = compiled_update(case)
@@ -112,7 +123,7 @@ def test_no_tracer_leaks_and_no_array_travels(case):
         update(grads, state, case.params)
 
 
-@each_case
+@each_case_in_full
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float64])
 def test_every_precision_is_kept_and_stays_finite(case, dtype):
     with jax.enable_x64(dtype == jnp.float64):
@@ -123,7 +134,10 @@ def test_every_precision_is_kept_and_stays_finite(case, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("name", ["scale_by_muon", "clip_qk", "momentum_rms"])
+@pytest.mark.parametrize(
+    "name",
+    covering(["scale_by_muon", "clip_qk", "momentum_rms"], fast=["scale_by_muon", "clip_qk"]),
+)
 def test_nothing_is_promoted_in_silence(name, dtype):
     """But for the counts of optax's Adam, which JAX refuses where it may not promote."""
     case = CASES[name]
@@ -135,7 +149,7 @@ def test_nothing_is_promoted_in_silence(name, dtype):
     chex.assert_trees_all_equal(strict, usual)
 
 
-@each_case
+@each_case_in_full
 def test_none_and_shapes_at_the_edge_are_trained_with_the_rest(case):
     params = {**case.params, "absent": None, "edges": EDGES}
     stepped = train(case.make(), params, case.extra_args, steps=1)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from covering import covering
 from matrices import gaussian
 
 import muon_jax
@@ -32,16 +33,19 @@ def soaked() -> list[Row]:
     return soak(thousands=10)[1:]
 
 
+@pytest.mark.slow
 def test_ten_thousand_steps_keep_no_array(soaked):
     first, *others = soaked
     assert all((row.arrays, row.live) <= (first.arrays, first.live) for row in others)
 
 
+@pytest.mark.slow
 def test_ten_thousand_steps_keep_no_python_object_each(soaked):
     first, *_, last = soaked
     assert last.python - first.python < SMALLEST_OBJECT * (last.steps - first.steps)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MEMORY_OF_THIS_PROCESS.exists(), reason="only Linux says")
 def test_ten_thousand_steps_leave_the_process_its_size(soaked):
     first, *_, last = soaked
@@ -62,9 +66,10 @@ def layers(count: int, shapes: tuple[tuple[int, ...], ...]) -> dict[str, Any]:
     }
 
 
-def test_a_thousand_leaves_are_updated_as_four_at_a_time():
-    model = layers(250, ((8, 8), (8, 16), (16, 8), (4, 8)))
-    assert len(jax.tree.leaves(model)) == 1000
+@pytest.mark.parametrize("leaves", covering([40, 1000], fast=[40]))
+def test_many_leaves_are_updated_as_four_at_a_time(leaves):
+    model = layers(leaves // 4, ((8, 8), (8, 16), (16, 8), (4, 8)))
+    assert len(jax.tree.leaves(model)) == leaves
     tx = muon_jax.muon(0.1)
     update = jax.jit(tx.update)
     together, _ = update(model, tx.init(model), model)
@@ -94,8 +99,9 @@ def program(leaves: int, shapes: int) -> dict[str, int]:
 LOOPS_AND_PRODUCTS = ("while", "dot_general")
 
 
-def test_loops_and_products_of_a_program_do_not_grow_with_leaves():
-    few, many = program(leaves=4, shapes=1), program(leaves=400, shapes=1)
+@pytest.mark.parametrize("leaves", covering([40, 400], fast=[40]))
+def test_loops_and_products_of_a_program_do_not_grow_with_leaves(leaves):
+    few, many = program(leaves=4, shapes=1), program(leaves=leaves, shapes=1)
     for name in LOOPS_AND_PRODUCTS:
         assert many[name] == few[name] > 0
 
@@ -106,8 +112,9 @@ def test_loops_and_products_of_a_program_grow_linearly_with_shapes():
             assert program(leaves=4 * shapes, shapes=shapes)[name] == shapes * program(4, 1)[name]
 
 
-def test_lines_of_a_program_grow_linearly_with_leaves():
-    few, more, many = (program(leaves, 1)["lines"] for leaves in (100, 200, 300))
+@pytest.mark.parametrize("each", covering([10, 100], fast=[10]))
+def test_lines_of_a_program_grow_linearly_with_leaves(each):
+    few, more, many = (program(times * each, 1)["lines"] for times in (1, 2, 3))
     assert many - more == pytest.approx(more - few, rel=0.01)
 
 
