@@ -13,10 +13,10 @@ from jax.extend.core import Literal
 from muon_jax._checks import invalid, listed, refused
 from muon_jax.routing._route import Route, route
 from muon_jax.routing._rule import FALLBACK
-from muon_jax.routing._trace_pieces import Kind, Value, own_view, union
-from muon_jax.routing._trace_verdict import UNUSED, Verdict, verdict
-from muon_jax.routing._trace_walk import MULTIPLIED, Walk
 from muon_jax.routing._traced import AMBIGUOUS, TracedAxes, TracedLeaf
+from muon_jax.routing.trace._pieces import Kind, Value, own_view, union
+from muon_jax.routing.trace._verdict import UNUSED, Verdict, verdict
+from muon_jax.routing.trace._walk import MULTIPLIED, Walk
 
 _CALL = "trace_axes"
 
