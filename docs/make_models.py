@@ -97,7 +97,7 @@ Inside `optax.masked` and `optax.multi_transform` a transformation sees its own 
 rules then read matrices of two axes by their names, and refuse arrays of more axes, whose views
 depend on the norms and biases that the mask hides. Give such a chain the views of the whole tree,
 `scale_by_muon(axes=muon_jax.matrix_axes(params))`. `muon` sees the whole tree unless you mask it,
-so [freeze by rules](../how-to/finetuning.md) instead.
+and then takes the same `axes`; to freeze parameters, [use rules](../how-to/finetuning.md) instead.
 
 ## Architectures
 
