@@ -33,7 +33,7 @@ DIFFERENCES = {
     ("Keras encoder", "dense/kernel"): (
         PLAIN,
         None,
-        "`dense` may be any layer; `muon` warns that no head was recognised, and names it.",
+        "`dense` may be any layer, and a recurrent layer of this model has as many outputs.",
     ),
 }
 

@@ -196,7 +196,7 @@ class Explanation:
         if not traced:
             return []
         read, differ = sum(leaf.read for leaf in traced), len(self.differences)
-        marked = f"{differ} of them differ, marked !=" if differ else "none of them differs"
+        marked = f"{differ} of them marked != as different" if differ else "none of them differs"
         return [f"read from the loss: {read} of {len(traced)} parameters; {marked}"]
 
 

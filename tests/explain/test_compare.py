@@ -89,7 +89,7 @@ def test_the_table_shows_both_side_by_side():
         "waves/kernel": "not read",
     }
     lines = str(EXPLAINED).splitlines()
-    assert "read from the loss: 6 of 8 parameters; 3 of them differ, marked !=" in lines
+    assert "read from the loss: 6 of 8 parameters; 3 of them marked != as different" in lines
     reason = by_path(EXPLAINED)["w"].traced.why
     assert f"!= logits, to adamw: {reason}" in lines
 
