@@ -1,17 +1,21 @@
 """Writes docs/reference/models.md: where muon_jax sends the parameters of known architectures.
 
-Run `python docs/make_models.py` after a change to the rules or to the table that `explain` prints.
+Run `python docs/make_models.py` after a change to the rules, to what is read from a loss, or to the
+table that `explain` prints.
 """
 
 import sys
 from pathlib import Path
 
+import jax
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
-from architectures import ARCHITECTURES  # noqa: E402
+from differences import DIFFERENCES  # noqa: E402
+from forwards import FORWARDS  # noqa: E402
 
-from muon_jax import explain, muon  # noqa: E402
+from muon_jax import Explanation, MatrixAxes, explain, muon  # noqa: E402
 from muon_jax.routing._default_rules import FUSED, NOT_FOR_MUON, UNKNOWN, WEIGHTS  # noqa: E402
 
 PAGE = REPOSITORY / "docs" / "reference" / "models.md"
@@ -97,11 +101,25 @@ Inside `optax.masked` and `optax.multi_transform` a transformation sees its own 
 rules then read matrices of two axes by their names, and refuse arrays of more axes, whose views
 depend on the norms and biases that the mask hides. Give such a chain the views of the whole tree,
 `scale_by_muon(axes=muon_jax.matrix_axes(params))`. `muon` sees the whole tree unless you mask it,
-so [freeze by rules](../how-to/finetuning.md) instead.
+and then takes the same `axes`; to freeze parameters, [use rules](../how-to/finetuning.md) instead.
 
+## Where the loss tells otherwise
+
+The loss of a model shows what names only suggest, and [trace_axes](../how-to/trace.md) reads it. On
+the architectures below and on models made of the layers of Flax, Equinox, Haiku and Keras, names
+and loss send every parameter the same way and view it as the same matrices, except these. The tests
+hold this list: a difference that is missing here fails, and so does one that no longer occurs.
+
+| model | parameter | by name | by the loss | why the name cannot tell |
+|---|---|---|---|---|
+"""
+
+ARCHITECTURES = """
 ## Architectures
 
-Small versions of each. `*` stands for numbers; axes are those of the array as stored.
+Small versions of each. `*` stands for numbers; axes are those of the array as stored. The column
+"by the loss" is what `explain(params, tx, loss=..., args=...)` reads from the loss of the model;
+`!=` marks a difference.
 """
 
 
@@ -118,11 +136,24 @@ def page() -> str:
         for rule in rules:
             whys.setdefault((rule.name, label), {})[rule.why] = None
     lines = [f"| {name} | {label} | {'; '.join(why)} |" for (name, label), why in whys.items()]
-    sections = [
-        f"\n### {name}\n\n```text\n{explain(make(), muon(1e-3))}\n```\n"
-        for name, make in ARCHITECTURES.items()
+    sections = [f"\n### {name}\n\n```text\n{explained(name)}\n```\n" for name in FORWARDS]
+    differences = [
+        f"| {model} | `{path}` | {shown(named)} | {shown(told)} | {why} |\n"
+        for (model, path), (named, told, why) in DIFFERENCES.items()
     ]
-    return INTRODUCTION + "\n".join(lines) + "\n" + MORE + "".join(sections)
+    pieces = [INTRODUCTION, "\n".join(lines), "\n", MORE, *differences, ARCHITECTURES, *sections]
+    return "".join(pieces)
+
+
+def explained(name: str) -> Explanation:
+    """Explains a model by names and by its loss."""
+    loss, params, args = FORWARDS[name]()
+    with jax.numpy_rank_promotion("allow"):
+        return explain(params, muon(1e-3), loss=loss, args=args)
+
+
+def shown(axes: MatrixAxes | None) -> str:
+    return f"`{axes!r}`" if axes else "AdamW"
 
 
 if __name__ == "__main__":

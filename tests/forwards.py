@@ -210,7 +210,8 @@ def with_linen(model, *inputs):
 def with_equinox(model, loss, *args, **options):
     def built():
         shapes = eqx.filter_eval_shape(lambda: model(jax.random.key(0), **options))
-        return loss, shapes, args
+        params, rest = eqx.partition(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+        return lambda params, *args: loss(eqx.combine(params, rest), *args), params, args
 
     return built
 
@@ -243,4 +244,4 @@ FORWARDS = {
     "GPT, scanned (Equinox)": with_equinox(a.EquinoxGPT, equinox_gpt, tokens, scanned=True),
     "Convolutions and LSTM (Equinox)": with_equinox(a.EquinoxNet, equinox_net, images, labels),
 }
-"""For every model its loss, its module or parameters, and the other arguments."""
+"""For every model its loss, its parameters or module of NNX, and the other arguments."""

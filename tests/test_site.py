@@ -29,6 +29,7 @@ PAGES = [
     "tutorial/5_sharding.html",
     "tutorial/6_inside_a_run.html",
     "tutorial/7_between_sgd_and_muon.html",
+    "tutorial/8_what_muon_does_to_your_model.html",
     "how-to/muonclip.html",
     "how-to/experts.html",
     "how-to/finetuning.html",

@@ -36,9 +36,15 @@ def shown(leaf):
 
 def answers(loss, params, *args, **kwargs):
     """What `trace_axes` says of every parameter that is no vector."""
-    read = trace_axes(loss, params, *args, **kwargs)
+    return in_words(trace_axes(loss, params, *args, **kwargs))
+
+
+def in_words(traced):
+    """The answers for all parameters that are no vectors, in short."""
     return {
-        leaf.path: shown(leaf) for leaf in read.leaves if not (leaf.read and leaf.rule == "vector")
+        leaf.path: shown(leaf)
+        for leaf in traced.leaves
+        if not (leaf.read and leaf.rule == "vector")
     }
 
 

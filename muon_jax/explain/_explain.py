@@ -1,7 +1,8 @@
 """What an optimizer will do with every parameter, shown before training starts."""
 
+import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -11,9 +12,13 @@ import optax
 
 from muon_jax._checks import invalid, refused
 from muon_jax._types import Orthogonalizer
+from muon_jax.explain._compare import differences
 from muon_jax.explain._explanation import ExplainedLeaf, Explanation
 from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.routing._notices import notices
+from muon_jax.routing._route import Route
+from muon_jax.routing._traced import TracedLeaf
+from muon_jax.routing.trace._trace_axes import read_routes, without_module
 from muon_jax.transforms._orthogonalize import flops_of
 from muon_jax.transforms._record import RecordedLeaf, recording
 from muon_jax.transforms._scale import shape_scale
@@ -24,7 +29,13 @@ _ADAM_MOMENTS = 2
 _PLATFORMS = MappingProxyType({"cpu": "CPU", "tpu": "TPU", "gpu": "GPU"})
 
 
-def explain(params: Any, tx: optax.GradientTransformation) -> Explanation:
+def explain(
+    params: Any,
+    tx: optax.GradientTransformation,
+    *,
+    loss: Callable[..., Any] | None = None,
+    args: Sequence[Any] = (),
+) -> Explanation:
     """Returns what an optimizer does with every parameter, before it does.
 
     The optimizer may be `muon`, `muon_clip`, a recipe, or any of them inside `optax.chain`,
@@ -32,26 +43,44 @@ def explain(params: Any, tx: optax.GradientTransformation) -> Explanation:
     `init` runs on shapes alone, so the parameters may be what `jax.eval_shape` returns for a model
     far larger than this machine.
 
+    Given a loss, the table has a column with what `trace_axes` reads from it, and marks with `!=`
+    every parameter that `tx` sends elsewhere or views as other matrices. An optimizer that has
+    `axes=trace_axes(loss, ...)` itself does what the loss tells, so nothing is marked.
+
     Args:
-      params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
+      params: any pytree of arrays or of `jax.ShapeDtypeStruct`, or a module of Flax NNX, of which
+        the `nnx.Param` are trained.
       tx: the optimizer to be used for training.
+      loss: a function of the parameters, as for `trace_axes`. None reads nothing from a loss.
+      args: a tuple of the other arguments of the loss; arrays may be `jax.ShapeDtypeStruct`.
 
     Returns:
       An `Explanation`: it prints as a table that folds to the width of the terminal, notebooks
       render it, and it has every number in `leaves` and `to_dict()`.
 
     Raises:
-      TypeError or ValueError: for parameters that `tx.init` does not accept, and if `tx` holds no
-        optimizer of this library.
+      TypeError or ValueError: for parameters that `tx.init` does not accept, if `tx` holds no
+        optimizer of this library, for a loss that cannot be traced, and for `args` without `loss`.
 
     Examples:
       >>> import jax, muon_jax
       >>> params = {"query": {"kernel": jax.ShapeDtypeStruct((64, 4, 16), "float32")}}
       >>> muon_jax.explain(params, muon_jax.muon(3e-4)).leaves[0].matrices
       ((1, 64, 64),)
+      >>> loss = lambda params, x: jax.numpy.tensordot(x, params["query"]["kernel"], 1).sum()
+      >>> batch = jax.ShapeDtypeStruct((2, 64), "float32")
+      >>> muon_jax.explain(params, muon_jax.muon(3e-4), loss=loss, args=(batch,)).differences
+      ()
     """
     if not callable(getattr(tx, "init", None)):
         raise invalid(_CALL, "tx", tx, "give an optimizer, such as muon_jax.muon(3e-4)", TypeError)
+    if not isinstance(args, Sequence):
+        remedy = "give a tuple of what the loss takes after the parameters"
+        raise invalid(_CALL, "args", args, remedy, TypeError)
+    if args and loss is None:
+        raise refused(_CALL, "args are given without a loss", "Give loss=..., or leave args out")
+    traced = None if loss is None else read_routes(loss, params, args, {}, call=_CALL)
+    _, params, _ = without_module(lambda: None, params, args)
     arrays = dict(named_leaves(params))
     for path, leaf in arrays.items():
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
@@ -74,6 +103,8 @@ def explain(params: Any, tx: optax.GradientTransformation) -> Explanation:
         for path, leaf in arrays.items()
     ]
     known = list(record.leaves.values())
+    if traced is not None:
+        leaves = _beside(leaves, [leaf.route for leaf in known], traced.leaves)
     orthogonalizer = known[0].orthogonalizer if known else newton_schulz()
     return Explanation(
         tuple(leaves),
@@ -120,6 +151,17 @@ def _explained(
         learning_rate_multiplier=known.factor * factor,
         flops=None if matrices and flops is None else sum(costs),
     )
+
+
+def _beside(
+    leaves: Sequence[ExplainedLeaf], routes: Sequence[Route], traced: Sequence[TracedLeaf]
+) -> list[ExplainedLeaf]:
+    """Puts what the loss tells beside what the optimizer does."""
+    told, differ = {leaf.path: leaf for leaf in traced}, differences(routes, traced)
+    return [
+        dataclasses.replace(leaf, traced=told.get(leaf.path), differs=leaf.path in differ)
+        for leaf in leaves
+    ]
 
 
 def _state_bytes(state: Any, arrays: Mapping[str, Any]) -> dict[str, int]:

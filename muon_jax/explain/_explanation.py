@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from muon_jax.explain._tables import Row, Table
+from muon_jax.routing._rule import FALLBACK, MUON
+from muon_jax.routing._traced import TracedLeaf
 from muon_jax.views._matrix_axes import MatricesShape, MatrixAxes, Shape
 
 _COLUMNS = (
@@ -17,6 +19,7 @@ _COLUMNS = (
     "matrices",
     "rule",
     "inputs -> outputs",
+    "by the loss",
     ">scale",
     ">FLOPs",
     ">share",
@@ -49,6 +52,8 @@ class ExplainedLeaf:
       flops: FLOPs of orthogonalising it once; None if the orthogonalizer does not tell.
       state_bytes: size of all that the optimizer's state holds for it.
       sharding: its partition over a mesh, if it has one.
+      traced: what the loss tells of it, as `trace_axes` does; None if `explain` was given no loss.
+      differs: whether the loss tells that it goes elsewhere or is other matrices.
     """
 
     path: str
@@ -65,6 +70,8 @@ class ExplainedLeaf:
     flops: int | None
     state_bytes: int
     sharding: str | None
+    traced: TracedLeaf | None = None
+    differs: bool = False
 
     @property
     def size(self) -> int:
@@ -102,6 +109,11 @@ class Explanation:
         return sum(leaf.state_bytes for leaf in self.leaves)
 
     @property
+    def differences(self) -> tuple[ExplainedLeaf, ...]:
+        """The parameters of which the loss tells otherwise; empty if there is no loss."""
+        return tuple(leaf for leaf in self.leaves if leaf.differs)
+
+    @property
     def parameters(self) -> dict[str, int]:
         """How many numbers go to each label."""
         sizes: dict[str, int] = {}
@@ -111,12 +123,8 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as numbers, strings, lists and dictionaries, ready for JSON."""
-        leaves = [
-            {field.name: _plain(getattr(leaf, field.name)) for field in dataclasses.fields(leaf)}
-            for leaf in self.leaves
-        ]
         return {
-            "leaves": leaves,
+            "leaves": [_fields(leaf) for leaf in self.leaves],
             "parameters": self.parameters,
             "flops": self.flops,
             "state_bytes": self.state_bytes,
@@ -138,7 +146,9 @@ class Explanation:
         """Lays it out: parameters that differ in nothing but a number share a row."""
         groups: dict[ExplainedLeaf, list[ExplainedLeaf]] = {}
         for leaf in self.leaves:
-            alike = dataclasses.replace(leaf, path=re.sub(r"\d+", "*", leaf.path))
+            traced = leaf.traced and dataclasses.replace(leaf.traced, path="")
+            path = re.sub(r"\d+", "*", leaf.path)
+            alike = dataclasses.replace(leaf, path=path, traced=traced)
             groups.setdefault(alike, []).append(leaf)
         rows = [_row(group, self.flops) for group in groups.values()]
         used = [column for column in range(len(_COLUMNS)) if any(row[column] for row in rows)]
@@ -146,8 +156,20 @@ class Explanation:
         return Table(
             tuple(_COLUMNS[column] for column in used),
             [tuple(row[column] for column in used) for row in rows],
-            [*self._totals(), "", *whys, *self.notices],
+            [*self._totals(), "", *whys, *self._told(), *self.notices],
         )
+
+    def _told(self) -> list[str]:
+        """The reasons of the loss where it differs, and where it does not tell."""
+        traced = [(leaf.traced, leaf.differs) for leaf in self.leaves if leaf.traced]
+        reasons = [
+            f"!= {told.rule}, to {FALLBACK if told.axes is None else MUON}: {told.why}"
+            if differs
+            else f"not read: {told.why}"
+            for told, differs in traced
+            if differs or not told.read
+        ]
+        return list(dict.fromkeys(reasons))
 
     def _totals(self) -> list[str]:
         every = max(1, sum(self.parameters.values()))
@@ -165,7 +187,17 @@ class Explanation:
             f"{count} {noun} of {shapes} shape{'s' * (shapes != 1)}{cost}",
             f"{_binary(self.state_bytes)} of state; AdamW alone {_binary(self.adamw_state_bytes)}",
             *([f"operands of products: {formats}"] if rounds else []),
+            *self._agreement(),
         ]
+
+    def _agreement(self) -> list[str]:
+        """How many parameters the loss tells of, and how many of them differ."""
+        traced = [leaf.traced for leaf in self.leaves if leaf.traced]
+        if not traced:
+            return []
+        read, differ = sum(leaf.read for leaf in traced), len(self.differences)
+        marked = f"{differ} of them marked != as different" if differ else "none of them differs"
+        return [f"read from the loss: {read} of {len(traced)} parameters; {marked}"]
 
 
 def _row(group: Sequence[ExplainedLeaf], total_flops: int | None) -> Row:
@@ -181,6 +213,7 @@ def _row(group: Sequence[ExplainedLeaf], total_flops: int | None) -> Row:
         ", ".join(matrices),
         leaf.rule,
         "" if leaf.axes is None else _view(leaf.axes),
+        _by_the_loss(leaf),
         ", ".join(dict.fromkeys(scale)),
         _decimal(flops) if flops else "",
         f"{flops / total_flops:.1%}" if flops and total_flops else "",
@@ -189,6 +222,16 @@ def _row(group: Sequence[ExplainedLeaf], total_flops: int | None) -> Row:
         "" if leaf.learning_rate_multiplier == 1 else f"x {leaf.learning_rate_multiplier:g}",
         leaf.sharding or "",
     )
+
+
+def _by_the_loss(leaf: ExplainedLeaf) -> str:
+    """Writes what the loss tells, marked where it differs, then with its view."""
+    told = leaf.traced
+    if told is None or not told.read:
+        return "" if told is None else "not read"
+    if not leaf.differs:
+        return told.rule
+    return f"!= {told.rule}" + ("" if told.axes is None else f" {_view(told.axes)}")
 
 
 def _common_path(paths: Sequence[str]) -> str:
@@ -211,7 +254,13 @@ def _view(axes: MatrixAxes) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, MatrixAxes):
         return repr(value)
+    if isinstance(value, TracedLeaf):
+        return _fields(value)
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _fields(leaf: ExplainedLeaf | TracedLeaf) -> dict[str, Any]:
+    return {field.name: _plain(getattr(leaf, field.name)) for field in dataclasses.fields(leaf)}
 
 
 def _decimal(value: int, unit: str = "") -> str:

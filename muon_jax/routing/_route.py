@@ -171,9 +171,7 @@ def _route_of(leaf: Leaf, rules: Sequence[Rule], masked: bool, call: str) -> Rou
     chosen = next((each for each in own if each[1] is not None), None)
     if chosen is None and masked and len(leaf.shape) > 2:
         problem = f"the tree is masked at '{leaf.path}', but the rules need the whole tree"
-        raise refused(
-            call, problem, _WHOLE_TREE.get(call, "Pass axes=muon_jax.matrix_axes(params)")
-        )
+        raise refused(call, problem, "Pass axes=muon_jax.matrix_axes(params)")
     rule, outcome = chosen or _by_default(leaf)
     description, by_default = (leaf.path, leaf.shape, leaf.dtype), chosen is None
     if isinstance(outcome, tuple):
@@ -187,12 +185,6 @@ def _route_of(leaf: Leaf, rules: Sequence[Rule], masked: bool, call: str) -> Rou
     outcome.check(leaf.shape, call=call, path=leaf.path)
     repeats = f"; axis {listed(map(str, leaf.stack))} repeats it" if leaf.stack else ""
     return Route(*description, MUON, outcome, rule.name, rule.why + repeats, by_default)
-
-
-_FREEZE = (
-    "Freeze parameters by rules, with transforms={'frozen': optax.set_to_zero()}, not by a mask"
-)
-_WHOLE_TREE = {"muon": _FREEZE}
 
 
 def _by_default(leaf: Leaf) -> tuple[Rule, Outcome]:

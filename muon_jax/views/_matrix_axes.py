@@ -9,7 +9,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -251,6 +251,11 @@ class MatrixAxes:
         return batch, rows, cols
 
 
+def same_matrices(one: MatrixAxes, other: MatrixAxes, shape: Shape) -> bool:
+    """Returns whether two views make the same matrices of an array, up to the order of entries."""
+    return _meaning(one, shape) == _meaning(other, shape)
+
+
 def solve_leaves(leaves: Sequence[Array], views: Sequence[MatrixAxes], solve: Solve) -> list[Array]:
     """Orthogonalises leaves of any shapes, all in one call of `solve`."""
     parts = [view.to_matrices(leaf) for view, leaf in zip(views, leaves, strict=True)]
@@ -266,6 +271,15 @@ def solve_batches(
 ) -> list[Array]:
     """Orthogonalises batches of leaves, which `views` describe without the batch axis in front."""
     return solve_leaves(batches, [view.below_an_axis() for view in views], solve)
+
+
+def _meaning(view: MatrixAxes, shape: Shape) -> tuple[Any, ...]:
+    """The inputs and the outputs without axes of one, in order where a split cuts them."""
+    _, *groups = view._groups(len(shape))
+    rows, cols = (tuple(axis for axis in group if shape[axis] != 1) for group in groups)
+    if view.split is None:
+        return sorted(rows), sorted(cols), None
+    return rows, cols, view.split._pattern(view._whole(shape))
 
 
 def _axis_group(argument: str, axes: int | Sequence[int]) -> tuple[int, ...]:

@@ -60,15 +60,17 @@ def test_more_than_two_axes_need_the_whole_tree_and_are_then_right():
     chex.assert_trees_all_close(step["query"]["kernel"], alone, atol=1e-5)
 
 
-def test_muon_in_a_mask_says_how_to_freeze_instead():
-    masked = optax.masked(muon_jax.muon(0.1), jax.tree.map(lambda leaf: leaf.ndim > 2, HEADS))
+def test_muon_in_a_mask_takes_the_views_of_the_whole_tree():
+    """A mask passes the gradients that it hides on, so nothing is frozen by it."""
+    mask = jax.tree.map(lambda leaf: leaf.ndim > 2, HEADS)
     with pytest.raises(ValueError, match=r"^muon_jax.muon: the tree is masked") as caught:
-        masked.init(HEADS)
-    (others,) = re.findall(r"transforms=(\{.*\})", str(caught.value))
-    frozen = [muon_jax.Rule("*/{bias,scale}", "frozen")]
-    step = first_step(muon_jax.muon(0.1, rules=frozen, transforms=eval(others)), HEADS)
-    assert not step["query"]["bias"].any()
-    assert step["query"]["kernel"].any()
+        optax.masked(muon_jax.muon(0.1), mask).init(HEADS)
+    (axes,) = re.findall(r"Pass axes=(.*)\.$", str(caught.value))
+    views = eval(axes, {"muon_jax": muon_jax, "params": HEADS})
+    step = first_step(optax.masked(muon_jax.muon(0.1, axes=views), mask), HEADS)
+    whole = first_step(muon_jax.muon(0.1), HEADS)
+    chex.assert_trees_all_close(step["query"]["kernel"], whole["query"]["kernel"])
+    chex.assert_trees_all_equal(step["query"]["bias"], HEADS["query"]["bias"])
 
 
 def test_a_rule_of_ones_own_needs_no_other_leaf():

@@ -16,7 +16,7 @@ from traces import answers, array, cross_entropy, shown
 
 import muon_jax
 from muon_jax import MatrixAxes, Rule, trace_axes
-from muon_jax.routing._trace_verdict import POLICY
+from muon_jax.routing.trace._verdict import POLICY
 
 SHAPES = {
     "table": array(20, 8),

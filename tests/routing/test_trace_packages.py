@@ -1,4 +1,4 @@
-"""What `trace_axes` reads off models built from the layers of four libraries.
+"""What `trace_axes` reads off models built from the layers of four libraries, and what names do.
 
 Beside a pattern of paths stands the answer; the first that fits counts.
 """
@@ -7,8 +7,12 @@ import fnmatch
 
 import jax
 import pytest
+from differences import DIFFERENCES, check_differences
+from forwards import FORWARDS
 from package_models import PACKAGE_MODELS
-from traces import answers
+from traces import in_words
+
+from muon_jax import trace_axes
 
 DENSE, FILTER, ALONE = "0|1", "0,1,2|3", "depthwise filter"
 LANGUAGE = {"*embed*": "lookup table", "layers_2/kernel": "logits", "head/kernel": "logits"}
@@ -94,10 +98,11 @@ def test_there_is_an_answer_for_every_model():
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_every_leaf_is_read(name):
+def test_every_leaf_is_read_and_differs_from_names_as_listed(name):
     with jax.numpy_rank_promotion("allow"):
         loss, params, args = PACKAGE_MODELS[name]()
-        found = answers(loss, params, *args)
+        traced = trace_axes(loss, params, *args)
+    found = in_words(traced)
     expected = {
         path: next(
             answer for pattern, answer in EXPECTED[name].items() if fnmatch.fnmatch(path, pattern)
@@ -106,3 +111,8 @@ def test_every_leaf_is_read(name):
     }
     assert found == expected
     assert found
+    check_differences(name, traced)
+
+
+def test_every_listed_difference_is_of_a_model():
+    assert {model for model, _ in DIFFERENCES} <= FORWARDS.keys() | PACKAGE_MODELS.keys()

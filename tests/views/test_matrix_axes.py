@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muon_jax.views._matrix_axes import MatrixAxes, Split
+from muon_jax.views._matrix_axes import MatrixAxes, Split, same_matrices
 
 
 def counted(shape):
@@ -243,3 +243,32 @@ def test_without_a_path_only_the_shape_is_named():
     )
     with pytest.raises(ValueError, match=words):
         MatrixAxes(0, 2).matrix_shapes((8, 16))
+
+
+COMPARED = {
+    "axes of one": (MatrixAxes((0, 1), 2), MatrixAxes(1, 2), (1, 4, 6), True),
+    "negative axes": (MatrixAxes(-2, -1), MatrixAxes(0, 1), (4, 6), True),
+    "the order of inputs": (MatrixAxes((1, 0), 2), MatrixAxes((0, 1), 2), (2, 4, 6), True),
+    "a count or sizes": (MatrixAxes(0, 1, 2), MatrixAxes(0, 1, (3, 3)), (4, 6), True),
+    "exchanged": (MatrixAxes(0, 1), MatrixAxes(1, 0), (4, 6), False),
+    "a batch axis": (MatrixAxes((0, 1), 2), MatrixAxes(1, 2), (2, 4, 6), False),
+    "one without a split": (MatrixAxes(0, 1, 2), MatrixAxes(0, 1), (4, 6), False),
+    "other parts": (MatrixAxes(0, 1, (2, 4)), MatrixAxes(0, 1, (4, 2)), (4, 6), False),
+    "one interleaved": (
+        MatrixAxes(0, 1, 2),
+        MatrixAxes(0, 1, Split(2, interleaved=True)),
+        (4, 6),
+        False,
+    ),
+    "the order of what is split": (
+        MatrixAxes(0, (1, 2), 2),
+        MatrixAxes(0, (2, 1), 2),
+        (4, 2, 6),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("one", "other", "shape", "same"), COMPARED.values(), ids=COMPARED)
+def test_views_that_make_the_same_matrices(one, other, shape, same):
+    assert same_matrices(one, other, shape) is same_matrices(other, one, shape) is same

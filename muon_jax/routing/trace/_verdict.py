@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from muon_jax.routing._rule import FALLBACK, MUON
-from muon_jax.routing._trace_pieces import Key, Window
-from muon_jax.routing._trace_steps import Use
-from muon_jax.routing._trace_walk import MULTIPLIED, Walk
+from muon_jax.routing.trace._pieces import Key, Window
+from muon_jax.routing.trace._steps import Use
+from muon_jax.routing.trace._walk import MULTIPLIED, Walk
 from muon_jax.views._matrix_axes import MatrixAxes, Split
 
 POLICY: Mapping[str, tuple[str, str]] = MappingProxyType(

@@ -3,7 +3,7 @@
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,10 +13,10 @@ from jax.extend.core import Literal
 from muon_jax._checks import invalid, listed, refused
 from muon_jax.routing._route import Route, route
 from muon_jax.routing._rule import FALLBACK
-from muon_jax.routing._trace_pieces import Kind, Value, own_view, union
-from muon_jax.routing._trace_verdict import UNUSED, Verdict, verdict
-from muon_jax.routing._trace_walk import MULTIPLIED, Walk
 from muon_jax.routing._traced import AMBIGUOUS, TracedAxes, TracedLeaf
+from muon_jax.routing.trace._pieces import Kind, Value, own_view, union
+from muon_jax.routing.trace._verdict import UNUSED, Verdict, verdict
+from muon_jax.routing.trace._walk import MULTIPLIED, Walk
 
 _CALL = "trace_axes"
 
@@ -55,25 +55,8 @@ def trace_axes(loss: Callable[..., Any], params: Any, /, *args: Any, **kwargs: A
       >>> muon_jax.trace_axes(lambda params, x: (x @ params["w"]).sum(), params, batch).axes
       {'w': MatrixAxes(rows=0, cols=1)}
     """
-    if not callable(loss):
-        raise invalid(_CALL, "loss", loss, "give a function of the parameters", TypeError)
-    loss, params, args = _without_module(loss, params, args)
-    leaves, structure = jax.tree.flatten(params)
-    kept = structure.unflatten([leaf if _is_learned(leaf) else None for leaf in leaves])
-    learned = [place for place, leaf in enumerate(leaves) if _is_learned(leaf)]
-    if not learned:
-        raise refused(
-            _CALL,
-            "params holds no floating-point array",
-            "Give the parameters first, trace_axes(loss, params, *args), as the loss takes them",
-            TypeError,
-        )
-    by_name = jax.tree.leaves(route(kept, ambiguous="fallback", call=_CALL))
-    closed, kinds = _traced(loss, (params, args, kwargs), learned)
-    verdicts = _verdicts(closed, kinds, by_name)
-    unused = [
-        found.path for found, each in zip(by_name, verdicts, strict=True) if each.why == UNUSED
-    ]
+    read = read_routes(loss, params, args, kwargs, call=_CALL)
+    unused = [leaf.path for leaf in read.leaves if not leaf.read and leaf.why.endswith(UNUSED)]
     if unused:
         message = refused(
             _CALL,
@@ -82,6 +65,29 @@ def trace_axes(loss: Callable[..., Any], params: Any, /, *args: Any, **kwargs: A
             "decide",
         )
         warnings.warn(str(message), stacklevel=2)
+    return read
+
+
+def read_routes(
+    loss: Callable[..., Any], params: Any, args: Sequence[Any], kwargs: Mapping[str, Any], call: str
+) -> TracedAxes:
+    """Reads the routes as `trace_axes` does, without its warning; errors name `call`."""
+    if not callable(loss):
+        raise invalid(call, "loss", loss, "give a function of the parameters", TypeError)
+    loss, params, args = without_module(loss, params, args)
+    leaves, structure = jax.tree.flatten(params)
+    kept = structure.unflatten([leaf if _is_learned(leaf) else None for leaf in leaves])
+    learned = [place for place, leaf in enumerate(leaves) if _is_learned(leaf)]
+    if not learned:
+        raise refused(
+            call,
+            "params holds no floating-point array",
+            "Give the parameters first, trace_axes(loss, params, *args), as the loss takes them",
+            TypeError,
+        )
+    by_name = jax.tree.leaves(route(kept, ambiguous="fallback", call=call))
+    closed, kinds = _traced(loss, (params, args, kwargs), learned, call)
+    verdicts = _verdicts(closed, kinds, by_name)
     read = [_leaf(found, each) for found, each in zip(by_name, verdicts, strict=True)]
     return TracedAxes(tuple(read), jax.tree.structure(kept))
 
@@ -94,9 +100,9 @@ def _is_array(leaf: Any) -> bool:
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
-def _without_module(
-    loss: Callable[..., Any], params: Any, args: tuple[Any, ...]
-) -> tuple[Callable[..., Any], Any, tuple[Any, ...]]:
+def without_module(
+    loss: Callable[..., Any], params: Any, args: Sequence[Any]
+) -> tuple[Callable[..., Any], Any, Sequence[Any]]:
     """Parts a module of Flax NNX into parameters and the rest, which then is an argument."""
     nnx = sys.modules.get("flax.nnx")  # a module of NNX cannot be there without it
     if nnx is None or not isinstance(params, nnx.Module):
@@ -110,7 +116,7 @@ def _without_module(
 
 
 def _traced(
-    loss: Callable[..., Any], inputs: Any, learned: Sequence[int]
+    loss: Callable[..., Any], inputs: Any, learned: Sequence[int], call: str
 ) -> tuple[Any, list[Kind]]:
     """Traces the loss, with whatever is no array held fixed; tells parameters from data.
 
@@ -135,7 +141,7 @@ def _traced(
     except Exception as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise refused(
-            _CALL,
+            call,
             f"the loss cannot be traced, {type(error).__name__}: {_first_line(error)}",
             "Give it the arguments with which jax.grad(loss) runs; strings, numbers and functions "
             "are held fixed, arrays are abstract",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import Literal
 
-from muon_jax.routing._trace_pieces import (
+from muon_jax.routing.trace._pieces import (
     Dim,
     Key,
     Kind,

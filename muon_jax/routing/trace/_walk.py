@@ -6,7 +6,7 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from muon_jax.routing._trace_pieces import (
+from muon_jax.routing.trace._pieces import (
     Dim,
     Kind,
     Piece,
@@ -19,7 +19,7 @@ from muon_jax.routing._trace_pieces import (
     resized,
     union,
 )
-from muon_jax.routing._trace_steps import (
+from muon_jax.routing.trace._steps import (
     CONST,
     DATA,
     ELEMENTWISE,
