@@ -1,12 +1,13 @@
 # `make demo` and `make test` are all a new machine needs: Python >= 3.11 and make.
 # Every target runs in the project's own virtual environment, whatever is active outside.
 
-FIND_PYTHON = for p in python3 python3.13 python3.12 python3.11 python; do \
-	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+FIND_PYTHON = for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null \
 	&& { command -v "$$p"; break; }; done
 PYTHON ?= $(shell $(FIND_PYTHON))
 BIN := .venv/bin
 UV := $(BIN)/uv
+DEMO_READY := .venv/.demo
 READY := .venv/.ready
 CORE := test_messages.py test_public.py polar/test_schedules.py polar/test_minimax.py polar/test_newton_schulz.py polar/test_properties.py transforms/test_momentum_rms.py transforms/test_scale.py transforms/test_scale_by_muon.py
 DOCS_READY := .venv/.docs
@@ -17,15 +18,20 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_REQUIRE_VIRTUALENV PIP_USER PIP_T
 .PHONY: demo test test-all test-tpu test-oldest test-newest test-wheel audit accelerators check docs format clean
 .DELETE_ON_ERROR:
 
-$(READY): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11, 3.12 or 3.13 on PATH (or make PYTHON=/path/to/python)"; exit 2; }
+# Bytecode of modules that the demo never imports would be a seventh of its environment.
+$(DEMO_READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 to 3.14 on PATH (or make PYTHON=/path/to/python)"; exit 2; }
 	"$(PYTHON)" -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" setuptools
-	$(BIN)/python -m pip install --quiet --editable ".[examples]" --group dev
+	$(BIN)/python -m pip install --quiet --no-compile --editable . --group demo
+	@touch $@
+
+$(READY): $(DEMO_READY)
+	$(BIN)/python -m pip install --quiet --group dev
 	@touch $@
 
 $(DOCS_READY): $(READY)
-	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/python -m pip install --quiet --group docs
 	@touch $@
 
 # Nothing is installed where libtpu has no wheel; the tests then say so and are skipped.
@@ -33,7 +39,7 @@ $(TPU_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --group tpu
 	@touch $@
 
-demo: $(READY)
+demo: $(DEMO_READY)
 	$(BIN)/python -m trainer lm --out runs/demo --overwrite
 
 # Stealing leaves neighbouring tests to one worker, so that they share what they compile.
@@ -62,7 +68,7 @@ test-oldest test-newest: test-%: $(READY)
 	@test -n "$(INTERPRETER)" || { echo "$@: skipped, for there is no Python $(VERSION)"; exit 0; }; \
 	set -ex; \
 	$(UV) venv --quiet --clear --python "$(INTERPRETER)" build/$*; \
-	$(UV) pip install --quiet --python build/$* --resolution $(RESOLUTION) --editable ".[examples]" --group test; \
+	$(UV) pip install --quiet --python build/$* --resolution $(RESOLUTION) --editable . --group test; \
 	$(UV) pip check --python build/$*; \
 	build/$*/bin/python -m pytest -n 2 --dist worksteal -m "not slow and not tpu"
 
