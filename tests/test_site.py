@@ -36,6 +36,8 @@ PAGES = [
     "how-to/muonclip.html",
     "how-to/experts.html",
     "how-to/finetuning.html",
+    "how-to/from-optax.html",
+    "explanation/family.html",
     "explanation/comparison.html",
     "explanation/norms.html",
     "explanation/orthogonalizers.html",

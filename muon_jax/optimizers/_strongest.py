@@ -34,7 +34,8 @@ def best(learning_rate: ScalarOrSchedule, **muon_arguments: Any) -> GradientTran
     References:
       `Muon² <https://arxiv.org/abs/2604.09967>`_, 2026
     """
-    return muon(learning_rate, **({"precondition": "second_moment"} | muon_arguments))
+    settings: dict[str, Any] = {"precondition": "second_moment", **muon_arguments}
+    return muon(learning_rate, **settings)
 
 
 @public("recipes.strongest", passes_to=muon)
@@ -64,4 +65,5 @@ def strongest(
     References:
       Vyas et al., `SOAP <https://arxiv.org/abs/2409.11321>`_, 2024
     """
-    return muon(learning_rate, **({"precondition": "soap"} | muon_arguments))
+    settings: dict[str, Any] = {"precondition": "soap", **muon_arguments}
+    return muon(learning_rate, **settings)
