@@ -80,7 +80,7 @@ def test_momentum_may_follow_a_schedule():
 
 def test_the_state_is_data_alone():
     state = muon_jax.scale_by_muon(axes=AXES).init(as_float32(gradients(0)))
-    assert state._fields == ("count", "mu")
+    assert state._fields == ("count", "mu", "precondition")
     assert jax.tree.map(jnp.shape, state.mu) == SHAPES
     assert len(jax.tree.leaves(state)) == 1 + len(SHAPES)
 
