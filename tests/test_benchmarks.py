@@ -97,6 +97,7 @@ def run_device(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_benchmark_for_devices_writes_its_tables_with_no_more_than_this_package():
     run = run_device("--shapes", "1x8x16", "--widths", "8", "--layers", "1")
     assert run.returncode == 0, run.stderr

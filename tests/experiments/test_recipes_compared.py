@@ -28,6 +28,7 @@ def params():
     return drawn | {"head": {"kernel": head}}  # zeros at the start, which stop all gradients
 
 
+@pytest.mark.slow
 def test_the_flat_decoder_is_the_decoder(params):
     module = Decoder(CONFIG, VOCABULARY, rngs=nnx.Rngs(0))
     graph, state = nnx.split(module)
