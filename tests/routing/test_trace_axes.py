@@ -288,3 +288,17 @@ def test_the_policy_stands_in_the_docs():
     assert {kind: rows.get(kind) for kind in POLICY} == {
         kind: names[label] for kind, (label, _) in POLICY.items()
     }
+
+
+def test_a_complex_matrix_goes_to_adamw_and_says_why():
+    params = {"w": jnp.ones((4, 6), jnp.complex64), "v": jnp.ones((6, 3))}
+
+    def loss(params, x):
+        return jnp.sum(jnp.square((x @ params["w"]).real @ params["v"]))
+
+    traced = trace_axes(loss, params, jnp.ones((2, 4)))
+    found = {leaf.path: leaf for leaf in traced.leaves}
+    assert found["v"].axes == MatrixAxes(0, 1)
+    assert found["w"].axes is None
+    assert "it is complex" in found["w"].why
+    muon_jax.muon(1e-3, axes=traced).init(params)

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from muon_jax._checks import invalid, listed, refused
-from muon_jax.routing._route import Route, route
-from muon_jax.routing._rule import FALLBACK
+from muon_jax.routing._route import Route, as_pattern, route
+from muon_jax.routing._rule import FALLBACK, Rule
 from muon_jax.routing._traced import AMBIGUOUS, TracedAxes, TracedLeaf
 from muon_jax.routing.trace._pieces import Kind, Value, own_view, union
 from muon_jax.routing.trace._verdict import UNUSED, Verdict, verdict
 from muon_jax.routing.trace._walk import MULTIPLIED, Walk
+from muon_jax.trees._paths import named_leaves
 
 _CALL = "trace_axes"
 
@@ -85,7 +86,12 @@ def read_routes(
             "Give the parameters first, trace_axes(loss, params, *args), as the loss takes them",
             TypeError,
         )
-    by_name = jax.tree.leaves(route(kept, ambiguous="fallback", call=call))
+    complex_leaves = [
+        Rule(as_pattern(path), FALLBACK, "Muon orthogonalises real matrices", "complex")
+        for path, leaf in named_leaves(kept)
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+    ]
+    by_name = jax.tree.leaves(route(kept, rules=complex_leaves, ambiguous="fallback", call=call))
     closed, kinds = _traced(loss, (params, args, kwargs), learned, call)
     verdicts = _verdicts(closed, kinds, by_name)
     read = [_leaf(found, each) for found, each in zip(by_name, verdicts, strict=True)]
