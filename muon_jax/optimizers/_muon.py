@@ -22,7 +22,7 @@ from muon_jax.routing._notices import notices
 from muon_jax.routing._route import Ambiguous, Route, check_labels, check_rules, route
 from muon_jax.routing._rule import FALLBACK, MUON, Rule
 from muon_jax.routing._traced import AxesLike
-from muon_jax.transforms._muon import muon_transformation
+from muon_jax.transforms._muon import scale_by_muon
 from muon_jax.transforms._per_tree import (
     Told,
     built_per_tree,
@@ -140,8 +140,7 @@ def muon(
     rules = check_rules(rules, ambiguous, call)
 
     scaled_with = functools.partial(
-        muon_transformation,
-        call,
+        scale_by_muon,
         momentum=momentum,
         nesterov=nesterov,
         orthogonalizer=orthogonalizer,

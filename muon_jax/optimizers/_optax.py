@@ -20,7 +20,7 @@ from muon_jax.routing._context import Leaf
 from muon_jax.routing._route import route
 from muon_jax.routing._rule import FALLBACK, MUON, Rule
 from muon_jax.routing._traced import AxesLike
-from muon_jax.transforms._muon import MuonState, muon_transformation
+from muon_jax.transforms._muon import MuonState, scale_by_muon
 from muon_jax.transforms._orthogonalize import resolve_views, tree_solver
 from muon_jax.transforms._per_tree import (
     Told,
@@ -174,8 +174,7 @@ def _scale_by_optax_muon(
     left: the gradient weighs :math:`1 + \beta` times as much as in `scale_by_muon` at the first
     step, and as much after many. Without Nesterov nothing is left.
     """
-    plain = muon_transformation(
-        _CALL,
+    plain = scale_by_muon(
         momentum=beta,
         nesterov=False,
         orthogonalizer=orthogonalizer,

@@ -45,8 +45,9 @@ def strongest(
     """Trains as `muon` with the momentum divided in the eigenbases of SOAP: the lowest loss.
 
     This is SOAP-Muon, with the defaults of `muon_jax.Soap`. It costs three more products and, every
-    five steps, a QR decomposition of the short side of a matrix; a matrix of r rows and c columns
-    has 2·r·c + 2·min(r, c)² numbers of state. On a mesh XLA places this work under `jit`.
+    five steps, a QR decomposition of the short side of a matrix, and twice that for a square one. A
+    matrix of r rows and c columns has 2·r·c + 2·min(r, c)² numbers of state, a square one six times
+    r². On a mesh XLA places this work under `jit`.
 
     Args:
       learning_rate: as for `muon`, or a schedule of it.

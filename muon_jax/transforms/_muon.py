@@ -16,7 +16,7 @@ from muon_jax.mesh._state import on_mesh_of, zeros_beside
 from muon_jax.routing._traced import AxesLike
 from muon_jax.transforms._ema import averaged, check_storable, stored
 from muon_jax.transforms._orthogonalize import resolve_views, tree_solver
-from muon_jax.transforms._precondition import PreconditionerLike, SecondMoment, preconditioner
+from muon_jax.transforms._precondition import PreconditionerLike, preconditioner
 from muon_jax.transforms._same_leaves import check_gradients, check_same_leaves, params_beside
 from muon_jax.trees._paths import is_placeholder, named_leaves
 from muon_jax.views._matrix_axes import MatrixAxes
@@ -111,34 +111,7 @@ def scale_by_muon(
       <https://kellerjordan.github.io/posts/muon/>`_, 2024;
       Liu et al., `Muon is Scalable for LLM Training <https://arxiv.org/abs/2502.16982>`_, 2025
     """
-    return muon_transformation(
-        _checks.call_in_progress(),
-        momentum=momentum,
-        nesterov=nesterov,
-        orthogonalizer=orthogonalizer,
-        scale=scale,
-        axes=axes,
-        momentum_dtype=momentum_dtype,
-        chunk_bytes=chunk_bytes,
-        distribute=distribute,
-        precondition=precondition,
-    )
-
-
-def muon_transformation(
-    call: str,
-    *,
-    momentum: ScalarOrSchedule,
-    nesterov: bool,
-    orthogonalizer: Orthogonalizer | None,
-    scale: Scale,
-    axes: AxesLike = None,
-    momentum_dtype: Any = None,
-    chunk_bytes: int | None = None,
-    distribute: Distribute = "auto",
-    precondition: PreconditionerLike = None,
-) -> optax.GradientTransformation:
-    """Makes `scale_by_muon` for a public call, which its errors name."""
+    call = _checks.call_in_progress()
     _checks.check_fraction(call, "momentum", momentum)
     _checks.check_bool(call, "nesterov", nesterov)
     momentum_dtype = _checks.check_float_dtype(call, "momentum_dtype", momentum_dtype)
@@ -147,8 +120,7 @@ def muon_transformation(
 
     def init(params: optax.Params) -> MuonState:
         if is_placeholder(params):
-            like_params = isinstance(divider, SecondMoment)
-            kept = () if divider is None else params if like_params else jnp.zeros([])
+            kept = () if divider is None else params if divider.elementwise else jnp.zeros([])
             return MuonState(jnp.zeros([], jnp.int32), params, kept)
         _check_arrays(call, params)
         views = resolve_views(call, params, axes)

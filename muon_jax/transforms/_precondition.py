@@ -8,7 +8,7 @@ which gradients are large and change sign counts less than one in which they agr
 import dataclasses
 import math
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,13 @@ _EVERY_STEP_UNTIL = 10  # steps: the first gradients say little about the eigenb
 
 @runtime_checkable
 class Preconditioner(Protocol):
-    """Divides the direction of one leaf by what it knows of earlier gradients."""
+    """Divides the direction of one leaf by what it knows of earlier gradients.
+
+    Attributes:
+      elementwise: whether the state of a leaf is one array like the leaf.
+    """
+
+    elementwise: ClassVar[bool]
 
     def init(self, leaf: Array, view: MatrixAxes) -> Any:
         """Returns the state of a leaf."""
@@ -71,6 +77,7 @@ class SecondMoment:
       `Muon² <https://arxiv.org/abs/2604.09967>`_, 2026
     """
 
+    elementwise: ClassVar[bool] = True
     decay: float = 0.95
 
     def __post_init__(self):
@@ -125,8 +132,9 @@ class Soap:
 
     The eigenvectors are followed by one step of orthogonal iteration, a product and a QR
     decomposition, every `every` steps, and every step among the first ten. A matrix of r rows and c
-    columns has r·c + 2·min(r, c)² numbers of state, in float32. Under `jit` on a mesh XLA places
-    this work; compiled for TPUs a QR decomposition makes long programs.
+    columns has r·c + 2·min(r, c)² numbers of state in float32, and a square one, whose sides are
+    both rotated, five times r². Under `jit` on a mesh XLA places this work; compiled for TPUs a QR
+    decomposition makes long programs.
 
     Args:
       decay: β, in [0, 1), of the root mean squares and of the Gram matrices.
@@ -148,6 +156,7 @@ class Soap:
       Vyas et al., `SOAP <https://arxiv.org/abs/2409.11321>`_, 2024
     """
 
+    elementwise: ClassVar[bool] = False
     decay: float = 0.9
     every: int = 5
     sides: Literal["short", "both"] = "short"
