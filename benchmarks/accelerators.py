@@ -17,7 +17,18 @@ import jax
 import tyro
 
 from benchmarks.measuring import conditions, table
-from benchmarks.programs import ONE_TPU, OURS, SHAPES, STEPS, THEIRS, figures_of, name_of, version
+from benchmarks.programs import (
+    EIGHT_TPUS,
+    ONE_TPU,
+    OURS,
+    OURS_BY_SPECS,
+    SHAPES,
+    STEPS,
+    THEIRS,
+    figures_of,
+    name_of,
+    version,
+)
 from benchmarks.topologies import UnavailableError, devices_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "accelerators.md"
@@ -46,11 +57,13 @@ The TPU compiler searches tiles for every distinct product, which takes most of 
 thirteen products in ours, eight of them distinct, and fifteen in optax's, six of them distinct; \
 so a single map takes longer to compile. A stack of matrices is gone through in chunks, \
 as in a step.
+- **Distribution.like** is `muon_jax.muon` that was told the sharding of the parameters, by \
+`distribute=Distribution.like(params)`; otherwise it knows their mesh alone.
 - The compiler of GPUs writes no prices: collectives, memory and compile time stand in that table.
 """
 TITLES = {
     ONE_TPU: "One TPU v5e",
-    "v5e:2x4": "Eight TPUs v5e (2 × 4)",
+    EIGHT_TPUS: "Eight TPUs v5e (2 × 4)",
     "v5e:16x16": "256 TPUs v5e (16 × 16)",
     "h100:8": "Eight H100",
 }
@@ -99,9 +112,13 @@ def ratio(ours: float, theirs: float) -> str:
 
 
 def rows_of(words: Sequence[Any], shown: str) -> list[tuple[str, ...]]:
-    """Returns the rows of a pair of programs."""
-    theirs, ours = figures_of(name_of(THEIRS, *words)), figures_of(name_of(OURS, *words))
-    return [(shown, THEIRS, *cells(theirs, theirs)), (shown, OURS, *cells(ours, theirs))]
+    """Returns the rows of programs for one task; ours once more with specs on eight TPUs."""
+    shares = words[0] == EIGHT_TPUS
+    names = (THEIRS, OURS, *([OURS_BY_SPECS] if shares else []))
+    figures = [figures_of(name_of(who, *words)) for who in names]
+    return [
+        (shown, who, *cells(each, figures[0])) for who, each in zip(names, figures, strict=True)
+    ]
 
 
 def section(title: str, topology: str, rows: Sequence[tuple[Sequence[Any], str]]) -> str:

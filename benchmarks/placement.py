@@ -3,6 +3,8 @@
 python -m benchmarks.placement
 """
 
+import math
+
 import numpy as np
 
 import muon_jax
@@ -26,17 +28,26 @@ def row(name: str, shapes: dict[tuple[int, int], int], devices: int) -> tuple[st
     entries = [rows * cols for rows, cols in shapes]
     slots = plan_slots(counts, costs, devices)
     work = sum(np.multiply(each.counts, cost) for each, cost in zip(slots, costs, strict=True))
+    by_shape = sum(math.ceil(n / devices) * cost for n, cost in zip(counts, costs, strict=True))
     moved = np.dot([each.each * devices for each in slots], entries)
     return (
         name,
         str(devices),
         str(sum(counts)),
         f"{np.max(work) / np.mean(work):.2f}",
+        f"{by_shape / np.mean(work):.2f}",
         f"{moved / np.dot(counts, entries):.2f}",
     )
 
 
 if __name__ == "__main__":
-    header = ("model", "devices", "matrices", "busiest / mean", "bytes / formula")
+    header = (
+        "model",
+        "devices",
+        "matrices",
+        "busiest / mean",
+        "each shape alone",
+        "bytes / formula",
+    )
     rows = [row(name, shapes, n) for name, (shapes, on) in MODELS.items() for n in on]
     print(table(header, rows))

@@ -56,26 +56,32 @@ MODELS: Mapping[str, Model] = {
     "24 layers of width 256": transformer(24, 256),
 }
 ONE_TPU = "v5e:1x1"
+EIGHT_TPUS = "v5e:2x4"
 ONE_CHIP = "one chip"
 DENSE = ("replicated", "fsdp", "tensor", "fsdp × tensor", "HSDP")
 STEPS = [
     (ONE_TPU, ONE_CHIP, "4 layers of width 512"),
-    *(("v5e:2x4", layout, "8 layers of width 512") for layout in DENSE),
-    ("v5e:2x4", "fsdp", "8 layers of width 512, scanned"),
-    ("v5e:2x4", "expert", "2 layers of width 512, 8 experts"),
+    *((EIGHT_TPUS, layout, "8 layers of width 512") for layout in DENSE),
+    (EIGHT_TPUS, "fsdp", "8 layers of width 512, scanned"),
+    (EIGHT_TPUS, "expert", "2 layers of width 512, 8 experts"),
     ("v5e:16x16", "fsdp × tensor", "4 layers of width 256"),
     ("v5e:16x16", "fsdp × tensor", "24 layers of width 256"),
     *(("h100:8", layout, "8 layers of width 512") for layout in DENSE),
 ]
 SHAPES = ((1, 512, 512), (1, 1024, 1024), (1, 1024, 4096), (1, 2048, 2048), (24, 1024, 1024))
 THEIRS, OURS = "optax", "muon_jax"
+OURS_BY_SPECS = f"Distribution.like, {OURS}"
 
 
-def optimizer(who: str) -> optax.GradientTransformation:
+def optimizer(who: str, params: Any) -> optax.GradientTransformation:
     """Returns an optimizer with its own defaults, told that the last two axes are a matrix."""
     if who == THEIRS:
         return optax.contrib.muon(0.02, muon_weight_dimension_numbers=last_two_axes)
-    return muon_jax.muon(0.02, rules=[muon_jax.Rule("*", muon_jax.MatrixAxes(-2, -1))])
+    return muon_jax.muon(
+        0.02,
+        rules=[muon_jax.Rule("*", muon_jax.MatrixAxes(-2, -1))],
+        distribute=muon_jax.Distribution.like(params) if who == OURS_BY_SPECS else "auto",
+    )
 
 
 def orthogonalize(who: str) -> Callable[[Any], Any]:
@@ -92,11 +98,9 @@ def compile_map(who: str, shape: tuple[int, ...]) -> Figures:
 
 def compile_update(who: str, topology: str, layout: str, model: str) -> Figures:
     devices = devices_of(topology)
-    params = abstract(MODELS[model])
-    if layout == ONE_CHIP:
-        return compile_step(optimizer(who), place(params, devices[0]), None)
-    on = LAYOUTS[layout]
-    return compile_step(optimizer(who), place(params, make_mesh(on, devices), on), on)
+    on = None if layout == ONE_CHIP else LAYOUTS[layout]
+    params = place(abstract(MODELS[model]), make_mesh(on, devices) if on else devices[0], on)
+    return compile_step(optimizer(who, params), params, on)
 
 
 def name_of(who: str, *words: Any) -> str:
@@ -107,6 +111,7 @@ PROGRAMS: dict[str, Callable[[], Figures]] = {}
 for who in (THEIRS, OURS):
     for shape in SHAPES:
         PROGRAMS[name_of(who, "polar map", shape)] = partial(compile_map, who, shape)
+for who in (THEIRS, OURS, OURS_BY_SPECS):
     for step in STEPS:
         PROGRAMS[name_of(who, *step)] = partial(compile_update, who, *step)
 

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 import muon_jax
+from experiments.variants import cautious_decay, normalize_outputs
 from muon_jax.trees._paths import map_named
 from trainer.optimizers import _optax_dimension_numbers as dimension_numbers
 
@@ -42,26 +43,27 @@ PRECONDITIONERS: dict[str, muon_jax.SecondMoment | muon_jax.Soap | None] = {
 def make(
     optimizer: str, precondition: str, numbers: Numbers, schedule: Schedule
 ) -> optax.GradientTransformation:
-    """Returns the optimizer that `ARMS` calls so; with a precondition it is always Muon."""
+    """Returns the optimizer that `ARMS` calls so; only arms of `_muon` take a precondition."""
 
     def rate(count: Any) -> Float[Array, ""]:
         return numbers.learning_rate * schedule(count)
 
-    if precondition == "none":
-        return ARMS[optimizer](numbers, rate)
-    return _muon(numbers, rate, PRECONDITIONERS[precondition])
+    chosen = PRECONDITIONERS[precondition]
+    return ARMS[optimizer](numbers, rate, **({} if chosen is None else {"precondition": chosen}))
 
 
-def _muon(
-    numbers: Numbers, rate: Schedule, precondition: Any = None, **options: Any
-) -> optax.GradientTransformation:
+def _muon(numbers: Numbers, rate: Schedule, **options: Any) -> optax.GradientTransformation:
     return muon_jax.muon(
         rate,
         weight_decay=numbers.weight_decay,
         fallback=_adam_by_kind(numbers, rate, nesterov=True),
-        precondition=precondition,
         **options,
     )
+
+
+def _by_outputs(rows: int, cols: int) -> float:
+    del rows
+    return 0.2 * math.sqrt(cols)
 
 
 def _muon_default(numbers: Numbers, rate: Schedule) -> optax.GradientTransformation:
@@ -85,9 +87,34 @@ def _adamw(numbers: Numbers, rate: Schedule) -> optax.GradientTransformation:
     return _adam_by_kind(numbers, rate, nesterov=False)
 
 
-ARMS: dict[str, Callable[[Numbers, Schedule], optax.GradientTransformation]] = {
+def _with_variants(
+    numbers: Numbers,
+    rate: Schedule,
+    *,
+    normalized: bool = False,
+    cautious: bool = False,
+    **options: Any,
+) -> optax.GradientTransformation:
+    """Returns Muon followed by variants; its decay comes last, as the variants want it."""
+
+    def is_matrix(tree: Any) -> Any:
+        return jax.tree.map(lambda kind: kind == "matrix", _kinds(tree))
+
+    return optax.chain(
+        _muon(numbers._replace(weight_decay=0.0), rate, **options),
+        normalize_outputs(is_matrix) if normalized else optax.identity(),
+        cautious_decay(rate, numbers.weight_decay, is_matrix, cautious=cautious),
+    )
+
+
+ARMS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "muon": _muon,
-    "muon-outputs": functools.partial(_muon, scale=lambda rows, cols: 0.2 * math.sqrt(cols)),
+    "muon-outputs": functools.partial(_muon, scale=_by_outputs),
+    "muon-outputs-normalized": functools.partial(
+        _with_variants, scale=_by_outputs, normalized=True
+    ),
+    "muon-outputs-cautious": functools.partial(_with_variants, scale=_by_outputs, cautious=True),
+    "muon-keller": functools.partial(_muon, scale="keller"),
     "muon-default": _muon_default,
     "optax": lambda numbers, rate: _optax(numbers, rate, consistent_rms=0.2),
     "optax-own-scale": _optax,

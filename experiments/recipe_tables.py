@@ -36,7 +36,7 @@ def _row(arm: Trial, measured: Mapping[tuple[float, int], Measured]) -> str:
     first = {rate: found for (rate, seed), found in sorted(measured.items()) if seed == 0}
     best = min(first, key=lambda rate: first[rate]["loss"] or float("inf"))
     by_seed = [found for (rate, _), found in sorted(measured.items()) if rate == best]
-    named = arm.optimizer if arm.precondition == "none" else f"muon, {arm.precondition}"
+    named = arm.optimizer + ("" if arm.precondition == "none" else f", {arm.precondition}")
     cells = [
         named,
         f"{arm.input:g}, {arm.head:g}, {arm.vector:g}",

@@ -1,0 +1,87 @@
+"""Variants of Muon that were tried and are not in the library: each follows `muon` in a chain."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+Schedule = Callable[[Any], Float[Array, ""]]
+
+
+def normalize_outputs(
+    is_matrix: Callable[[Any], Any], b2: float = 0.95
+) -> optax.GradientTransformation:
+    """Gives every output of a matrix the same step in the mean, as NorMuon does.
+
+    Orthogonal matrices with fewer outputs than inputs have equal steps already, so that only leaves
+    (inputs, outputs) with more outputs change. The norm of an update stays.
+
+    Args:
+      is_matrix: from the parameters to a tree of bools.
+      b2: decay of the moving average of the squares.
+
+    References:
+      `NorMuon <https://arxiv.org/abs/2510.05491>`_
+    """
+
+    def chosen(tree: Any) -> Any:
+        return jax.tree.map(
+            lambda yes, leaf: bool(yes) and leaf.ndim == 2 and leaf.shape[1] > leaf.shape[0],
+            is_matrix(tree),
+            tree,
+        )
+
+    def init(params: Any) -> Any:
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[-1:]), params)
+        return jnp.zeros((), jnp.int32), zeros
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        count, moments = state[0] + 1, state[1]
+
+        def step(yes: bool, leaf: Array, moment: Array) -> tuple[Array, Array]:
+            if not yes:
+                return leaf, moment
+            norm = jnp.linalg.norm(leaf)
+            unit = leaf * jnp.sqrt(leaf.size) / jnp.maximum(norm, 1e-30)
+            moment = b2 * moment + (1 - b2) * jnp.mean(jnp.square(unit), axis=0)
+            scaled = unit / (jnp.sqrt(moment / (1 - b2**count)) + 1e-8)
+            return scaled * norm / jnp.maximum(jnp.linalg.norm(scaled), 1e-30), moment
+
+        both = jax.tree.map(step, chosen(updates), updates, moments)
+        new, moments = jax.tree.transpose(
+            jax.tree.structure(updates), jax.tree.structure((0, 0)), both
+        )
+        return new, (count, moments)
+
+    return optax.GradientTransformation(init, update)
+
+
+def cautious_decay(
+    rate: Schedule, weight_decay: Any, is_matrix: Callable[[Any], Any], *, cautious: bool = True
+) -> optax.GradientTransformation:
+    """Decays entries of matrices that the update moves towards zero anyway.
+
+    Args:
+      rate: the learning rate by count.
+      weight_decay: times the learning rate, what is taken off a parameter.
+      is_matrix: from the parameters to a tree of bools.
+      cautious: False decays all entries.
+
+    References:
+      `Cautious weight decay <https://arxiv.org/abs/2510.12402>`_
+    """
+
+    def update(updates: Any, count: Any, params: Any = None) -> tuple[Any, Any]:
+        def step(yes: bool, leaf: Array, weight: Array) -> Array:
+            decay = rate(count) * weight_decay * weight
+            if cautious:
+                decay = jnp.where(leaf * weight < 0, decay, 0)
+            return leaf - decay if yes else leaf
+
+        return jax.tree.map(step, is_matrix(params), updates, params), count + 1
+
+    return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
