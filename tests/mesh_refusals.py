@@ -39,9 +39,9 @@ REFUSED = {
         "Make that mesh axis Auto, or pass distribute='off'",
     ),
     "refused_vmap_along_a_shared_axis": (
-        "vmap spreads its members by spmd_axis_name along one of the mesh axes along which work "
-        "is shared, 'model', 'fsdp'",
-        "Name the others alone: Distribution(mesh, specs, axes=...)",
+        "vmap shards its axis by spmd_axis_name over one of the mesh axes over which matrices are "
+        "distributed, 'model', 'fsdp'",
+        "Name only the others: Distribution(mesh, specs, axes=...)",
     ),
     "refused_axes_left_open_inside": (
         f"up {MAY_BE_SHARDS}",
@@ -65,12 +65,12 @@ REFUSED = {
         "Name every mesh axis once",
     ),
     "refused_specs open": (
-        "P(UNCONSTRAINED,) does not fit 'mlp/up' of shape (64, 100): it leaves an axis open",
-        "Name mesh axes or None for each",
+        "P(UNCONSTRAINED,) does not fit 'mlp/up' of shape (64, 100): it has UNCONSTRAINED",
+        "Name mesh axes or None for each axis",
     ),
     "refused_specs no prefix": (
-        "Distribution(specs=...) is no prefix of the parameters: it has mlp/other, which they have "
-        "not, and nothing for mlp/up",
+        "Distribution(specs=...) is no prefix of the parameters: it has mlp/other, which the "
+        "parameters lack, and nothing for mlp/up",
         "Give one spec for all, or a tree with the structure of the parameters",
     ),
     "refused_specs nothing": (
@@ -82,11 +82,11 @@ REFUSED = {
         "Give one spec for all, or a tree with the structure of the parameters",
     ),
     "refused_specs lies otherwise": (
-        "'mlp/up' lies as P(), and its spec says P('data',)",
-        "Give the spec that it has, or leave specs out to have it found",
+        "'mlp/up' is sharded as P(), and its given spec is P('data',)",
+        "Give its actual spec, or leave specs out",
     ),
     "refused_two_meshes": (
-        "a, b lie on 2 different meshes",
+        "a, b are on 2 different meshes",
         "Put all parameters on one mesh, or pass distribute='off'",
     ),
     "refused_meshes_of_specs": (

@@ -1,4 +1,4 @@
-"""Which device orthogonalises which matrix."""
+"""Assigns matrices to devices, and moves them there and back."""
 
 from muon_jax.mesh._distribution import Distribution as Distribution
 from muon_jax.mesh._state import zero1_shardings as zero1_shardings

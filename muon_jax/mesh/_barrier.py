@@ -1,9 +1,9 @@
-"""Identities through which shardings propagate in one direction alone.
+"""Identity operations through which shardings propagate in one direction only.
 
-A constraint on a result tells the compiler something of its operands too: it would compute the
-momentum in the sharding in which matrices travel to their owners, and the new parameters in that in
-which they come back. No constraint of JAX says "as it was" on Auto axes; Shardy's
-`propagation_barrier` does.
+XLA propagates a sharding constraint to the operands as well. Without a barrier it would compute the
+momentum in the sharding that distributes matrices over devices, and the new parameters in the
+sharding of the results. JAX has no constraint that keeps an unknown sharding on Auto axes; Shardy
+has `propagation_barrier`.
 """
 
 from typing import Any, Literal
@@ -21,8 +21,8 @@ def propagating(array: Array, direction: Literal["forward", "backward"]) -> Arra
 
     Args:
       array: any array.
-      direction: `"forward"`: the sharding of the operand reaches the result, not the reverse;
-        `"backward"`: the sharding that the result needs reaches the operand, not the reverse.
+      direction: `"forward"` propagates shardings from the operand to the result only, `"backward"`
+        from the result to the operand only.
     """
     return _propagating.bind(array, direction=direction)
 

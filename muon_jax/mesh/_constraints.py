@@ -1,9 +1,9 @@
-"""Moves stacks of matrices to their owners by sharding constraints, where the mesh alone is known.
+"""Distributes stacks of matrices by sharding constraints, where only the mesh is known.
 
 Under `jit` the type of an array on Auto axes names its mesh but not its sharding. Leaves of one
-shape are stacked, and constraints move the batch axis of the stack onto the mesh, one mesh axis at
-a time, leaving the other axes open: the compiler turns each into one collective, or none. In one
-jump it would gather whole stacks.
+shape are stacked, and constraints shard the batch axis of the stack over one mesh axis after
+another, with all other axes unconstrained: XLA turns each constraint into at most one collective.
+With a single constraint for all mesh axes it would gather whole stacks.
 """
 
 import dataclasses
@@ -27,19 +27,19 @@ from muon_jax.views._matrix_axes import MatrixAxes
 _OPEN = PartitionSpec.UNCONSTRAINED
 
 _AXES_OF_BATCHES = frozenset({"expert", "experts", "ep", "layer", "layers", "stage", "pipe", "pp"})
-"""Usual names of mesh axes that shard experts or layers, whose matrices stay where they are."""
+"""Usual names of mesh axes that shard experts or layers; their matrices need no communication."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Stack:
-    """Leaves that travel together, and the devices that own their matrices.
+    """Leaves that are transferred together, and the devices that orthogonalise their matrices.
 
     Attributes:
       leaf: any of them.
       members: their positions among all leaves.
-      slots: the plan of the owners.
+      slots: how many matrices each device owns.
       mesh: the mesh of the leaves.
-      share: the mesh axes that number the owners.
+      share: the mesh axes over which matrices are distributed.
     """
 
     leaf: Leaf
@@ -49,20 +49,20 @@ class _Stack:
     share: Axes
 
     @property
-    def place(self) -> int:
-        """The axis of the stack that is spread over the owners."""
+    def sharded_axis(self) -> int:
+        """The axis of the stack that is sharded over the owners."""
         axis = _even_axis(self.leaf, len(self.slots.counts))
         return 0 if axis is None else axis + 1
 
     @property
     def spec(self) -> PartitionSpec:
-        """How the stack lies while it is worked on."""
-        return PartitionSpec(*(None,) * self.place, self.share or None)
+        """The sharding of the stack during orthogonalisation."""
+        return PartitionSpec(*(None,) * self.sharded_axis, self.share or None)
 
     def to_owners(self, leaves: Sequence[Array], dtype: str) -> Array:
-        """Stacks the leaves and moves every matrix to its owner."""
+        """Stacks the leaves and transfers every matrix to its owner."""
         stack = jnp.stack([leaves[member].astype(dtype) for member in self.members])
-        if not self.place:
+        if not self.sharded_axis:
             stack = self.slots.pad(as_batches(stack, self.leaf.batch_axes))
 
         stack = propagating(stack, "forward")
@@ -71,24 +71,23 @@ class _Stack:
         return self._constrained(stack, self.share, None)
 
     def from_owners(self, stack: Array) -> Array:
-        """Moves results back; returns them as a stack of leaves."""
-
-        # Single leaves are cut out of the first axis, which must be whole for that.
-        for count in reversed(range(self.place > 0, len(self.share))):
+        """Transfers results back; returns them as a stack of leaves."""
+        # Slicing single leaves out of the first axis requires that axis to be unsharded.
+        for count in reversed(range(self.sharded_axis > 0, len(self.share))):
             stack = self._constrained(stack, self.share[:count], _OPEN)
         stack = propagating(stack, "backward")
-        if self.place:
+        if self.sharded_axis:
             return stack
         shape = (len(self.members), *self.leaf.shape)
         return as_leaves(self.slots.unpad(stack), shape, self.leaf.batch_axes)
 
     def batches(self, stack: Array) -> Array:
-        """Lays out what one device holds as (matrices, *one leaf without a batch)."""
-        return as_batches(stack, self.leaf.batch_axes) if self.place else stack
+        """Reshapes the shard of one device to (matrices, *leaf with batch axes of one)."""
+        return as_batches(stack, self.leaf.batch_axes) if self.sharded_axis else stack
 
     def _constrained(self, stack: Array, axes: Axes, others: Any) -> Array:
         spec = [others] * stack.ndim
-        spec[self.place] = axes or None
+        spec[self.sharded_axis] = axes or None
         return lax.with_sharding_constraint(stack, NamedSharding(self.mesh, PartitionSpec(*spec)))
 
 
@@ -107,14 +106,14 @@ def solve_by_constraints(
     """Orthogonalises leaves on Auto axes.
 
     Args:
-      paths: of the leaves, by which layers of one kind are recognised.
+      paths: of the leaves; paths that differ only in numbers are layers of one kind.
       leaves: the leaves.
       views: how each leaf is a batch of matrices.
-      like: arrays whose shardings the results take.
+      like: arrays whose shardings the results get.
       mesh: the mesh of their types.
-      share: the mesh axes along which devices take over work from each other.
+      share: the mesh axes over which matrices are distributed.
       solve: orthogonalises batches of matrices of any shapes.
-      cost: the work of one matrix, by which stacks are spread over devices.
+      cost: the work of one matrix, for load balancing.
       wire_dtype: from (rows, cols) to a narrower dtype for communication, or None.
     """
     devices = group_size(share, mesh.shape)
@@ -137,12 +136,12 @@ def solve_by_constraints(
         leaf_views = [stack.leaf.view for stack in stacks]
         solved = solve_slots(batches, leaf_views, slots, [each.share for each in stacks], solve)
         return [
-            as_leaves(each, array.shape, stack.leaf.batch_axes) if stack.place else each
+            as_leaves(each, array.shape, stack.leaf.batch_axes) if stack.sharded_axis else each
             for stack, each, array in zip(stacks, solved, arrays, strict=True)
         ]
 
     specs = [stack.spec for stack in stacks]
-    at_owners = [stack.to_owners(leaves, stack.leaf.travels_in(wire_dtype)) for stack in stacks]
+    at_owners = [stack.to_owners(leaves, stack.leaf.dtype_for(wire_dtype)) for stack in stacks]
     solved = jax.shard_map(work, mesh=mesh, in_specs=(specs,), out_specs=specs, check_vma=False)(
         at_owners
     )
@@ -150,7 +149,7 @@ def solve_by_constraints(
     for stack, result in zip(stacks, solved, strict=True):
         done |= dict(zip(stack.members, stack.from_owners(result), strict=True))
     return [
-        _lying_like(done[place].astype(leaf.dtype), array)
+        _with_sharding_of(array, done[place].astype(leaf.dtype))
         for place, (leaf, array) in enumerate(zip(leaves, like, strict=True))
     ]
 
@@ -163,12 +162,12 @@ def _gathered(
     *,
     mixed: bool,
 ) -> list[tuple[Leaf, list[int]]]:
-    """Gathers leaves that travel together.
+    """Groups leaves into stacks.
 
-    Layers of one kind, whose paths differ in numbers alone, are most likely sharded alike, so that
-    their stack moves with the fewest collectives. Where they do not fill the devices evenly, and
-    `mixed` allows it, all leaves of their shape share a stack, which has less padding. On several
-    mesh axes the compiler would gather a stack of leaves that are sharded in different ways.
+    Layers of one kind, whose paths differ only in numbers, are probably sharded alike, so their
+    stack needs the fewest collectives. If their count is no multiple of the devices, and `mixed` is
+    True, all leaves of their shape form one stack, which needs less padding. On several mesh axes
+    XLA would gather a stack of leaves with different shardings.
     """
     by_kind: dict[tuple[Leaf, str], list[int]] = {}
     for place, (path, leaf, view) in enumerate(zip(paths, leaves, views, strict=True)):
@@ -183,22 +182,22 @@ def _gathered(
 
 
 def _ordered(share: Axes, leaf: Leaf) -> Axes:
-    """Puts the mesh axes first that by convention shard a batch of experts or layers."""
+    """Puts the mesh axes first whose names say that they shard experts or layers."""
     if not leaf.batch_axes:
         return share
     return tuple(sorted(share, key=lambda axis: axis not in _AXES_OF_BATCHES))
 
 
 def _even_axis(leaf: Leaf, devices: int) -> int | None:
-    """Returns the batch axis whose entries fill the devices evenly, if there is one."""
+    """Returns the first batch axis whose size is a multiple of the devices, if there is one."""
     return next((axis for axis in leaf.batch_axes if leaf.shape[axis] % devices == 0), None)
 
 
-def _lying_like(result: Array, like: Array) -> Array:
-    """Gives a result the sharding of another array.
+def _with_sharding_of(like: Array, result: Array) -> Array:
+    """Returns the result with the sharding of another array, which is unknown while tracing.
 
-    Nothing but an operation with both operands ties unknown shardings: a choice that is never
-    made, behind a barrier so that no compiler can know.
+    XLA gives both operands of a `select` one sharding. The barrier hides from XLA that the
+    predicate is always False.
     """
     never = lax.optimization_barrier(jnp.zeros((), bool))
     return lax.select(never, like.astype(result.dtype), result)

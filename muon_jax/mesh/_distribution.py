@@ -1,4 +1,4 @@
-"""What a user may say about how the work of an update is shared among devices."""
+"""The argument `distribute`: how devices share the work of an update."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ _WIRE_DTYPES = ("bfloat16", "float32")
 class Distribution:
     """Says how parameters are sharded, or how devices share the orthogonalisation.
 
-    Every matrix is orthogonalised whole, by one device, and each device does its part of the work.
-    The default `distribute="auto"` reads mesh and specs off arrays and types. Under `jit` on Auto
-    axes it knows the mesh alone; with specs the shards travel in fewer collectives. Inside a
-    `shard_map` it needs the specs.
+    One device orthogonalises each whole matrix, and the matrices are distributed over all devices.
+    The default `distribute="auto"` reads mesh and specs from arrays and types. Under `jit` on Auto
+    axes it knows only the mesh; given specs, it needs fewer collectives. Inside a `shard_map` the
+    specs are required.
 
     Args:
-      mesh: the mesh that plain `PartitionSpec`s in `specs` name; None is the one of `jax.set_mesh`
-        or of the surrounding `shard_map`.
+      mesh: the mesh of the plain `PartitionSpec`s in `specs`; None is the mesh of `jax.set_mesh` or
+        of the surrounding `shard_map`.
       specs: how the parameters are sharded: a `PartitionSpec` or `NamedSharding` for all, or a
         prefix tree of them.
-      axes: the mesh axes along which devices take over work from each other; None is all. Leave
-        out an axis with a slow network: devices along it then repeat work instead. Shards
-        cross the axes that shard a matrix in any case.
-      wire_dtype: the dtype for communication. `"bfloat16"` halves the bytes, at a relative error
-        of 2⁻⁹ in each entry of the momentum and of the update; `"float32"` sends the dtype of
-        the momentum. None is bfloat16 where the orthogonalizer rounds its operands to it anyway,
-        by default on TPU and GPU.
+      axes: the mesh axes over which matrices are distributed; None is all. Leave out an axis with a
+        slow network: devices along it then repeat the work. Axes that shard a matrix always
+        communicate.
+      wire_dtype: the dtype for communication. `"bfloat16"` halves the bytes, with a relative error
+        of 2⁻⁹ in each entry of the momentum and of the update; `"float32"` keeps the dtype of the
+        momentum. None is bfloat16 if the orthogonalizer rounds its operands to bfloat16, which is
+        the default on TPU and GPU.
 
     Raises:
       TypeError: for a mesh, a spec or axes of another type.
@@ -83,16 +83,16 @@ class Distribution:
     def like(
         cls, params: Any, *, axes: str | Sequence[str] | None = None, wire_dtype: Any = None
     ) -> "Distribution":
-        """Reads mesh and specs off parameters on a mesh.
+        """Reads mesh and specs from parameters on a mesh.
 
         Args:
           params: arrays, or `jax.ShapeDtypeStruct`s with shardings. A leaf without a
-            `NamedSharding` counts as whole on every device.
+            `NamedSharding` counts as replicated.
           axes: as in `Distribution`.
           wire_dtype: as in `Distribution`.
 
         Raises:
-          ValueError: the parameters lie on no mesh, or on several.
+          ValueError: the parameters are on no mesh, or on several.
 
         Examples:
           >>> mesh = jax.make_mesh((1,), ("fsdp",))
@@ -106,7 +106,7 @@ class Distribution:
         if len(meshes) != 1:
             raise refused(
                 "Distribution.like",
-                f"the parameters lie on {len(meshes) or 'no'} meshes",
+                f"the parameters are on {len(meshes) or 'no'} meshes",
                 "Put all of them on one mesh with jax.device_put and NamedSharding",
             )
         specs = jax.tree.map(
@@ -121,7 +121,7 @@ class Distribution:
 
 
 Distribute: TypeAlias = Literal["auto", "off"] | Distribution
-"""`"auto"` shares the work on any mesh, `"off"` leaves placement to XLA."""
+"""`"auto"` distributes matrices over any mesh, `"off"` leaves placement to XLA."""
 
 
 def check_distribute(call: str, distribute: Any) -> None:

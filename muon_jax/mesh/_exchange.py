@@ -1,10 +1,10 @@
-"""Carries shards of known sharding to the devices that own their matrices, and back.
+"""Transfers shards of known sharding to the devices that own their matrices, and back.
 
-Runs on every device at once, inside a shard_map. Leaves of one shape and sharding are one stack. On
-the way to the owners, a mesh axis that shards the matrices is crossed by one all-to-all, which
-splits the stack and joins the shards; along a mesh axis that repeats them every device takes its
-part of the stack, which costs nothing. The way back is the reverse, with an all-gather for what is
-repeated. In between every owner works on whole matrices and talks to no other device.
+Runs inside a shard_map. Leaves of one shape and sharding are one stack. For a mesh axis that shards
+the matrices, one all-to-all splits the stack and joins the shards. For a mesh axis that replicates
+them, every device slices its part of the stack, without communication. The results come back in
+reverse order, by all-to-all and all-gather. Owners orthogonalise whole matrices without
+communication.
 """
 
 import dataclasses
@@ -30,16 +30,16 @@ from muon_jax.mesh._specs import (
 from muon_jax.mesh._stacks import Leaf, WireDtype, as_batches, as_leaves
 
 Step: TypeAlias = tuple[Axes, int | None, int | None]
-"""Mesh axes crossed at once, and the axis of the leaf that they shard on the way there and back."""
+"""Mesh axes of one collective, and the leaf axis that they shard in `in_spec` and in `out_spec`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardedLeaf(Leaf):
-    """A leaf and its shardings; equal leaves travel as one stack.
+    """A leaf and its shardings; equal leaves are transferred as one stack.
 
     Attributes:
-      in_spec: the sharding in which it comes.
-      out_spec: the sharding that its result must have.
+      in_spec: its sharding.
+      out_spec: the sharding of its result.
     """
 
     in_spec: Spec
@@ -47,28 +47,29 @@ class ShardedLeaf(Leaf):
 
     @property
     def fixed(self) -> set[str]:
-        """The mesh axes that shard the batch: matrices stay where they are along these."""
+        """The mesh axes that shard the batch; matrices are not transferred along them."""
         return {axis for place in self.batch_axes for axis in self.in_spec[place]}
 
     def feasible(self, mesh: MeshShape) -> "ShardedLeaf":
-        """Returns the leaf, or one that comes as its result lies where no single journey does it.
+        """Returns the leaf, with `in_spec=out_spec` if the transfer between the two is impossible.
 
-        Matrices of a sharded batch stay on their devices, so that a batch axis can only lose its
-        minor mesh axes, and none of them may shard the rows or columns of the result.
+        Matrices of a sharded batch stay on their devices. So the result may only drop the minor
+        mesh axes of a batch axis, and no mesh axis of the batch may shard its rows or columns.
         """
         kept = all(
             self.in_spec[place][: len(self.out_spec[place])] == self.out_spec[place]
             for place in self.batch_axes
         )
         matrix_axes = axes_in(_without(self.out_spec, self.batch_axes))
-        if kept and self.fixed.isdisjoint(matrix_axes) and _peels(self, _steps(self, mesh, ())):
+        steps = _steps(self, mesh, ())
+        if kept and self.fixed.isdisjoint(matrix_axes) and _takes_minor_axes(self, steps):
             return self
         return dataclasses.replace(self, in_spec=self.out_spec)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Stack:
-    """Equal leaves, and the way of their matrices to the owners."""
+    """Equal leaves, and the collectives that transfer their matrices to the owners."""
 
     leaf: ShardedLeaf
     members: tuple[int, ...]
@@ -94,16 +95,16 @@ def exchange_shards(
     """Orthogonalises sharded leaves.
 
     Args:
-      shards: what this device holds of every leaf, as its `in_spec` says.
+      shards: this device's shard of every leaf, by its `in_spec`.
       leaves: feasible leaves.
       mesh: the size of every mesh axis.
-      share: the mesh axes along which devices take over work from each other.
+      share: the mesh axes over which matrices are distributed.
       solve: orthogonalises batches of matrices of any shapes.
-      cost: the work of one matrix, by which stacks are spread over devices.
+      cost: the work of one matrix, for load balancing.
       wire_dtype: from (rows, cols) to a narrower dtype for communication, or None.
 
     Returns:
-      What this device must hold of every result, as the leaf's `out_spec` says.
+      This device's shard of every result, by the leaf's `out_spec`.
     """
     stacks = _stacks(leaves, mesh, share, cost)
     arrived = []
@@ -111,7 +112,7 @@ def exchange_shards(
         members = jnp.stack([shards[member] for member in stack.members])
         batches = as_batches(members, stack.leaf.batch_axes)
         if stack.steps:
-            batches = batches.astype(stack.leaf.travels_in(wire_dtype))
+            batches = batches.astype(stack.leaf.dtype_for(wire_dtype))
         arrived.append(_to_owners(stack.slots.pad(batches), stack.steps, mesh))
     solved = solve_slots(
         arrived,
@@ -131,7 +132,7 @@ def exchange_shards(
 def _stacks(
     leaves: Sequence[ShardedLeaf], mesh: MeshShape, share: Collection[str], cost: Cost
 ) -> list[_Stack]:
-    """Gathers equal leaves, and plans the owners of all stacks that the same devices share."""
+    """Stacks equal leaves, and balances the load of all stacks with the same owners."""
     members: dict[ShardedLeaf, list[int]] = {}
     for place, leaf in enumerate(leaves):
         members.setdefault(leaf, []).append(place)
@@ -154,7 +155,7 @@ def _stacks(
 
 
 def _steps(leaf: ShardedLeaf, mesh: MeshShape, share: Collection[str]) -> list[Step]:
-    """Plans the way to the owners: first along repeated axes, then the minor axes of each shard."""
+    """Plans the transfer to the owners: replicated mesh axes first, then minor before major."""
     there, back = (
         _places(_without(spec, leaf.batch_axes)) for spec in (leaf.in_spec, leaf.out_spec)
     )
@@ -170,8 +171,8 @@ def _steps(leaf: ShardedLeaf, mesh: MeshShape, share: Collection[str]) -> list[S
     return sorted(((tuple(axes), *ways) for ways, axes in grouped.items()), key=order)
 
 
-def _peels(leaf: ShardedLeaf, steps: Sequence[Step]) -> bool:
-    """Returns whether each step crosses the minor mesh axes that are left, there and back."""
+def _takes_minor_axes(leaf: ShardedLeaf, steps: Sequence[Step]) -> bool:
+    """Returns whether each step removes the minor mesh axes that remain in either spec."""
     there = [(axes, place) for axes, place, _ in steps]
     back = [(axes, place) for axes, _, place in steps]
     for spec, way in ((leaf.in_spec, there), (leaf.out_spec, back)):
@@ -185,7 +186,7 @@ def _peels(leaf: ShardedLeaf, steps: Sequence[Step]) -> bool:
 
 
 def _without(spec: Spec, places: Collection[int]) -> Spec:
-    """Returns a spec without what shards these axes of the leaf."""
+    """Returns a spec that leaves these axes of the leaf unsharded."""
     return tuple(() if place in places else axes for place, axes in enumerate(spec))
 
 
@@ -195,7 +196,7 @@ def _places(spec: Spec) -> Mapping[str, int]:
 
 
 def _leaves(batches: Array, stack: _Stack, mesh: MeshShape) -> Array:
-    """Stacks results as leaves again, and gathers the parts of a batch that must become whole."""
+    """Reshapes results to leaves, and gathers along the mesh axes that the batch drops."""
     leaf = stack.leaf
     spec = tuple(
         leaf.in_spec[place] if place in leaf.batch_axes else axes
@@ -204,9 +205,8 @@ def _leaves(batches: Array, stack: _Stack, mesh: MeshShape) -> Array:
     shape = (len(stack.members), *shard_shape(leaf.shape, spec, mesh))
     results = as_leaves(batches, shape, leaf.batch_axes)
     for place in leaf.batch_axes:
-        gone = leaf.in_spec[place][len(leaf.out_spec[place]) :]
-        if gone:
-            results = _gather(results, gone, place + 1)
+        if dropped := leaf.in_spec[place][len(leaf.out_spec[place]) :]:
+            results = _gather(results, dropped, place + 1)
     return results
 
 

@@ -1,4 +1,4 @@
-"""Finds out where the matrices of an update lie."""
+"""Resolves the mesh and the shardings of the matrices of an update."""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -32,15 +32,14 @@ Item = TypeVar("Item")
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the leaves of an update lie that are matrices.
+    """The mesh and shardings of the leaves of an update that are matrices.
 
     Attributes:
       call: the public call, for messages.
       mesh: the mesh.
-      specs: the sharding in which each leaf comes, and in which its result must go; None where
-        only the mesh is known.
-      share: the mesh axes along which devices may take over work from each other.
-      wire_dtype: a narrower dtype for communication that the user asks for.
+      specs: the shardings of each leaf and of its result; None if only the mesh is known.
+      share: the mesh axes over which matrices are distributed.
+      wire_dtype: the user's dtype for communication, if any.
     """
 
     call: str
@@ -67,27 +66,26 @@ def resolve_layout(
     distribute: Distribute,
     like: Any,
 ) -> Layout | None:
-    """Finds out where the leaves lie that have a view.
+    """Resolves the mesh and shardings of the leaves that have a view.
 
     Sources, in order of precedence: the user's specs inside a shard_map, the type of a leaf on an
     Explicit mesh, the user's specs, the sharding of a concrete array, and the mesh in the type of a
-    leaf or in the context, which does not tell the specs.
+    leaf or in the context, without specs.
 
     Args:
       call: the public call, for messages.
-      tree: the leaves that are to be orthogonalised.
-      views: of every leaf in order; a leaf without one is passed by.
+      tree: the leaves to orthogonalise.
+      views: the view of every leaf in order; leaves without a view are skipped.
       distribute: the user's argument.
-      like: a tree of the same structure, usually the parameters, whose shardings the results are
-        to have.
+      like: a tree of the same structure, usually the parameters, whose shardings the results get.
 
     Returns:
-      The layout of the leaves that have a view, or None where one device does all the work or the
-      compiler places it.
+      The layout of the leaves that have a view, or None if there is one device or XLA places the
+      work.
     """
     if distribute == "off" or not any(views):
         return None
-    wish = Distribution() if distribute == "auto" else distribute
+    distribution = Distribution() if distribute == "auto" else distribute
     named = jax.tree_util.tree_leaves_with_path(tree)
     leaves = _Leaves(
         call,
@@ -96,18 +94,19 @@ def resolve_layout(
         _viewed(jax.tree.leaves(like), views),
     )
     given = None
-    if wish.specs is not None:
-        given = _viewed(_broadcast_specs(call, wish.specs, tree), views)
+    if distribution.specs is not None:
+        given = _viewed(_broadcast_specs(call, distribution.specs, tree), views)
 
     if manual_axes():
         mesh, specs = _inside_shard_map(leaves, given)
     elif given is not None:
-        mesh, specs = _as_given(leaves, given, wish)
+        mesh, specs = _as_given(leaves, given, distribution.mesh)
     else:
         mesh, specs = _as_found(leaves)
     if mesh is None or mesh.size == 1:
         return None
-    return Layout(call, mesh, specs, _shared_axes(call, wish.axes, mesh), wish.wire_dtype)
+    share = _shared_axes(call, distribution.axes, mesh)
+    return Layout(call, mesh, specs, share, distribution.wire_dtype)
 
 
 _Found = tuple[AnyMesh | None, tuple[tuple[PartitionSpec, PartitionSpec], ...] | None]
@@ -118,7 +117,8 @@ def _inside_shard_map(
 ) -> _Found:
     """Uses the given specs, after checking them against the varying axes that JAX tracks.
 
-    A shard looks like a whole leaf here, so that wrong specs would give wrong results silently.
+    Inside a shard_map a shard cannot be told from a whole leaf, so wrong specs would silently give
+    wrong results.
     """
     mesh = jax.sharding.get_abstract_mesh()
     manual = manual_axes()
@@ -156,41 +156,41 @@ def _inside_shard_map(
 
 
 def _as_given(
-    leaves: _Leaves, given: Sequence[PartitionSpec | NamedSharding], wish: Distribution
+    leaves: _Leaves, given: Sequence[PartitionSpec | NamedSharding], given_mesh: AnyMesh | None
 ) -> _Found:
     """Uses the given specs for the parameters, except where JAX knows the sharding of a leaf."""
-    mesh = _mesh_of_specs(leaves.call, given, wish)
+    mesh = _mesh_of_specs(leaves.call, given, given_mesh)
     divided = [axis for axis, size in mesh.shape.items() if size > 1]
     specs = []
     for path, leaf, like, spec in zip(
         leaves.paths, leaves.arrays, leaves.like, map(_spec, given), strict=True
     ):
         check_spec(leaves.call, path, leaf.shape, spec, mesh.shape)
-        comes, known = known_sharding(leaf), known_sharding(like)
-        lies = known.spec if known else spec
-        if along(spec_axes(lies, leaf.ndim), divided) != along(spec_axes(spec, leaf.ndim), divided):
+        known, known_like = known_sharding(leaf), known_sharding(like)
+        out = known_like.spec if known_like else spec
+        if along(spec_axes(out, leaf.ndim), divided) != along(spec_axes(spec, leaf.ndim), divided):
             raise refused(
                 leaves.call,
-                f"{path!r} lies as {lies}, and its spec says {spec}",
-                "Give the spec that it has, or leave specs out to have it found",
+                f"{path!r} is sharded as {out}, and its given spec is {spec}",
+                "Give its actual spec, or leave specs out",
             )
-        specs.append((comes.spec if comes else spec, lies))
+        specs.append((known.spec if known else spec, out))
     return mesh, tuple(specs)
 
 
 def _as_found(leaves: _Leaves) -> _Found:
-    """Reads the shardings off the leaves; one that lies on no mesh counts as whole everywhere."""
+    """Reads the shardings from the leaves; a leaf on no mesh counts as replicated."""
     arrays = [*leaves.arrays, *leaves.like]
     meshes = {mesh for mesh in map(mesh_of_type, arrays) if mesh}
     if not meshes:
-        # Eager arrays without a mesh lie on one device; traced ones may be placed by in_shardings.
+        # Concrete arrays without a mesh are on one device; in_shardings may place traced ones.
         around = jax.sharding.get_abstract_mesh()
         traced = any(isinstance(array, Tracer) for array in arrays)
         return (around if traced and not around.empty else None), None
     if len(meshes) > 1:
         raise refused(
             leaves.call,
-            f"{listed(leaves.paths)} lie on {len(meshes)} different meshes",
+            f"{listed(leaves.paths)} are on {len(meshes)} different meshes",
             "Put all parameters on one mesh, or pass distribute='off'",
         )
     known = [known_sharding(array) for array in arrays]
@@ -205,7 +205,7 @@ def _as_found(leaves: _Leaves) -> _Found:
 
 
 def _shared_axes(call: str, axes: Axes | None, mesh: AnyMesh) -> Axes:
-    """Returns the mesh axes along which work is shared: those that the user named, or all."""
+    """Returns the mesh axes over which matrices are distributed: the user's, or all."""
     unknown = [axis for axis in axes or () if axis not in mesh.shape]
     if unknown:
         raise refused(
@@ -228,26 +228,26 @@ def _broadcast_specs(call: str, specs: Any, tree: Any) -> list[PartitionSpec | N
 
 
 def _mismatch(specs: Any, tree: Any) -> str:
-    """Names by path why specs are no prefix of a tree."""
+    """Lists the paths at which specs are no prefix of a tree."""
     given = [path for path, _ in jax.tree.leaves_with_path(specs, is_leaf=is_spec)]
     paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
 
     def reaches(prefix: tuple[Any, ...], path: tuple[Any, ...]) -> bool:
         return path[: len(prefix)] == prefix
 
-    strange = [path for path in given if not any(reaches(path, each) for each in paths)]
-    lacking = [path for path in paths if not any(reaches(each, path) for each in given)]
-    has = [f"{listed(map(path_name, strange))}, which they have not"] if strange else []
-    has += [f"nothing for {listed(map(path_name, lacking))}"] if lacking else []
+    unknown = [path for path in given if not any(reaches(path, each) for each in paths)]
+    missing = [path for path in paths if not any(reaches(each, path) for each in given)]
+    has = [f"{listed(map(path_name, unknown))}, which the parameters lack"] if unknown else []
+    has += [f"nothing for {listed(map(path_name, missing))}"] if missing else []
     return f"it has {', and '.join(has)}" if has else "its nodes are of other types"
 
 
 def _mesh_of_specs(
-    call: str, given: Sequence[PartitionSpec | NamedSharding], wish: Distribution
+    call: str, given: Sequence[PartitionSpec | NamedSharding], mesh: AnyMesh | None
 ) -> AnyMesh:
     around = jax.sharding.get_abstract_mesh()
     meshes = {each.mesh for each in given if isinstance(each, NamedSharding)}
-    meshes |= {wish.mesh} if wish.mesh is not None else set()
+    meshes |= {mesh} if mesh is not None else set()
     meshes = meshes or ({around} if not around.empty else set())
     if len(meshes) != 1:
         raise refused(

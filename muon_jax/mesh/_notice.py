@@ -1,7 +1,7 @@
-"""Warns where a program runs on several devices and nothing says how its matrices are sharded.
+"""Warns if a program runs on several devices and the types of its matrices name no mesh.
 
-Inputs that `in_shardings` alone places have no mesh in their types. How many devices a program has
-is known only when it is lowered.
+That happens if `in_shardings` alone places the inputs. The number of devices is known only at
+lowering.
 """
 
 import warnings
@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 
 def warn_if_distributed(array: Array, call: str) -> Array:
-    """Returns the array; warns in the name of `call` when a program of several devices has it."""
+    """Returns the array; warns when it is lowered in a program of several devices."""
     return _noticed.bind(array, call=call)
 
 

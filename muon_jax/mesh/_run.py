@@ -1,4 +1,4 @@
-"""Orthogonalises sharded leaves wherever an update is traced: in jit, in a shard_map, eagerly."""
+"""Orthogonalises sharded leaves under jit, inside a shard_map, and eagerly."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,18 +42,18 @@ def solve_on_mesh(
     cost: Cost,
     operands: Callable[[str], WireDtype],
 ) -> list[Array]:
-    """Orthogonalises leaves of a mesh, every matrix on one device.
+    """Orthogonalises leaves on a mesh, each whole matrix on one device.
 
     Args:
       paths: of the leaves.
       arrays: the leaves.
       views: how each leaf is a batch of matrices.
-      like: arrays whose shardings the results take where the layout knows none.
-      layout: where the leaves lie, from `resolve_layout`.
+      like: arrays whose shardings the results get if the layout has no specs.
+      layout: from `resolve_layout`.
       solve: orthogonalises batches of matrices of any shapes.
-      cost: the work of one matrix, by which matrices are spread over devices.
+      cost: the work of one matrix, for load balancing.
       operands: from a platform and (rows, cols) to the dtype to which the orthogonalizer rounds its
-        input, which may as well travel in it; or None.
+        input, or None. Communication in that dtype loses nothing.
     """
     wire_dtype = _wire_dtype(layout, operands)
     if layout.specs is not None:
@@ -79,7 +79,7 @@ def solve_on_mesh(
 
     @with_vmap.def_vmap
     def _(size, batched, arrays, like):
-        """An axis that vmap adds is one more batch axis, which devices share too."""
+        """Treats the axis that vmap adds as one more batch axis."""
         arrays, like = jax.tree.map(
             lambda array, has: array if has else jnp.broadcast_to(array, (size, *array.shape)),
             (arrays, like),
@@ -101,7 +101,7 @@ def solve_on_mesh(
 
 
 def _wire_dtype(layout: Layout, operands: Callable[[str], WireDtype]) -> WireDtype:
-    """Returns what the user asks for or, on the platform of the mesh, what loses nothing."""
+    """Returns the user's dtype, or the one to which the orthogonalizer rounds on this platform."""
     if layout.wire_dtype is not None:
         return lambda rows, cols: layout.wire_dtype
     device = layout.mesh.abstract_mesh.abstract_device
@@ -116,11 +116,11 @@ def _solve_where_known(
     cost: Cost,
     wire_dtype: WireDtype,
 ) -> list[Array]:
-    """Enters a shard_map over the mesh axes that the surrounding one, if any, leaves open."""
+    """Enters a shard_map over the mesh axes that are not manual yet."""
     sizes = dict(layout.mesh.shape)
     manual = manual_axes()
     entered = [axis for axis in sizes if axis not in manual]
-    # A mesh axis of one device shards nothing, but the types inside a shard_map name it too.
+    # A mesh axis of one device shards nothing, but types inside a shard_map include it.
     divided = [axis for axis in sizes if sizes[axis] > 1 or axis in manual]
 
     leaves = []
@@ -153,8 +153,8 @@ def _solve_where_known(
             wire_dtype=wire_dtype,
         )
 
-    # JAX does not tell the body that vmap spreads members along a mesh axis by its spmd_axis_name.
-    # It rejects the combination with an operand that is sharded along that axis: hence the probe.
+    # The body cannot see that vmap shards its axis over a mesh axis by `spmd_axis_name`. JAX raises
+    # an error if an operand is sharded over the same mesh axis, so the probe is.
     shared = tuple(
         axis for axis in axes_of_type(layout.mesh, AxisType.Auto) if axis in layout.share
     )
@@ -188,14 +188,14 @@ def _solve_where_known(
             raise
         raise refused(
             layout.call,
-            "vmap spreads its members by spmd_axis_name along one of the mesh axes along which "
-            f"work is shared, {listed(map(repr, shared))}",
-            "Name the others alone: Distribution(mesh, specs, axes=...)",
+            "vmap shards its axis by spmd_axis_name over one of the mesh axes over which matrices "
+            f"are distributed, {listed(map(repr, shared))}",
+            "Name only the others: Distribution(mesh, specs, axes=...)",
         ) from error
 
 
 def _resharded(array: Array, spec: PartitionSpec) -> Array:
-    """Reshards an array of an Explicit mesh, which a shard_map does not do by itself."""
+    """Reshards an array on Explicit axes, because shard_map does not."""
     known = known_sharding(array)
     if known is None or not axes_of_type(known.mesh, AxisType.Explicit) or known.spec == spec:
         return array

@@ -1,9 +1,8 @@
-"""Which device orthogonalises which matrix: a static plan from shapes alone.
+"""Assigns matrices to devices: a static plan, computed from shapes.
 
-Every device has the same number of slots for the matrices of a stack, because collectives move
-equal parts. It need not have as many matrices: where they do not divide evenly, some slots are
-empty, and a device skips the work on those. Stacks are planned together, so that the busiest device
-finishes early.
+Collectives transfer equal parts, so every device has the same number of slots for the matrices of a
+stack. If the matrices do not divide evenly, some slots are padding, and devices skip the work on
+them. All stacks are balanced together, so that the busiest device finishes early.
 """
 
 import dataclasses
@@ -34,17 +33,17 @@ def quintic_flops(rows: int, cols: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Slots:
-    """Where the matrices of one stack are orthogonalised.
+    """The assignment of the matrices of one stack to devices.
 
     Attributes:
-      counts: how many matrices each device takes, in order of the devices.
+      counts: how many matrices each device owns, in order of the devices.
     """
 
     counts: tuple[int, ...]
 
     @property
     def each(self) -> int:
-        """How many slots every device has."""
+        """The number of slots of every device."""
         return max(self.counts)
 
     @property
@@ -53,7 +52,7 @@ class Slots:
         return min(self.counts) == self.each
 
     def pad(self, stack: Array) -> Array:
-        """Lays matrices (matrices, …) into slots (slots, …)."""
+        """Pads (matrices, …) to (slots, …)."""
         if self.even:
             return stack
         index = np.full(len(self.counts) * self.each, len(stack))
@@ -61,11 +60,11 @@ class Slots:
         return stack.at[index].get(mode="fill", fill_value=0)
 
     def unpad(self, slots: Array) -> Array:
-        """Takes the matrices out of their slots; the inverse of `pad`."""
+        """Returns the matrices without padding; the inverse of `pad`."""
         return slots if self.even else slots[self._filled]
 
     def levels(self) -> list[tuple[int, int, np.ndarray]]:
-        """Lists runs of slots (start, stop), and for each the devices that have matrices there."""
+        """Lists ranges of slots (start, stop), and which devices have matrices in each."""
         counts = np.array(self.counts)
         edges = sorted({0, *self.counts})
         return [(start, stop, counts >= stop) for start, stop in itertools.pairwise(edges)]
@@ -77,16 +76,16 @@ class Slots:
 
 
 def plan_slots(matrices: Sequence[int], costs: Sequence[float], devices: int) -> list[Slots]:
-    """Spreads stacks over devices so that the busiest finishes early.
+    """Balances stacks over devices so that the busiest finishes early.
 
-    The longest-processing-time rule: the costliest matrix left goes to the least busy device. A
-    device takes at most one matrix of a stack more than it must, which bounds the empty slots that
-    travel.
+    This is the longest-processing-time rule: assign the costliest remaining matrix to the least
+    busy device. A device gets at most ⌈matrices / devices⌉ + 1 matrices of a stack, which bounds
+    the padding.
 
     Args:
-      matrices: how many matrices each stack has.
+      matrices: the number of matrices of each stack.
       costs: the work of one matrix of each stack.
-      devices: how many devices share the stacks.
+      devices: the number of devices.
 
     References:
       Graham, Bounds on multiprocessing timing anomalies, SIAM J. Appl. Math. 17, 1969.
@@ -115,13 +114,13 @@ def solve_slots(
     axes: Sequence[Axes],
     solve: Solve,
 ) -> list[Array]:
-    """Orthogonalises the slots of this device; runs inside a shard_map.
+    """Orthogonalises the slots of this device, inside a shard_map.
 
     Args:
-      stacks: (slots of this device, *one leaf without its batch axes) for every stack.
+      stacks: (slots of this device, *leaf with batch axes of one) for every stack.
       views: how one entry of each stack is a matrix.
-      slots: the plan of each stack.
-      axes: the mesh axes that number the devices of each stack, the major one first.
+      slots: the assignment of each stack.
+      axes: the mesh axes over which each stack is distributed, major first.
       solve: orthogonalises batches of matrices of any shapes.
     """
     runs = [

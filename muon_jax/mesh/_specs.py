@@ -1,4 +1,4 @@
-"""Reads what JAX knows about the sharding of an array, and checks what a user says about it."""
+"""Reads the sharding of an array as far as JAX knows it, and checks the user's specs."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,7 +15,7 @@ from muon_jax._checks import refused
 AnyMesh: TypeAlias = Mesh | AbstractMesh
 
 Axes: TypeAlias = tuple[str, ...]
-"""Names of mesh axes, the major one first."""
+"""Names of mesh axes, major first."""
 
 Spec: TypeAlias = tuple[Axes, ...]
 """For every axis of an array, the mesh axes that shard it."""
@@ -39,7 +39,7 @@ def partition_spec(spec: Spec) -> PartitionSpec:
 
 
 def along(spec: Spec, axes: Collection[str]) -> Spec:
-    """Keeps only these mesh axes of a spec."""
+    """Returns a spec with only these mesh axes."""
     return tuple(tuple(axis for axis in entry if axis in axes) for entry in spec)
 
 
@@ -49,17 +49,17 @@ def axes_in(spec: Spec) -> set[str]:
 
 
 def group_size(axes: Collection[str], mesh: MeshShape) -> int:
-    """Counts the devices along some mesh axes."""
+    """Returns the number of devices along some mesh axes."""
     return math.prod(mesh[axis] for axis in axes)
 
 
 def shard_shape(shape: Sequence[int], spec: Spec, mesh: MeshShape) -> tuple[int, ...]:
-    """Returns the shape of what one device holds of an array."""
+    """Returns the shape of one shard of an array."""
     return tuple(n // group_size(axes, mesh) for n, axes in zip(shape, spec, strict=True))
 
 
 def replicated(array: Array) -> Array:
-    """Gathers an array whose type names its mesh axes; along Auto axes the compiler does so."""
+    """Replicates an array along Explicit mesh axes; XLA does so along Auto axes."""
     sharding = jax.typeof(array).sharding
     if not any(sharding.spec):
         return array
@@ -67,10 +67,10 @@ def replicated(array: Array) -> Array:
 
 
 def known_sharding(array: Any) -> NamedSharding | None:
-    """Returns the mesh and spec of an array as far as they are known while tracing.
+    """Returns the mesh and spec of an array, or None if they are unknown.
 
-    A concrete array has a sharding; a traced one has it in its type where the mesh is Explicit. On
-    Auto axes the type names the mesh alone, see `mesh_of_type`.
+    A concrete array has a sharding; a traced one has it in its type if the mesh is Explicit. On
+    Auto axes the type has only the mesh, see `mesh_of_type`.
     """
     if not isinstance(array, Tracer):
         sharding = getattr(array, "sharding", None)
@@ -80,14 +80,14 @@ def known_sharding(array: Any) -> NamedSharding | None:
 
 
 def mesh_of_type(array: Any) -> AbstractMesh | None:
-    """Returns the mesh that an array lies on, which is in its type on Auto axes as well."""
+    """Returns the mesh of an array, which its type has on Auto axes as well, or None."""
     known = known_sharding(array)
     mesh = known.mesh.abstract_mesh if known else jax.typeof(array).sharding.mesh
     return None if mesh.empty else mesh
 
 
 def types_of(mesh: AnyMesh) -> set[AxisType]:
-    """Returns the types of the mesh axes along which there is more than one device."""
+    """Returns the types of the mesh axes that have more than one device."""
     pairs = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return {kind for axis, kind in pairs if mesh.shape[axis] > 1}
 
@@ -101,12 +101,12 @@ def axes_of_type(mesh: AnyMesh, wanted: AxisType) -> Axes:
 def with_explicit_as_auto(
     function: Callable[..., list[Array]], like: Sequence[Array]
 ) -> Callable[..., list[Array]]:
-    """Lets a function compute on Explicit axes as on Auto ones; its results lie as `like` does."""
+    """Runs a function with Explicit axes as Auto ones; its results get the shardings of `like`."""
     types = [jax.typeof(array).sharding for array in like]
     mesh = next((t.mesh for t in types if axes_of_type(t.mesh, AxisType.Explicit)), None)
     if mesh is None:
         return function
-    # An array that lies on no mesh counts as whole on every device.
+    # An array on no mesh counts as replicated.
     types = [NamedSharding(mesh, PartitionSpec()) if t.mesh.empty else t for t in types]
     explicit = axes_of_type(mesh, AxisType.Explicit)
     as_auto: Any = jax.sharding.auto_axes(function, axes=explicit, out_sharding=types)
@@ -114,18 +114,18 @@ def with_explicit_as_auto(
 
 
 def manual_axes() -> Axes:
-    """Returns the mesh axes of the shard_map or pmap that is being traced."""
+    """Returns the mesh axes of the surrounding shard_map or pmap."""
     return tuple(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def varying_axes(array: Array) -> frozenset[str]:
-    """Returns the manual mesh axes along which devices may hold different values, if tracked."""
+    """Returns the manual mesh axes over which an array varies, if JAX tracks them."""
     kind: Any = jax.typeof(array)
     return kind.mat.varying
 
 
 def tracks_varying(axes: Axes) -> bool:
-    """Returns whether JAX tracks varying axes: not under `check_vma=False`, nor in a pmap."""
+    """Returns whether JAX tracks varying axes; not under `check_vma=False` or in a pmap."""
     return bool(varying_axes(lax.axis_index(axes)))
 
 
@@ -137,16 +137,16 @@ def check_spec(
     mesh: MeshShape,
     divided: Collection[str] = (),
 ) -> None:
-    """Raises ValueError for a spec under which a leaf cannot lie on the mesh.
+    """Raises ValueError for a spec that cannot shard a leaf over the mesh.
 
     Args:
-      divided: mesh axes over which `shape` is divided already.
+      divided: mesh axes over which `shape` is already divided.
     """
     what = f"{spec} does not fit {path!r} of shape {tuple(shape)}"
     if len(spec) > len(shape):
         raise refused(call, f"{what}: it has only {len(shape)} axes", "Give one entry per axis")
     if PartitionSpec.UNCONSTRAINED in tuple(spec):
-        raise refused(call, f"{what}: it leaves an axis open", "Name mesh axes or None for each")
+        raise refused(call, f"{what}: it has UNCONSTRAINED", "Name mesh axes or None for each axis")
     sharding = spec_axes(spec, len(shape))
     used = [axis for axes in sharding for axis in axes]
     unknown = [axis for axis in used if axis not in mesh]

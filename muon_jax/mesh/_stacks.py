@@ -1,4 +1,4 @@
-"""Stacks of equal leaves: as batches of matrices, as leaves again, and how they travel."""
+"""Stacks of equal leaves: reshaped to batches of matrices and back, and their communication."""
 
 import dataclasses
 import math
@@ -36,7 +36,7 @@ class Leaf:
 
     @property
     def batch(self) -> int:
-        """How many entries the batch axes have."""
+        """The number of entries of the batch axes."""
         return math.prod(self.shape[axis] for axis in self.batch_axes)
 
     def cost(self, cost: Cost) -> float:
@@ -44,8 +44,8 @@ class Leaf:
         one = tuple(1 if i in self.batch_axes else n for i, n in enumerate(self.shape))
         return sum(batch * cost(rows, cols) for batch, rows, cols in self.view.matrix_shapes(one))
 
-    def travels_in(self, wire_dtype: WireDtype) -> str:
-        """Returns the dtype in which the leaf travels: its own, or a narrower one."""
+    def dtype_for(self, wire_dtype: WireDtype) -> str:
+        """Returns the dtype for communication of the leaf: its own, or a narrower one."""
         wanted = {wire_dtype(rows, cols) for _, rows, cols in self.view.matrix_shapes(self.shape)}
         narrow = wanted.pop() if len(wanted) == 1 else None
         saves = narrow and jnp.dtype(narrow).itemsize < jnp.dtype(self.dtype).itemsize
@@ -53,9 +53,9 @@ class Leaf:
 
 
 def as_batches(stack: Array, batch_axes: Sequence[int]) -> Array:
-    """Lays the batch axes and the members (members, *leaf) out in front.
+    """Merges the batch axes and the first axis of (members, *leaf) into one.
 
-    The members come last, so that a sharding of a batch axis survives.
+    The members are its minor part, which preserves the sharding of a batch axis.
 
     Returns:
       An array (matrices, *leaf), whose batch axes have one entry.
@@ -68,7 +68,7 @@ def as_batches(stack: Array, batch_axes: Sequence[int]) -> Array:
 
 
 def as_leaves(batches: Array, shape: Sequence[int], batch_axes: Sequence[int]) -> Array:
-    """Stacks batches as leaves again, to this shape; the inverse of `as_batches`."""
+    """Reshapes batches to a stack of leaves of this shape; the inverse of `as_batches`."""
     order = [*(axis + 1 for axis in batch_axes), 0]
     order += [axis for axis in range(1, len(shape)) if axis not in order]
     stack = batches.reshape([shape[axis] for axis in order])

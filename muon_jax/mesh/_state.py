@@ -1,4 +1,4 @@
-"""Puts optimizer state where the parameters are, or spreads it over devices that repeat them."""
+"""Shards optimizer state like the parameters, or over the devices that replicate them (ZeRO-1)."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -25,13 +25,13 @@ from muon_jax.mesh._specs import (
 Tree = TypeVar("Tree")
 
 
-def zeros_beside(leaf: Array, dtype: Any = None) -> Array:
-    """Makes zeros that lie as a leaf does.
+def zeros_sharded_as(leaf: Array, dtype: Any = None) -> Array:
+    """Returns zeros with the shape and sharding of a leaf.
 
-    Zeros depend on nothing, so a traced `init` would leave all of them on one device: they become
-    the other side of a choice that is never made, behind a barrier so that no compiler can know.
-    Inside a shard_map they have the shape of a shard, and there is nothing to choose. Beside a leaf
-    that a traced `init` closes over, they are put where it is known to lie.
+    Zeros depend on no input, so XLA would leave those of a traced `init` on one device. A `select`
+    with the leaf gives them its sharding; the barrier hides from XLA that the predicate is always
+    False. Inside a shard_map they have the shape of a shard. If a traced `init` closes over the
+    leaf, its sharding is known, and a constraint sets it.
     """
     zeros = jnp.zeros_like(leaf, dtype=dtype)
     if manual_axes():
@@ -44,7 +44,7 @@ def zeros_beside(leaf: Array, dtype: Any = None) -> Array:
 
 
 def _constrained(array: Array, sharding: NamedSharding) -> Array:
-    """Says how an array that is being traced is to lie."""
+    """Constrains the sharding of a traced array."""
     mesh, spec = sharding.mesh, spec_axes(sharding.spec, array.ndim)
     explicit, auto = (axes_of_type(mesh, kind) for kind in (AxisType.Explicit, AxisType.Auto))
     if explicit:
@@ -56,45 +56,45 @@ def _constrained(array: Array, sharding: NamedSharding) -> Array:
 
 
 def on_mesh_of(params: Any, state: Tree) -> Tree:
-    """Copies what a fresh state holds on one device, such as counters, to the mesh of the params.
+    """Replicates the arrays of a fresh state that are on one device, such as counters.
 
-    A step returns them on the whole mesh, and a second step with other shardings compiles again.
-    While `init` is traced nothing tells counters from momenta but their rank.
+    A step returns them on the mesh of the params, so without this the second step would compile
+    again. In a traced `init`, arrays of rank 0 count as counters and the others as momenta.
     """
     found = [known_sharding(leaf) for leaf in jax.tree.leaves(params)]
     meshes = {each.mesh for each in found if each and isinstance(each.mesh, Mesh)}
     if len(meshes) != 1:
         return state
-    everywhere = NamedSharding(meshes.pop(), PartitionSpec())
+    replicated = NamedSharding(meshes.pop(), PartitionSpec())
 
     def placed(leaf: Any) -> Any:
         may_be_momentum = isinstance(leaf, Tracer) and leaf.ndim
         if not isinstance(leaf, jax.Array) or known_sharding(leaf) or may_be_momentum:
             return leaf
-        return jax.device_put(leaf, everywhere)
+        return jax.device_put(leaf, replicated)
 
     return jax.tree.map(placed, state)
 
 
 def zero1_shardings(params: Any, mesh: Mesh, axis: str | Sequence[str]) -> Any:
-    """Spreads state over devices that hold the same parameters, as ZeRO stage 1 does.
+    """Shards state over devices that hold the same parameters, as ZeRO stage 1 does.
 
-    Every leaf is sharded along `axis` on top of the sharding that it has, on the first of its axes
-    that divides evenly. Muon then sends each shard of the momentum to its owner once and the result
-    to all devices, so the update has the sharding of the parameter again. A stack of layers that
-    divides is best: owners hold their matrices already, and nothing travels to them.
+    Every leaf is additionally sharded over `axis`, on the first of its axes that divides evenly.
+    Muon then transfers each shard of the momentum to its owner and the result to all devices, so
+    the update has the sharding of the parameter. A stack of layers that divides evenly is best,
+    because owners hold their matrices already.
 
     Args:
       params: parameters, or a momentum like them: arrays or their `jax.ShapeDtypeStruct`.
       mesh: the mesh.
-      axis: the mesh axis, or axes, along which the parameters are repeated.
+      axis: the mesh axis, or axes, along which the parameters are replicated.
 
     Returns:
-      A tree of `NamedSharding` for `jax.device_put` or `out_shardings`. A leaf that is sharded
-      along `axis` already, or that it does not divide, keeps its sharding.
+      A tree of `NamedSharding` for `jax.device_put` or `out_shardings`. A leaf that is already
+      sharded over `axis`, or has no axis that it divides, keeps its sharding.
 
     Raises:
-      ValueError: the mesh has no such axis, or not those by which a parameter is sharded.
+      ValueError: the mesh lacks `axis`, or an axis that shards a parameter.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -108,7 +108,7 @@ def zero1_shardings(params: Any, mesh: Mesh, axis: str | Sequence[str]) -> Any:
         names = ", ".join(map(repr, mesh.axis_names))
         raise invalid("zero1_shardings", "axis", axis, f"name axes of the mesh: {names}")
 
-    def spread(path: Any, leaf: Any) -> NamedSharding:
+    def sharded(path: Any, leaf: Any) -> NamedSharding:
         has = getattr(leaf, "sharding", None)
         spec = has.spec if isinstance(has, NamedSharding) else PartitionSpec()
         check_spec("zero1_shardings", path_name(path), leaf.shape, spec, mesh.shape)
@@ -120,4 +120,4 @@ def zero1_shardings(params: Any, mesh: Mesh, axis: str | Sequence[str]) -> Any:
                     break
         return NamedSharding(mesh, partition_spec(tuple(sharding)))
 
-    return jax.tree_util.tree_map_with_path(spread, params)
+    return jax.tree_util.tree_map_with_path(sharded, params)

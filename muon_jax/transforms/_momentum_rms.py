@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from muon_jax import _checks
 from muon_jax._door import public
-from muon_jax.mesh._state import zeros_beside
+from muon_jax.mesh._state import zeros_sharded_as
 from muon_jax.polar._normalize import nonzero, to_order_of_one
 from muon_jax.transforms._ema import averaged, check_storable, stored
 from muon_jax.transforms._same_leaves import check_gradients, check_same_leaves
@@ -69,7 +69,7 @@ def scale_by_momentum_rms(
 
     def init(params: optax.Params) -> MomentumRmsState:
         check_storable(call, params)
-        return MomentumRmsState(jax.tree.map(zeros_beside, params))
+        return MomentumRmsState(jax.tree.map(zeros_sharded_as, params))
 
     def update(
         updates: optax.Updates, state: MomentumRmsState, params: optax.Params | None = None

@@ -12,7 +12,7 @@ from muon_jax import _checks
 from muon_jax._door import public
 from muon_jax._types import Orthogonalizer, ScalarOrSchedule, Scale, common_dtype
 from muon_jax.mesh._distribution import Distribute
-from muon_jax.mesh._state import on_mesh_of, zeros_beside
+from muon_jax.mesh._state import on_mesh_of, zeros_sharded_as
 from muon_jax.routing._traced import AxesLike
 from muon_jax.transforms._ema import averaged, check_storable, stored
 from muon_jax.transforms._orthogonalize import resolve_views, tree_solver
@@ -126,7 +126,7 @@ def scale_by_muon(
         views = resolve_views(call, params, axes)
         if axes is None:
             _check_all_routed(call, params, views)
-        zeros = _mirrored(params, views, lambda leaf, _: zeros_beside(leaf, momentum_dtype))
+        zeros = _mirrored(params, views, lambda leaf, _: zeros_sharded_as(leaf, momentum_dtype))
         kept = _mirrored(params, views, divider.init) if divider else ()
         return on_mesh_of(params, MuonState(jnp.zeros([], jnp.int32), zeros, kept))
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from muon_jax import _checks
 from muon_jax._types import Matrices, wide_dtype
 from muon_jax.mesh._specs import manual_axes, with_explicit_as_auto
-from muon_jax.mesh._state import zeros_beside
+from muon_jax.mesh._state import zeros_sharded_as
 from muon_jax.polar._normalize import nonzero
 from muon_jax.transforms._ema import averaged
 from muon_jax.views._matrix_axes import MatrixAxes
@@ -86,7 +86,7 @@ class SecondMoment:
 
     def init(self, leaf: Array, view: MatrixAxes) -> Array:
         del view
-        return zeros_beside(leaf, wide_dtype(jnp.result_type(leaf)))
+        return zeros_sharded_as(leaf, wide_dtype(jnp.result_type(leaf)))
 
     def apply(
         self, direction: Array, gradient: Array, state: Array, count: Int[Array, ""], view: Any
@@ -180,7 +180,7 @@ class Soap:
             return Side(jnp.zeros_like(basis), basis)
 
         return SoapState(
-            view.to_matrices(zeros_beside(leaf, wide)),
+            view.to_matrices(zeros_sharded_as(leaf, wide)),
             tuple((side(b, r, c), side(b, c, r)) for b, r, c in shapes),
         )
 

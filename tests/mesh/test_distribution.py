@@ -69,6 +69,6 @@ def test_a_distribution_is_read_off_arrays_and_their_shapes():
 
 
 def test_parameters_on_no_mesh_have_no_distribution():
-    words = "muon_jax.Distribution.like: the parameters lie on no meshes. Put all of them on one"
+    words = "muon_jax.Distribution.like: the parameters are on no meshes. Put all of them on one"
     with pytest.raises(ValueError, match=re.escape(words)):
         Distribution.like({"kernel": jnp.ones((2, 2))})
