@@ -1,6 +1,6 @@
-"""Argument checks, and the one form that every error message takes.
+"""Argument checks, and the form of all error messages.
 
-A message names the call as the user wrote it, the value that came, and the remedy:
+A message has the call as the user wrote it, the value, and the remedy:
 `muon_jax.scale_by_muon(momentum=1.5): give a number in [0, 1)`.
 """
 
@@ -20,7 +20,7 @@ _CALL: ContextVar[str | None] = ContextVar("call", default=None)
 
 @contextlib.contextmanager
 def named(call: str) -> Iterator[None]:
-    """Names the public call in progress, unless it is part of another one."""
+    """Names the public call in progress, unless it is inside another one."""
     token = _CALL.set(_CALL.get() or call)
     try:
         yield
@@ -29,7 +29,7 @@ def named(call: str) -> Iterator[None]:
 
 
 def call_in_progress() -> str:
-    """Returns the name of the outermost public call, for the errors of the factories inside it."""
+    """Returns the name of the outermost public call, for error messages."""
     call = _CALL.get()
     assert call is not None, "the factory lacks muon_jax._door.public"
     return call
@@ -38,12 +38,12 @@ def call_in_progress() -> str:
 def invalid(
     call: str, argument: str, value: Any, remedy: str, kind: type[Exception] = ValueError
 ) -> Exception:
-    """Returns the exception for an unusable argument; the caller raises it."""
+    """Returns the exception for an unusable argument, for the caller to raise."""
     return kind(f"muon_jax.{call}({argument}={_shown(value)}): {remedy}.")
 
 
 def refused(call: str, problem: str, remedy: str, kind: type[Exception] = ValueError) -> Exception:
-    """Returns the exception for input that no single argument stands for, such as a tree."""
+    """Returns the exception for a problem that is not in one argument, such as in a tree."""
     return kind(f"muon_jax.{call}: {problem}. {remedy}.")
 
 
@@ -65,12 +65,12 @@ def check_bool(call: str, argument: str, value: Any) -> None:
 
 
 def check_choice(call: str, argument: str, value: Any, choices: Collection[str]) -> None:
-    if value not in tuple(choices):  # in a set or mapping, what has no hash could not be sought
+    if value not in tuple(choices):  # a set or mapping would raise for an unhashable value
         raise invalid(call, argument, value, f"choose one of {', '.join(map(repr, choices))}")
 
 
 def check_fraction(call: str, argument: str, value: Any) -> None:
-    """Refuses a number outside [0, 1). Schedules and arrays are known only at run time."""
+    """Raises for a number outside [0, 1); schedules and arrays pass, as they are known later."""
     if callable(value) or isinstance(value, jax.Array):
         return
     _check_real(call, argument, value)
@@ -79,14 +79,14 @@ def check_fraction(call: str, argument: str, value: Any) -> None:
 
 
 def check_no_schedule(call: str, argument: str, value: Any) -> None:
-    """Refuses a schedule where no count of steps is kept to evaluate it by."""
+    """Raises for a schedule, where the state has no step count."""
     if callable(value):
         remedy = f"give a number, and schedule it by optax.inject_hyperparams(muon_jax.{call})"
         raise invalid(call, argument, value, remedy, TypeError)
 
 
 def check_non_negative(call: str, argument: str, value: Any) -> None:
-    """Refuses a negative or non-finite number. Schedules and arrays are known only at run time."""
+    """Raises for a negative or non-finite number; schedules and arrays pass."""
     if callable(value) or isinstance(value, jax.Array):
         return
     _check_real(call, argument, value)
@@ -95,7 +95,7 @@ def check_non_negative(call: str, argument: str, value: Any) -> None:
 
 
 def check_number(call: str, argument: str, value: Any) -> None:
-    """Refuses schedules and arrays too, where a number must be known before the first step."""
+    """Raises for anything but a number, schedules and arrays included."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise invalid(call, argument, value, "give a number", TypeError)
 
@@ -122,13 +122,13 @@ def check_orthogonalizer(call: str, value: Any) -> None:
         name = value.__name__
         remedy = f"Give its result: orthogonalizer={name}(...)"
         raise refused(call, f"orthogonalizer={name} is not called", remedy, TypeError)
-    if not isinstance(value, Hashable):  # it is a static argument of a compiled function
+    if not isinstance(value, Hashable):  # jit takes it as a static argument
         remedy = "give a hashable callable, such as a function or a frozen dataclass"
         raise invalid(call, "orthogonalizer", value, remedy, TypeError)
 
 
 def check_float_dtype(call: str, argument: str, value: Any) -> Any:
-    """Returns the dtype, or None for None; refuses what cannot hold a moving average."""
+    """Returns the dtype, or None for None; raises for one that cannot store a moving average."""
     if value is None:
         return None
     remedy = "give float32, bfloat16, float16 or float64, or None for the parameter's own"

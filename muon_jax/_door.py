@@ -1,4 +1,4 @@
-"""The door of every public factory: names its errors, and prepares its arguments."""
+"""The decorator of public factories: names the call in errors, and prepares arguments."""
 
 import functools
 import inspect
@@ -24,14 +24,14 @@ def public(
 ) -> Callable[[Factory], Factory]:
     """Decorates a public factory.
 
-    Errors name the outermost factory, so that a recipe's name `recipes.keller` and not `muon`.
-    NumPy scalars become Python numbers, which leave the dtype of updates alone. And
-    `optax.inject_hyperparams` injects numbers and schedules only: see `_Signature`.
+    Errors name the outermost factory: `recipes.keller`, not the `muon` that it calls. NumPy scalars
+    become Python numbers, so that they do not change the dtype of updates.
+    `optax.inject_hyperparams` injects only numbers and schedules, see `_Signature`.
 
     Args:
-      call: the name below `muon_jax`.
+      call: the name in `muon_jax`.
       passes_to: the factory that receives the `**` arguments of this one, for the signature.
-      other_names: the remedy for an argument that other libraries have, by its name there.
+      other_names: remedies for arguments of other libraries, by their names there.
     """
 
     def decorate(factory: Factory) -> Factory:
@@ -61,7 +61,7 @@ def public(
 
 
 class _Passed(inspect.Parameter):
-    """A parameter of another factory, whose default is not that of this one."""
+    """A parameter that is passed on, without its default."""
 
 
 class _Static(NamedTuple):
@@ -71,11 +71,11 @@ class _Static(NamedTuple):
 
 
 class _Signature(inspect.Signature):
-    """A signature that boxes what is no hyperparameter, for `optax.inject_hyperparams`.
+    """A signature that wraps arguments which are not hyperparameters in `_Static`.
 
-    That function binds a factory's arguments with its signature, calls every callable among them
-    as a schedule and turns every number into an array. A mask function would become the mask of a
-    step count, an orthogonalizer would fail, and so would a number that sets a shape.
+    `optax.inject_hyperparams` binds arguments by the signature, calls every callable as a schedule
+    and turns every number into an array. Without the wrapper it would call a mask function with a
+    step count, and orthogonalizers and numbers that set a shape would fail.
     """
 
     def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
@@ -86,13 +86,13 @@ class _Signature(inspect.Signature):
             if name in bound or not isinstance(parameter, _Passed)
         }
         values = {name: bound.get(name, parameter.default) for name, parameter in own.items()}
-        boxed = {
+        wrapped = {
             name: value if own[name].annotation in _HYPERPARAMETERS else _Static(value)
             for name, value in values.items()
         }
         return inspect.BoundArguments(
             inspect.Signature(list(own.values())),
-            boxed,  # pyright: ignore[reportArgumentType]
+            wrapped,  # pyright: ignore[reportArgumentType]
         )
 
 

@@ -11,10 +11,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 Matrices: TypeAlias = Float[Array, "batch rows cols"]
-"""A batch of matrices: the one form in which the polar maths sees a parameter."""
+"""A batch of matrices: the form in which orthogonalizers get every parameter."""
 
 Solve: TypeAlias = Callable[[Sequence[Matrices]], list[Matrices]]
-"""Orthogonalises batches of whole matrices of any shapes, each in its place."""
+"""Orthogonalises batches of whole matrices of any shapes; the results are in the same order."""
 
 Orthogonalizer: TypeAlias = Callable[[Matrices], Matrices]
 """Maps every matrix of a batch to its (near-)orthogonal polar factor, in the same shape."""
@@ -32,11 +32,11 @@ ScalarOrSchedule: TypeAlias = optax.ScalarOrSchedule
 
 
 def common_dtype(*dtypes: DTypeLike) -> np.dtype:
-    """The narrowest format that holds all of these, also where JAX may not promote by itself."""
+    """Returns the narrowest dtype that holds all of these, whatever JAX's promotion mode."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*dtypes)
 
 
 def wide_dtype(*dtypes: DTypeLike) -> np.dtype:
-    """The narrowest format of at least float32 that holds all of these."""
+    """Returns the narrowest dtype of at least float32 that holds all of these."""
     return common_dtype(*dtypes, jnp.float32)

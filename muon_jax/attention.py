@@ -1,4 +1,4 @@
-"""Measures the largest attention logit of every head, which `muon_jax.clip_qk` reads."""
+"""Measures the largest attention logit of every head, for `muon_jax.clip_qk`."""
 
 from muon_jax.clip._flax import collect_max_logits as collect_max_logits
 from muon_jax.clip._flax import reporting as reporting

@@ -1,6 +1,6 @@
-"""Muons by name: the published ones, as their sources have them, and the best of our own.
+"""Optimizers by name: published Muons, and the settings of `muon` that trained best here.
 
-The published ones have the learning rates and number formats of their sources.
+Published ones have the learning rates and number formats of their sources.
 """
 
 from muon_jax.optimizers._published import keller as keller

@@ -24,7 +24,7 @@ from muon_jax.routing._rule import FALLBACK, MUON, Rule
 from muon_jax.routing._traced import AxesLike
 from muon_jax.transforms._muon import scale_by_muon
 from muon_jax.transforms._per_tree import (
-    Told,
+    Report,
     built_per_tree,
     check_mask,
     mask_by_leaf,
@@ -186,7 +186,7 @@ def muon(
         )
         return _with_factors(joined, jax.tree.map(factor_of, routes))
 
-    def tell(tree: Any) -> Told:
+    def report(tree: Any) -> Report:
         routes, kept = read(tree)
         found = jax.tree.leaves(routes)
         decaying = {MUON, FALLBACK} if fallback is None else {MUON}
@@ -200,9 +200,9 @@ def muon(
             )
             for each, keep in zip(found, kept, strict=True)
         ]
-        return Told(leaves, [f"muon_jax.muon: {notice}" for notice in notices(found)])
+        return Report(leaves, [f"muon_jax.muon: {notice}" for notice in notices(found)])
 
-    return built_per_tree(call, build, tell)
+    return built_per_tree(call, build, report)
 
 
 @public("muon_clip", passes_to=muon)

@@ -23,7 +23,7 @@ from muon_jax.routing._traced import AxesLike
 from muon_jax.transforms._muon import MuonState, scale_by_muon
 from muon_jax.transforms._orthogonalize import resolve_views, tree_solver
 from muon_jax.transforms._per_tree import (
-    Told,
+    Report,
     built_per_tree,
     check_mask,
     mask_by_leaf,
@@ -136,10 +136,10 @@ def optax_muon(
         labels = jax.tree.map(lambda r: r.label, routes)
         return optax.multi_transform({MUON: muon, FALLBACK: adam}, lambda _: labels)
 
-    def tell(tree: Any) -> Told:
+    def report(tree: Any) -> Report:
         routes, kept = read(tree)
         decays = {MUON: weight_decay, FALLBACK: adam_weight_decay}
-        return Told(
+        return Report(
             [
                 RecordedLeaf(
                     each,
@@ -151,7 +151,7 @@ def optax_muon(
             ]
         )
 
-    return built_per_tree(_CALL, build, tell)
+    return built_per_tree(_CALL, build, report)
 
 
 def _consistent(rms: float) -> ShapeScale:

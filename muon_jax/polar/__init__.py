@@ -1,4 +1,4 @@
-"""Maps from (batch, rows, cols) to the nearest orthogonal matrices."""
+"""Orthogonalizers: functions from (batch, rows, cols) to the nearest orthogonal matrices."""
 
 from muon_jax.polar._adaptive import polar_to as polar_to
 from muon_jax.polar._newton_schulz import newton_schulz as newton_schulz

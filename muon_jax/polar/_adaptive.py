@@ -1,4 +1,4 @@
-"""Orthogonalises until the measured residual is small: accuracy by guarantee, not by plan."""
+"""Orthogonalises until the measured residual is below a tolerance."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ from muon_jax.polar._precision import ARITHMETICS
 _CALL = "polar_to"
 _EXACT = ARITHMETICS["float32"]
 
-# Rounding of float32 alone leaves a residual of some 1e-6, so that a smaller tolerance never holds.
+# Float32 rounding leaves a residual of about 1e-6, so a much smaller tolerance is never reached.
 _SMALLEST_TOLERANCE = 1e-5
 
-# The fifth-order Newton-Schulz step, flat at one: the residual r becomes some r³.
+# The quintic Newton-Schulz step, which has derivative 0 at one and cubes the residual.
 _POLISH = (15 / 8, -10 / 8, 3 / 8)
 
 
@@ -48,30 +48,30 @@ class PolarTo:
         matrix, gram, step = state
         linear, cubic, quintic = _POLISH
         factor = cubic * gram + quintic * _EXACT.multiply(gram, gram)
-        # A matrix of the batch that is done stays as it is, so that batches equal loops.
+        # Matrices that have converged stay unchanged, so a batch gives the same as a loop.
         better = linear * matrix + _EXACT.multiply(factor, matrix)
         matrix = jnp.where(residual(gram) > self.tolerance, better, matrix)
         return matrix, _EXACT.gram(matrix), step + 1
 
 
 def polar_to(tolerance: float = 1e-3, *, max_steps: int = 20) -> PolarTo:
-    """Makes the orthogonalizer that stops when the result is measured to be orthogonal.
+    """Makes the orthogonalizer that iterates until its result is orthogonal to a tolerance.
 
     The residual of a result X of short side m is ‖XXᵀ − I‖_F / √m, the root mean square of σ² − 1.
-    It needs only the Gram matrix of the next step, so that measuring is free. A planned schedule
-    comes first; fifth-order steps, each of which cubes the residual, polish what it leaves.
+    It is computed from the Gram matrix of the next step, without further products. The schedule
+    `"accurate"` comes first, then quintic steps, each of which cubes the residual.
 
     Args:
-      tolerance: residual that is small enough, in [1e-5, 1).
-      max_steps: bound on the polishing steps, at least 1. A singular value of 1e-7 of the largest
-        takes some fifteen. Directions that the matrix lacks up to rounding are filled by rounding,
-        as U Vᵀ of an SVD fills them, which takes thirty to forty; rows that are exactly zero stay
-        so, and use up this bound.
+      tolerance: the largest residual allowed, in [1e-5, 1).
+      max_steps: the largest number of quintic steps, at least 1. A singular value of 1e-7 of the
+        largest needs about fifteen. Directions whose singular value is zero up to rounding become
+        arbitrary ones, as in U Vᵀ of an SVD, after thirty to forty steps. Rows that are exactly
+        zero stay zero, and take `max_steps`.
 
     Returns:
       An orthogonalizer: a callable from (batch, rows, cols) to the same shape and dtype. Every
       matrix of the result has a residual of at most `tolerance`, up to the rounding of its dtype,
-      unless `max_steps` ran out.
+      unless `max_steps` was reached.
 
     Raises:
       TypeError or ValueError: if an argument is out of its range.

@@ -1,10 +1,9 @@
-"""Matrices of one shape share one computation.
+"""Batches matrices by shape.
 
-A transformer has hundreds of weight matrices but a handful of shapes. On CPUs the matrices of a
-shape are stacked and worked off in place, a chunk at a time, by one loop: the program grows with
-the number of shapes, and the memory it needs beside its input and output is one stack and one
-chunk. On accelerators a stack would cost a copy of every matrix each way, which takes longer than
-the products gain by it: there each array is worked off by itself, where it lies.
+A transformer has hundreds of weight matrices but few shapes. On CPUs the matrices of one shape are
+stacked, and one loop replaces them in place, a chunk at a time: the program grows with the number
+of shapes, and needs one stack and one chunk of extra memory. On accelerators stacking copies every
+matrix twice, which takes longer than batched products save, so each array is processed separately.
 """
 
 import functools
@@ -20,14 +19,13 @@ from jaxtyping import Array, Int
 from muon_jax import _checks
 from muon_jax._types import Matrices, Orthogonalizer
 
-# One matrix keeps a CPU's cores busy and its cache warm. `python benchmarks/batching.py` compares
-# the ways on the machine at hand.
+# One matrix at a time: it uses all cores of a CPU, and its iterates stay in the cache. `python
+# benchmarks/batching.py` compares chunk sizes on this machine.
 _CPU_CHUNK_BYTES = 1
 
-# One matrix of 512 × 512, and one at a time of all that are larger. By the estimate of the TPU
-# compiler 24 matrices of 1024 × 1024 cost 0.92 of what they cost in chunks of 16 MiB and 0.47 of
-# what they cost in one stack; 24 of 512 × 512 cost 1.08 of what they cost in chunks of 4 MiB, whose
-# program takes five times as long to compile.
+# One matrix of 512 × 512, and one at a time of all larger ones. The TPU compiler estimates for 24
+# matrices of 1024 × 1024 a cost of 0.92 of that with chunks of 16 MiB and 0.47 of that with one
+# stack; for 24 of 512 × 512, 1.08 of that with chunks of 4 MiB, which compile five times as long.
 _ACCELERATOR_CHUNK_BYTES = 2**20
 
 
@@ -42,11 +40,11 @@ def orthogonalize_all(
 
     Args:
       matrices: arrays of shape (batch, rows, cols).
-      orthogonalizer: sees batches of wide matrices (rows ≤ cols): the polar factor commutes with
-        transposition, so a tall matrix shares the computation of a wide one.
-      chunk_bytes: bound on the size of the stack, in float32, that one call of the orthogonalizer
-        sees, which bounds its working memory to a few times this; at least one matrix is always
-        taken. None takes one matrix at a time on CPUs and 1 MiB elsewhere.
+      orthogonalizer: called with batches of wide matrices (rows ≤ cols); tall ones are transposed,
+        because the polar factor commutes with transposition.
+      chunk_bytes: the largest float32 size of the stack in one call of the orthogonalizer, whose
+        working memory is a few times this; a chunk has at least one matrix. None is one matrix on
+        CPUs and 1 MiB elsewhere.
       call: the public call, for messages.
 
     Returns:
@@ -56,7 +54,7 @@ def orthogonalize_all(
     return list(results)
 
 
-# Compiled by itself, so that an update called outside of jit compiles once.
+# Jitted, so that an update outside of jit compiles once.
 @functools.partial(jax.jit, static_argnames=("orthogonalizer", "chunk_bytes", "call"))
 def _compiled(
     matrices: tuple[Matrices, ...],
@@ -74,16 +72,16 @@ def _compiled(
     return lax.platform_dependent(*matrices, cpu=by_shape, default=one_by_one)
 
 
-# Traced once for all arrays of a shape: CPUs trace this as well, though they do not run it.
+# Jitted, so that arrays of one shape are traced once; programs for CPUs trace this as well.
 @functools.partial(jax.jit, static_argnames=("orthogonalizer", "chunk_bytes", "call"))
 def _by_itself(
     batch: Matrices, orthogonalizer: Orthogonalizer, chunk_bytes: int, call: str
 ) -> Matrices:
-    turned = _is_tall(batch) and not getattr(orthogonalizer, "either_way", False)
-    stack = batch.mT if turned else batch
+    transposed = _is_tall(batch) and not getattr(orthogonalizer, "takes_tall", False)
+    stack = batch.mT if transposed else batch
     if stack.size:
         stack = _in_chunks(stack, orthogonalizer, chunk_bytes, call)
-    return stack.mT if turned else stack
+    return stack.mT if transposed else stack
 
 
 def _by_shape(
@@ -95,10 +93,10 @@ def _by_shape(
         buckets.setdefault((short, long, batch.dtype), []).append(index)
     results = dict[int, Matrices]()
     for members in buckets.values():
-        stack = _stacked([_wide(matrices[index]) for index in members])
+        batches = [matrices[index] for index in members]
+        stack = jnp.concatenate([each.mT if _is_tall(each) else each for each in batches])
         if stack.size:
             stack = _in_chunks(stack, orthogonalizer, chunk_bytes, call)
-        batches = [matrices[index] for index in members]
         for index, part in zip(members, _unstacked(stack, batches), strict=True):
             results[index] = part.mT if _is_tall(matrices[index]) else part
     return tuple(results[index] for index in range(len(matrices)))
@@ -107,7 +105,7 @@ def _by_shape(
 def _in_chunks(
     stack: Matrices, orthogonalizer: Orthogonalizer, chunk_bytes: int, call: str
 ) -> Matrices:
-    """Replaces the stack by its result chunk by chunk, in one buffer."""
+    """Replaces the stack by its result in place, chunk by chunk."""
     chunk = _chunk_size(len(stack), 4 * stack[0].size, chunk_bytes)
     whole, rest = divmod(len(stack), chunk)
     if whole <= 1 and not rest:
@@ -122,44 +120,40 @@ def _in_chunks(
 
 
 def _result(orthogonalizer: Orthogonalizer, part: Matrices, call: str) -> Matrices:
-    """Refuses another shape, of which a buffer would take what fits and keep what was there."""
+    """Calls the orthogonalizer; raises if the shape changes, which updates in place would hide."""
     result = orthogonalizer(part)
     if result.shape != part.shape:
-        remedy = f"it makes {result.shape} of {part.shape}: return the shape that came"
+        remedy = f"it returns {result.shape} for {part.shape}: return the same shape"
         raise _checks.invalid(call, "orthogonalizer", orthogonalizer, remedy)
     return result.astype(part.dtype)
 
 
 def _chunk_size(count: int, matrix_bytes: int, chunk_bytes: int) -> int:
-    """Returns how many matrices a chunk holds: as many as fit, in chunks of about one size."""
+    """Returns the number of matrices in a chunk, so that all chunks have about one size."""
     most = max(1, chunk_bytes // matrix_bytes)
     chunks = math.ceil(count / most)
     return math.ceil(count / chunks)
 
 
-def _stacked(batches: Sequence[Matrices]) -> Matrices:
-    return batches[0] if len(batches) == 1 else jnp.concatenate(batches)
-
-
 def _unstacked(stack: Matrices, batches: Sequence[Matrices]) -> list[Matrices]:
-    """Cuts a stack into parts as long as the batches that it was made of."""
+    """Splits a stack into its batches."""
     ends = list(itertools.accumulate(map(len, batches)))
     starts = [end - len(batch) for end, batch in zip(ends, batches, strict=True)]
     if len(batches) == 1 or not stack.size:
         return [lax.slice_in_dim(stack, *span) for span in zip(starts, ends, strict=True)]
-    starts = _read_at_run_time(starts, stack)
+    starts = _as_runtime_values(starts, stack)
     return [
         lax.dynamic_slice_in_dim(stack, start, len(batch))
         for start, batch in zip(starts, batches, strict=True)
     ]
 
 
-def _read_at_run_time(numbers: Sequence[int], stack: Matrices) -> list[Int[Array, ""]]:
-    """Returns the numbers as values that the compiler does not know.
+def _as_runtime_values(numbers: Sequence[int], stack: Matrices) -> list[Int[Array, ""]]:
+    """Returns the numbers as values that XLA cannot fold to constants.
 
-    XLA compiles a slice at a known place to a kernel of its own, 20 ms each on a CPU, which is most
-    of the compile time of a step; slices at places that it must read are one kernel for a stack.
-    Both branches below say the same, so whatever the stack holds the numbers are right.
+    XLA:CPU compiles every slice with a constant start to its own kernel, in 20 ms each, most of the
+    compile time of a step. Slices with dynamic starts share one kernel. Both branches below return
+    the same numbers, so the predicate does not matter.
     """
 
     def constants() -> list[Int[Array, ""]]:
@@ -170,7 +164,3 @@ def _read_at_run_time(numbers: Sequence[int], stack: Matrices) -> list[Int[Array
 
 def _is_tall(batch: Matrices) -> bool:
     return batch.shape[1] > batch.shape[2]
-
-
-def _wide(batch: Matrices) -> Matrices:
-    return batch.mT if _is_tall(batch) else batch

@@ -1,9 +1,9 @@
-"""Newton-Schulz: a composed odd polynomial of X, which drives every singular value to one.
+"""Newton-Schulz: a composition of odd polynomials that drives every singular value to one.
 
-An odd polynomial acts on singular values alone, p(U S Vᵀ) = U p(S) Vᵀ, and needs only products:
-with the Gram matrix R = XXᵀ of the short side, p(X) = (c₀ I + c₁ R + c₂ R² + …) X. Several steps in
-a row may stay on the Gram matrix, Q ← Q (c₀ I + Z), R ← (c₀ I + Z) R (c₀ I + Z), and meet X once
-at their end; `muon_jax.polar._gram_plan` plans where that is cheaper and still accurate.
+An odd polynomial of X changes only its singular values, p(U S Vᵀ) = U p(S) Vᵀ, and needs only
+products: with the Gram matrix R = XXᵀ of the short side, p(X) = (c₀ I + c₁ R + c₂ R² + …) X.
+Consecutive steps may run on the Gram matrix, Q ← Q (c₀ I + Z), R ← (c₀ I + Z) R (c₀ I + Z), and
+multiply X once at the end; `muon_jax.polar._gram_plan` decides where.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ from muon_jax.polar._minimax import Schedule
 from muon_jax.polar._normalize import (
     Square,
     Wide,
-    as_stored,
     identity_like,
     normalize_frobenius,
     normalize_schatten,
     on_wide,
+    on_wide_or_tall,
 )
 from muon_jax.polar._precision import ARITHMETICS, Arithmetic, arithmetic
 from muon_jax.polar._schedules import CoefficientsLike, schedule
@@ -37,7 +37,7 @@ _CALL = "newton_schulz"
 
 Coefficients: TypeAlias = Sequence[float | Float[Array, ""]]
 
-# Rounded operands err at random, and a sum over fewer entries than this does not average it out.
+# Rounding errors are random, and sums over fewer entries than this do not average them out.
 _SMALLEST_ROUNDED_SIDE = 64
 
 _NORMALIZATIONS = MappingProxyType(
@@ -61,18 +61,18 @@ class NewtonSchulz:
     gram: bool
     normalization: str
 
-    either_way = True  # tall matrices need not be turned before
+    takes_tall = True  # tall matrices need no transpose
 
     def __call__(self, matrices: Matrices) -> Matrices:
         return lax.platform_dependent(matrices, cpu=self.on_cpu, default=self.on_accelerator)
 
     def on_cpu(self, matrices: Matrices) -> Matrices:
-        """Orthogonalises where subnormals count, and a transposed operand costs a copy."""
+        """Orthogonalises on CPUs: subnormals are kept, and a transposed operand costs a copy."""
         return on_wide(_CALL, matrices, self.on_wide)
 
     def on_accelerator(self, matrices: Matrices) -> Matrices:
-        """Orthogonalises where subnormals are flushed, and a transposed operand costs nothing."""
-        return as_stored(_CALL, matrices, self._as_stored, self.operands)
+        """Orthogonalises on accelerators: subnormals are flushed, and transposes are free."""
+        return on_wide_or_tall(_CALL, matrices, self._wide_or_tall, self.operands)
 
     def on(self, platform: str) -> "NewtonSchulz":
         """Returns the orthogonalizer of a platform, which is this one on every platform."""
@@ -80,12 +80,12 @@ class NewtonSchulz:
         return self
 
     def operands(self, rows: int, cols: int) -> str | None:
-        """Names the dtype that a matrix of this shape is rounded to, if it is rounded."""
+        """Returns the name of the dtype to which operands of this shape are rounded, or None."""
         rounded = self._arithmetic(min(rows, cols)).operands
         return None if rounded is None else jnp.dtype(rounded).name
 
     def plan(self, rows: int, cols: int) -> Plan:
-        """Says which steps share a Gram matrix for this shape; `print` it."""
+        """Returns which steps share a Gram matrix for this shape; `print` it."""
         for name, size in (("rows", rows), ("cols", cols)):
             _checks.check_positive_int(f"{_CALL}().plan", name, size)
         short, long = sorted((rows, cols))
@@ -102,32 +102,32 @@ class NewtonSchulz:
         return self.plan(rows, cols).flops(rows, cols) if rows and cols else 0
 
     def on_wide(self, matrix: Wide) -> Wide:
-        """Orthogonalises a matrix, or a batch, that lies wide with entries of order one."""
-        return self._as_stored(matrix, narrow=True)
+        """Orthogonalises a wide matrix, or a batch of them, with entries of order one."""
+        return self._wide_or_tall(matrix, narrow=True)
 
-    def _as_stored(self, matrix: Matrices, *, narrow: bool = False) -> Matrices:
+    def _wide_or_tall(self, matrix: Matrices, *, narrow: bool = False) -> Matrices:
         """Orthogonalises a matrix, or a batch, with entries of order one, wide or tall."""
         rows, cols = matrix.shape[-2:]
         arithmetic = self._arithmetic(min(rows, cols))
         normalize = _NORMALIZATIONS[self.normalization]
         schedule = self.schedule
         if arithmetic.rounds:
-            # Operations that differ in a constant are compiled apart, which takes TPUs long.
+            # XLA:TPU compiles operations with different constants separately, which takes long.
             schedule = lax.optimization_barrier(
                 jax.tree.map(lambda number: np.asarray(number, matrix.dtype), schedule)
             )
         for start, stop in self.plan(rows, cols).segments:
-            # What a step adds to its multiple of X then belongs to the same X. CPUs store less of
-            # a narrow dtype, and TPUs take longer to store it.
-            matrix = (arithmetic.rounded if narrow else arithmetic.with_digits_read)(matrix)
+            # Both terms of a step must use the same rounded X. A narrow dtype saves memory traffic
+            # on CPUs, and takes longer to store on TPUs.
+            matrix = (arithmetic.rounded if narrow else arithmetic.rounded_in_place)(matrix)
             if start:
                 bound, gram, gram_squared = 1.0, arithmetic.gram(matrix), None
             else:
                 bound, gram, gram_squared = normalize(matrix, arithmetic)
             steps = schedule[start:stop]
             if len(steps) == 1 and arithmetic.rounds:
-                # Added to its multiple of the identity, a factor would be rounded to the digits
-                # of the sum; that multiple of X is exact.
+                # Adding the multiple of the identity to the factor would round it more than
+                # adding the exact multiple of X to the product.
                 ((linear, *higher),) = steps
                 factor = _polynomial(gram, gram_squared, higher, arithmetic)
                 product = arithmetic.on_short_side(factor / bound, matrix)
@@ -143,9 +143,9 @@ class NewtonSchulz:
 
 @dataclass(frozen=True)
 class AutoNewtonSchulz:
-    """The value that `newton_schulz` returns by default: the number format follows the platform.
+    """The value that `newton_schulz` returns by default: the platform decides the number format.
 
-    The choice is made when a program is lowered, so that a host may compile for another platform.
+    The choice is made at lowering, so that a host can compile for another platform.
 
     Attributes:
       cpu: for CPUs and, on every platform, for matrices of float64: full precision.
@@ -155,7 +155,7 @@ class AutoNewtonSchulz:
     cpu: NewtonSchulz
     accelerator: NewtonSchulz
 
-    either_way = True
+    takes_tall = True
 
     def __call__(self, matrices: Matrices) -> Matrices:
         if matrices.dtype == jnp.float64:
@@ -169,7 +169,7 @@ class AutoNewtonSchulz:
         return self.cpu if platform == "cpu" else self.accelerator
 
     def plan(self, rows: int, cols: int) -> Plan:
-        """Returns the plan for CPUs; `on(platform).plan` has that of another platform."""
+        """Returns the plan for CPUs; `on(platform).plan` is for another platform."""
         return self.cpu.plan(rows, cols)
 
     def flops(self, rows: int, cols: int) -> int:
@@ -185,36 +185,35 @@ def newton_schulz(
     form: Literal["auto", "direct"] = "auto",
     normalization: Literal["schatten", "frobenius"] = "schatten",
 ) -> NewtonSchulz | AutoNewtonSchulz:
-    """Makes the orthogonalizer that applies a composed odd polynomial to the singular values.
+    """Makes the orthogonalizer that applies a schedule of odd polynomials to the singular values.
 
-    A schedule that drives the values of [ℓ, 1] into a narrow band around one leaves smaller ones
-    where the product of its slopes takes them. `docs/explanation/orthogonalizers.md` compares the
-    schedules.
+    A schedule maps singular values in [ℓ, 1] to a narrow band around one, and multiplies smaller
+    ones by the product of its slopes. `docs/explanation/orthogonalizers.md` compares the schedules.
 
     Args:
-      coefficients: `"fast"` or `"accurate"`, the library's own designs; `"minimax"`, its own design
-        of `steps` quintic steps; a published set: `"keller"`, `"polar_express"`, `"cans"`, `"you"`,
-        `"dion"` and others, which an error lists; one row (c₀, c₁, …) of c₀x + c₁x³ + …, which
-        every step repeats; or one row a step.
-      steps: how many steps; None is the set's own number, and 5 for one row.
+      coefficients: `"fast"` or `"accurate"`, designs of this library; `"minimax"`, its design of
+        `steps` quintic steps; a published schedule: `"keller"`, `"polar_express"`, `"cans"`,
+        `"you"`, `"dion"` and others, listed in the error for an unknown name; one row (c₀, c₁, …)
+        of c₀x + c₁x³ + …, repeated at every step; or one row for each step.
+      steps: number of steps; None is the schedule's own number, and 5 for one row.
       dtype: format of the operands of every product; sums are always float32 or wider. None is
-        bfloat16 on TPU and GPU, float32 on CPU, and full precision for matrices of float64, by the
+        bfloat16 on TPU and GPU, float32 on CPU, and full precision for float64 matrices, by the
         platform for which the program is lowered. `"float32"` is full float32 on every platform;
-        `"bfloat16"` and `"float16"` are much faster where matrix units exist; `"tensorfloat32"` is
-        that on NVIDIA GPUs. Matrices with a short side under 64 stay in float32, where it costs
-        nothing and their rounding would not average out.
-      form: `"auto"` lets steps share one Gram matrix where that is cheaper and rounding allows it;
-        `"direct"` takes every step on the matrix itself.
-      normalization: `"schatten"` divides by the Schatten-8 norm, which is tight and free;
-        `"frobenius"` is what the published iterations do.
+        `"bfloat16"` and `"float16"` are much faster on matrix units; `"tensorfloat32"` is TF32 on
+        NVIDIA GPUs. Matrices with a short side under 64 stay in float32, because their rounding
+        errors would not average out.
+      form: `"auto"` lets steps share one Gram matrix where that is cheaper and accurate enough;
+        `"direct"` runs every step on the matrix itself.
+      normalization: `"schatten"` divides by the Schatten-8 norm, a tight bound that needs no
+        further products; `"frobenius"` divides by the Frobenius norm, as published iterations do.
 
     Returns:
       An orthogonalizer: a callable from (batch, rows, cols) to the same shape and dtype. It is a
       hashable value with `plan(rows, cols)` and `flops(rows, cols)`.
 
     Raises:
-      TypeError or ValueError: for an unknown name, unusable coefficients, or more steps than the
-        set has rows and no rule to go on.
+      TypeError or ValueError: for an unknown name, unusable coefficients, or more steps than a
+        schedule has rows, unless its last row repeats.
 
     Examples:
       >>> import jax, muon_jax
@@ -243,7 +242,7 @@ def newton_schulz(
 def _factor(
     gram: Square, gram_squared: Square | None, steps: Sequence[Coefficients], arithmetic: Arithmetic
 ) -> Square:
-    """Composes steps on the Gram matrix R alone, to the Q of X ← QX."""
+    """Composes steps on the Gram matrix R; returns the Q of X ← QX."""
     total = gram
     for index, (linear, *higher) in enumerate(steps):
         polynomial = _polynomial(gram, gram_squared, higher, arithmetic)
@@ -257,7 +256,7 @@ def _factor(
 def _polynomial(
     gram: Square, gram_squared: Square | None, coefficients: Coefficients, arithmetic: Arithmetic
 ) -> Square:
-    """Returns c₁ R + c₂ R² + c₃ R³ + c₄ R⁴ with as few products as its degree allows."""
+    """Returns c₁ R + c₂ R² + c₃ R³ + c₄ R⁴ with the fewest products for its degree."""
     total = coefficients[0] * gram
     if len(coefficients) == 1:
         return total
@@ -273,8 +272,8 @@ def _polynomial(
 
 
 def _unfused(product: Square, arithmetic: Arithmetic) -> Square:
-    """Keeps XLA from fusing a product into the next, or storing what is added to it as bfloat16.
+    """Keeps XLA from fusing a product into the next, or storing the other summand as bfloat16.
 
-    By the cost model of its TPU compiler, both take a fifth to a third longer.
+    By the cost model of XLA:TPU, both take a fifth to a third longer.
     """
     return lax.optimization_barrier(product) if arithmetic.rounds else product

@@ -1,9 +1,9 @@
 """Scales matrices so that no singular value exceeds one, for every finite input.
 
 A polar iteration converges only from singular values in (0, 1], and faster the closer the largest
-is to one. The Schatten-8 norm of X, ‖σ‖₈ = ‖(XXᵀ)²‖_F^¼, is a certified bound that is at most
-m^⅛ too large for m rows, where the Frobenius norm may be √m too large; and its ingredients XXᵀ and
-(XXᵀ)² are just what the first step of the iteration multiplies anyway.
+is to one. The Schatten-8 norm of X, ‖σ‖₈ = ‖(XXᵀ)²‖_F^¼, is a bound that is at most a factor m^⅛
+too large for m rows; the Frobenius norm is up to √m too large. The first step of the iteration
+needs XXᵀ and (XXᵀ)² in any case.
 """
 
 import math
@@ -23,15 +23,14 @@ Wide = Float[Array, "*batch rows cols"]
 Square = Float[Array, "*batch rows rows"]
 
 _MATRIX = (-2, -1)
-_SUBNORMAL_LIFT = 64  # binary orders; any number that moves subnormals well into the normal range
+_SUBNORMAL_LIFT = 64  # exponent of two that moves subnormals well into the normal range
 _FLOAT32_SUBNORMAL_UNIT = -149  # the smallest positive float32 is 2^-149
 
 
 class Normalized(NamedTuple):
     """A bound on the largest singular value of X, and the Gram matrix R of X / bound.
 
-    X itself is left to the first step, whose factor takes the bound in for a square product's worth
-    of memory traffic where dividing X would cost a wide one.
+    The first step divides its square factor by the bound, which is less work than dividing X.
     """
 
     bound: Float[Array, "*batch 1 1"]
@@ -40,7 +39,7 @@ class Normalized(NamedTuple):
 
 
 def normalize_schatten(matrix: Matrix, arithmetic: Arithmetic) -> Normalized:
-    """Bounds by the Schatten-8 norm, whose eighth power is in range if entries are of order one."""
+    """Bounds by the Schatten-8 norm; its eighth power is finite for entries of order one."""
     size = 2.0 ** round(math.log2(math.prod(matrix.shape[-2:])) / 2)
     gram = arithmetic.gram(matrix) / size
     gram_squared = arithmetic.multiply(gram, gram)
@@ -57,39 +56,39 @@ def normalize_frobenius(matrix: Matrix, arithmetic: Arithmetic) -> Normalized:
 
 
 def on_wide(call: str, matrices: Matrices, polar: Callable[[Wide], Wide]) -> Matrices:
-    """Runs a polar map on matrices as it wants them, and gives results back as they came.
+    """Calls a function of wide matrices; returns results in the orientation and dtype of the input.
 
-    The map sees float32 or wider, short side first, entries of order one, and no batch axis where
-    the batch is of one: backends multiply plain matrices faster than batches of one.
+    The function gets float32 or wider, short side first, entries of order one, and no batch axis
+    for a batch of one, because backends multiply plain matrices faster than batches of one.
 
     Raises:
       TypeError: if the matrices are not real floating-point.
       ValueError: if they have no batch axis, or several.
     """
 
-    def turned(stack: Array) -> Array:
+    def transposing(stack: Array) -> Array:
         unit = to_unit_range(stack)
         return polar(unit.mT).mT if unit.shape[-2] > unit.shape[-1] else polar(unit)
 
-    return _checked(call, matrices, turned)
+    return _checked(call, matrices, transposing)
 
 
-def as_stored(
+def on_wide_or_tall(
     call: str,
     matrices: Matrices,
     polar: Callable[[Matrices], Matrices],
     operands: Callable[[int, int], str | None],
 ) -> Matrices:
-    """Runs a polar map that takes wide and tall matrices, where subnormals are flushed anyway.
+    """Calls a function of wide and tall matrices, on platforms that flush subnormals.
 
-    As `on_wide`, in one reduction and one multiplication, which fuse into the first product. What
-    the map reads as bfloat16 alone, by `operands` of (rows, cols), is stored as bfloat16.
+    Like `on_wide` without transposes, in one reduction and one multiplication that fuse into the
+    first product. If `operands(rows, cols)` is bfloat16, matrices are stored as bfloat16.
     """
 
     def scaled(stack: Array) -> Array:
         stack = stack.astype(wide_dtype(stack.dtype))
         if stack.dtype == jnp.float32 and operands(*stack.shape[-2:]) == "bfloat16":
-            # Half of it, because the largest float32 itself would round to infinity.
+            # Halved, because the largest float32 would round to infinity in bfloat16.
             stack = (stack / 2).astype(jnp.bfloat16).astype(stack.dtype)
         return polar(stack * to_order_of_one(jnp.max(jnp.abs(stack), axis=_MATRIX, keepdims=True)))
 
@@ -101,7 +100,7 @@ def _checked(call: str, matrices: Matrices, polar: Callable[[Array], Array]) -> 
         remedy = "Give real ones; the polar factor of A + iB is that of [[A, -B], [B, A]]"
         raise _checks.refused(call, f"the matrices are {matrices.dtype}", remedy, TypeError)
     if matrices.ndim != 3:
-        remedy = "Give (batch, rows, cols), such as matrix[None] of one alone"
+        remedy = "Give (batch, rows, cols), such as matrix[None] for one matrix"
         raise _checks.refused(call, f"the matrices have shape {matrices.shape}", remedy)
     if matrices.size == 0:
         return matrices
@@ -110,10 +109,10 @@ def _checked(call: str, matrices: Matrices, polar: Callable[[Array], Array]) -> 
 
 
 def to_unit_range(matrix: Wide) -> Wide:
-    """Multiplies each matrix by the power of two that brings its largest entry to the order of one.
+    """Multiplies each matrix by a power of two, so that its largest entry is of order one.
 
-    Powers of two are exact, so the polar factor of the result is that of the input. Half-precision
-    input is widened to float32.
+    That is exact, so the result has the polar factor of the input. Half-precision input is widened
+    to float32.
     """
     if matrix.dtype != jnp.float64:
         matrix = _lift_subnormals(matrix.astype(jnp.float32))
@@ -121,14 +120,14 @@ def to_unit_range(matrix: Wide) -> Wide:
 
 
 def to_order_of_one(size: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Returns the power of two that brings a size to the order of one.
+    """Returns the power of two whose product with a size is of order one.
 
-    The size's inverse would not do: that of a large one is subnormal, which backends flush to zero.
+    It is not 1 / size, because that is subnormal for a large size and backends flush it to zero.
     """
     number = jnp.finfo(size.dtype)
     exponent = lax.bitcast_convert_type(size, f"int{number.bits}") >> number.nmant
     largest = 2 * number.maxexp - 3
-    # The exponent 0 is that of subnormals, which are flushed as well.
+    # Subnormals have the exponent 0.
     inverse = jnp.clip(largest - exponent, 1, largest)
     return lax.bitcast_convert_type(inverse << number.nmant, size.dtype)
 
@@ -136,7 +135,7 @@ def to_order_of_one(size: Float[Array, "..."]) -> Float[Array, "..."]:
 def _lift_subnormals(matrix: Float[Array, "*batch rows cols"]) -> Wide:
     """Multiplies tiny matrices by 2^64, reading subnormal entries from their bits.
 
-    Backends flush subnormal operands to zero, which would turn a tiny gradient into no gradient.
+    Backends flush subnormal operands to zero, so a tiny gradient would become zero.
     """
     bits = lax.bitcast_convert_type(matrix, jnp.uint32)
     tiny = jnp.max(bits & 0x7FFFFFFF, axis=_MATRIX, keepdims=True) < _bits_of(2.0**-64)
@@ -153,7 +152,7 @@ def _bits_of(number: float) -> Array:
 
 
 def identity_like(square: Square) -> Square:
-    """Returns one identity matrix for every matrix of a batch."""
+    """Returns an identity matrix for every matrix of a batch."""
     return jnp.broadcast_to(jnp.eye(square.shape[-1], dtype=square.dtype), square.shape)
 
 
@@ -162,5 +161,5 @@ def _frobenius(matrix: Float[Array, "*batch rows cols"]) -> Float[Array, "*batch
 
 
 def nonzero(divisor: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Replaces zero by one, so that zero is divided into itself; NaN stays NaN."""
+    """Replaces zero by one, for divisions that leave zero as zero; NaN stays NaN."""
     return jnp.where(divisor == 0, 1, divisor)

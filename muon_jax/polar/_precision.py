@@ -1,7 +1,7 @@
-"""In which number format matrices are multiplied, said once and inherited by nothing.
+"""Explicit matmul precision for every product.
 
 JAX's default precision turns a float32 product into one bfloat16 pass on TPU and into TF32 on GPU.
-A polar iteration whose plan assumes float32 may then diverge, so every product here names its own.
+A polar iteration that was planned for float32 may then diverge.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class Arithmetic:
     """A format for the operands of a product; sums are always float32 or wider.
 
     Attributes:
-      name: as the user names it.
-      operands: the dtype that operands are rounded to, None to keep that of the iterate.
-      precision: what the backend may do to those operands.
+      name: the user's name for it.
+      operands: the dtype to which operands are rounded, or None for no rounding.
+      precision: the precision of `lax.dot_general`.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Arithmetic:
         return self.name != "float32"
 
     def rounded(self, matrix: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Returns what a product reads of an operand."""
+        """Casts an operand to the dtype of operands."""
         return matrix if self.operands is None else matrix.astype(self.operands)
 
-    def with_digits_read(self, matrix: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Returns the matrix rounded to what a product reads, in the dtype that it has."""
+    def rounded_in_place(self, matrix: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Rounds an operand to the digits of that dtype, and keeps its own dtype."""
         if self.operands is None:
             return matrix
         number = jnp.finfo(self.operands)
@@ -55,14 +55,14 @@ class Arithmetic:
     def multiply(
         self, left: Float[Array, "*batch rows inner"], right: Float[Array, "*batch inner cols"]
     ) -> Float[Array, "*batch rows cols"]:
-        """Multiplies with these operands."""
+        """Returns the product of two matrices, or of two batches."""
         return self._contract(left, right, (left.ndim - 1, right.ndim - 2))
 
     def gram(self, matrix: Float[Array, "*batch rows cols"]) -> Float[Array, "*batch short short"]:
-        """Returns the Gram matrix of the short side, XXᵀ or XᵀX, with these operands.
+        """Returns the Gram matrix of the short side, XXᵀ or XᵀX.
 
-        Without a transpose in the program: XLA's CPU backend multiplies half-precision operands in
-        float32 if one of them is the transpose of the other, and TPUs copy what is transposed.
+        The program has no transpose, because XLA:CPU multiplies half-precision operands in float32
+        if one is the transpose of the other, and XLA:TPU copies transposed operands.
         """
         rows, cols = matrix.shape[-2:]
         long = matrix.ndim - (2 if rows > cols else 1)
@@ -71,14 +71,14 @@ class Arithmetic:
     def on_short_side(
         self, factor: Float[Array, "*batch short short"], matrix: Float[Array, "*batch rows cols"]
     ) -> Float[Array, "*batch rows cols"]:
-        """Multiplies a matrix by a symmetric factor, from the side that it fits."""
+        """Multiplies a matrix by a symmetric factor, on its short side."""
         rows, cols = matrix.shape[-2:]
         return self.multiply(matrix, factor) if rows > cols else self.multiply(factor, matrix)
 
     def _contract(
         self, left: Float[Array, "..."], right: Float[Array, "..."], axes: tuple[int, int]
     ) -> Float[Array, "..."]:
-        """Sums over one axis of each; the batch axes lead."""
+        """Contracts one axis of each operand; batch axes come first."""
         batch = tuple(range(left.ndim - 2))
         return lax.dot_general(
             self.rounded(left),

@@ -1,4 +1,4 @@
-"""The directions between normalised SGD and Muon: steepest descent under Schatten norms."""
+"""Steepest descent under Schatten norms, from normalised SGD to Muon."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class SteepestDescent:
     def _direction(self, matrix: Wide) -> Wide:
         spectrum = decompose(matrix)
         values, largest = spectrum.values, spectrum.values[..., :1]
-        # A number over itself may round to less than one, which a steep power takes to zero.
+        # x / x may round to less than one, and a large exponent would turn that into zero.
         ratios = jnp.where(values < largest, values / nonzero(largest), 1)
         powers = jnp.where(spectrum.present, ratios**self._exponent, 0)
         energy = jnp.sum(jnp.square(powers), axis=-1, keepdims=True)
@@ -34,41 +34,40 @@ class SteepestDescent:
 
     @property
     def _exponent(self) -> float:
-        """That of the singular values, q − 1 = 1/(p − 1)."""
+        """The exponent of the singular values, q − 1 = 1/(p − 1)."""
         return math.inf if self.p == 1 else 1 / (self.p - 1)
 
 
 def steepest_descent(p: float) -> SteepestDescent:
-    r"""Makes the map to the direction of steepest descent under the Schatten-p norm.
+    r"""Makes the function that returns the direction of steepest descent in the Schatten-p norm.
 
-    The Schatten norm :math:`\|X\|_p` is the p-norm of the singular values. Among all steps of one
-    such norm, the one along which a loss of gradient :math:`G = U S V^\top` changes fastest is
+    The Schatten norm :math:`\|X\|_p` is the p-norm of the singular values. Among all steps of equal
+    norm, the one that changes a loss with gradient :math:`G = U S V^\top` most is
 
     .. math::
       D \propto U S^{q - 1} V^\top, \qquad \frac1p + \frac1q = 1, \qquad
       \langle G, D \rangle = \|G\|_q \, \|D\|_p.
 
-    In one parameter this leads from normalised SGD, p = 2, whose direction is G itself, to Muon,
-    p = ∞, where every singular value becomes one: a p in between compresses the spectrum to the
-    power 1/(p − 1). Below 2 large singular values gain, until at p = 1 the largest alone is left,
-    which is unstable where several are nearly equal.
+    p = 2 is normalised SGD, whose direction is G. p = ∞ is Muon, where every singular value becomes
+    one. In between, singular values are raised to the power 1/(p − 1). Below 2 large singular
+    values gain; at p = 1 only the largest remains, which is unstable if several are nearly equal.
 
-    Theory fixes the direction, and its size only up to the norm it is measured in. Here every p
-    gives the Frobenius norm of the polar factor, the root of the rank, so that scales of
-    `scale_by_muon` mean the same for all p and learning rates can be compared. Steps of one
-    Schatten-p norm instead would be up to √min(rows, cols) smaller at p = 2 than at ∞.
+    Theory leaves the size of the step free. Here it has the Frobenius norm of the polar factor, the
+    root of the rank, for every p, so that scales of `scale_by_muon` and learning rates are
+    comparable. Steps of equal Schatten-p norm would be up to √min(rows, cols) smaller at p = 2 than
+    at ∞.
 
-    It is as slow as `polar_by_svd`, which it equals at p = ∞, and leaves out the same directions:
-    those whose singular value is zero up to rounding.
+    It is as slow as `polar_by_svd`, which it equals at p = ∞, and also leaves out directions whose
+    singular value is zero up to rounding.
 
     Args:
-      p: which norm, in [1, ∞]; `math.inf` is Muon's.
+      p: the norm, in [1, ∞]; `math.inf` is Muon's.
 
     Returns:
-      An orthogonalizer by name and place, though for p < ∞ its results are not orthogonal: a
-      callable from (batch, rows, cols) to the same shape and dtype. A matrix of full rank has an
-      RMS of 1/√max(rows, cols) for every p, and a largest singular value of up to
-      √min(rows, cols), at p = 2 the root of rank over stable rank.
+      A callable from (batch, rows, cols) to the same shape and dtype, for the argument
+      `orthogonalizer`; its results are orthogonal only for p = ∞. The result of a matrix of full
+      rank has an RMS of 1/√max(rows, cols) for every p, and a largest singular value of up to
+      √min(rows, cols); at p = 2 that is the root of rank over stable rank.
 
     Raises:
       TypeError or ValueError: if `p` is no number in [1, ∞].

@@ -1,8 +1,8 @@
-"""Named schedules: the published ones as data with their source, and the library's own designs.
+"""Named schedules: published coefficients with their sources, and designs of this library.
 
-Every schedule expects singular values in [0, 1]. Sources reach that by the Frobenius norm, which
-wastes most of the range, or by rescaling rows, which changes the polar factor. Unless asked for the
-Frobenius norm, muon_jax divides by a tighter bound on the largest singular value.
+Every schedule expects singular values in [0, 1]. Sources divide by the Frobenius norm, which makes
+them much smaller than one, or rescale rows, which changes the polar factor. By default muon_jax
+divides by a tighter bound on the largest singular value.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ ScheduleName: TypeAlias = Literal[
     "deepseek",
 ]
 CoefficientsLike: TypeAlias = ScheduleName | Sequence[float] | Sequence[Sequence[float]]
-"""A name, one row that every step repeats, or one row a step."""
+"""A name, one row for all steps, or one row for each step."""
 
 _CALL = "newton_schulz"
 _REMEDY = "give a name, one row of 2 to 5 finite numbers, or a sequence of such rows"
@@ -41,16 +41,16 @@ _DEFAULT_STEPS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A schedule as its source ships it.
+    """A published schedule.
 
     Attributes:
       rows: The coefficients of x, x³, … of every step.
-      steps: How many steps the source takes.
-      repeats: Whether the source goes on with the last row beyond the end.
-      normalisation: What the source divides a matrix by before the first step.
-      source: Where the rows stand.
-      bare: Whether every row is best on exactly the interval that the one before leaves, so that a
-        singular value which rounding pushes out of it grows without bound.
+      steps: The number of steps in the source.
+      repeats: Whether the source repeats the last row for further steps.
+      normalisation: The divisor of a matrix before the first step in the source.
+      source: The address of the source.
+      bare: Whether the rows have no margin for rounding: a singular value that rounding moves out
+        of a row's interval may then grow without bound.
     """
 
     rows: Schedule
@@ -77,7 +77,7 @@ _POLAR_EXPRESS: Schedule = (
 
 
 def _with_margin(rows: Schedule, margin: float) -> Schedule:
-    """Stretches all rows but the last, as the code of Polar Express does for bfloat16."""
+    """Replaces p(x) by p(x / margin) in all rows but the last, as Polar Express in bfloat16."""
     return (*(stretch(row, margin) for row in rows[:-1]), rows[-1])
 
 
@@ -104,7 +104,7 @@ PUBLISHED = MappingProxyType(
             normalisation="Frobenius norm",
             source="https://x.com/YouJiacheng/status/1905861218138804534",
         ),
-        # The minimax chain itself, before the safety factor that its authors' code applies.
+        # The minimax schedule, without the safety factor of the authors' code.
         "polar_express": Published(
             _POLAR_EXPRESS,
             steps=5,
@@ -113,7 +113,7 @@ PUBLISHED = MappingProxyType(
             repeats=True,
             bare=True,
         ),
-        # What its authors' code runs: safety 1.01 on all but the last of the eight rows.
+        # As the authors' code runs it: safety 1.01 on all but the last of the eight rows.
         "polar_express_safe": Published(
             _with_margin(_POLAR_EXPRESS, 1.01),
             steps=5,
@@ -121,8 +121,8 @@ PUBLISHED = MappingProxyType(
             source="https://arxiv.org/abs/2505.16932",
             repeats=True,
         ),
-        # Polar Express designed anew for five steps: end 1e-3, cushion 0.02, safety 1.02 inside
-        # the recursion. modded-nanogpt and nanochat run the same rows.
+        # Polar Express designed for five steps: end 1e-3, cushion 0.02, safety 1.02 inside the
+        # recursion. modded-nanogpt and nanochat run the same rows.
         "dion": Published(
             (
                 (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -142,7 +142,7 @@ PUBLISHED = MappingProxyType(
             normalisation="Frobenius norm",
             source="https://github.com/Dao-AILab/gram-newton-schulz",
         ),
-        # The minimax chain of design end 1e-3 without cushion or safety.
+        # The minimax schedule of design end 1e-3 without cushion or safety.
         "cans": Published(
             (
                 (8.4703, -25.1081, 18.6293),
@@ -156,8 +156,8 @@ PUBLISHED = MappingProxyType(
             source="https://arxiv.org/abs/2506.10935",
             bare=True,
         ),
-        # Fitted to spectra after its row rescaling, which muon_jax does not do. The same authors'
-        # earlier rows, from (4.0098, -7.0585, 2.4635) on, are left out: they send 1 to -1.
+        # Fitted to spectra after row rescaling, which muon_jax does not do. The authors' earlier
+        # rows, which begin with (4.0098, -7.0585, 2.4635), are omitted: they map 1 to -1.
         "turbo": Published(
             (
                 (4.6051, -9.6552, 5.6769),
@@ -182,7 +182,7 @@ PUBLISHED = MappingProxyType(
             normalisation="Frobenius norm",
             source="https://arxiv.org/abs/2606.00371",
         ),
-        # Eight steps to get near 1 and two that have a double fixed point there.
+        # Eight steps towards 1 and two with a double fixed point at 1.
         "deepseek": Published(
             (*(_KELLER,) * 8, *((2.0, -1.5, 0.5),) * 2),
             steps=10,
@@ -192,25 +192,26 @@ PUBLISHED = MappingProxyType(
     }
 )
 
-# The spread for which the library's own designs minimise their rms error. Polar error, as a
-# fraction of optax.contrib.muon's (0.190, 0.195, 0.445, 0.246): a Gaussian 512×512 matrix, spectra
-# log-uniform over 1e2 and 1e3, momenta of a small language model where σ ≥ 1e-3 σ_max.
+# The condition number for which the library's designs minimise their rms error. Polar error as a
+# fraction of optax.contrib.muon's (0.190, 0.195, 0.445, 0.246), for a Gaussian 512×512 matrix,
+# spectra log-uniform over 1e2 and 1e3, and momenta of a small language model where σ ≥ 1e-3 σ_max,
+# by degrees and condition number:
 #                        200                   500                   1000
 #   9, 9, 9      .31 .08 .68 .89       .44 .33 .56 .75       .62 .55 .53 .74
 #   9, 9, 9, 5   .23 .00 .41 .44       .20 .02 .23 .19       .21 .11 .13 .11
-# A smaller spread gives up real momenta, a larger one well-conditioned matrices.
+# Below 500 real momenta get worse, above it well-conditioned matrices.
 _CONDITIONING = 500.0
 
 
 @dataclasses.dataclass(frozen=True)
 class _Designs:
-    """What the library designs for one kind of arithmetic.
+    """The designs of this library for one arithmetic.
 
     Attributes:
       inflation: the margin for rounding.
       fast: the degrees of `"fast"`.
       accurate: the degrees of `"accurate"`.
-      fast_conditioning: the spread of `"fast"`.
+      fast_conditioning: the condition number of `"fast"`.
     """
 
     inflation: float
@@ -219,19 +220,19 @@ class _Designs:
     fast_conditioning: float = _CONDITIONING
 
 
-# On a wide interval a step of degree 9 has coefficients up to 600 and explodes right above it, so
-# only float32 is exact enough: with TF32 or float16 operands 9, 9, 9 ends with singular values up
-# to 3e4 on an ill-conditioned matrix, and with bf16 operands 9, 9, 9, 5 up to 1e3 on common ones.
-# The last of four steps has a narrow interval and coefficients under 10; nothing ends above 1.22
-# in the tests, though with bf16 operands some matrices end higher. Five quintics are more exact
-# (0.08 to 0.18 of optax's error on Gaussian matrices, where 5, 5, 5, 9 has 0.38) for 15 products
-# instead of 13: `minimax` has them.
+# On a wide interval a step of degree 9 has coefficients up to 600 and grows fast right above it, so
+# only float32 is exact enough: with TF32 or float16 operands 9, 9, 9 gives singular values up to
+# 3e4 on an ill-conditioned matrix, and with bf16 operands 9, 9, 9, 5 up to 1e3 on common ones.
+# The last of four steps has a narrow interval and coefficients under 10; in the tests no result
+# exceeds 1.22, though with bf16 operands some matrices give more. Five quintics (`minimax`) are
+# more accurate (0.08 to 0.18 of optax's error on Gaussian matrices, where 5, 5, 5, 9 has 0.38), for
+# 15 products instead of 13.
 _DESIGNS = MappingProxyType(
     {
         "float32": _Designs(1.002, fast=(9, 9, 9), accurate=(9, 9, 9, 5)),
         "tensorfloat32": _Designs(1.005, fast=(5, 5, 5, 9), accurate=(5,) * 6),
         "float16": _Designs(1.005, fast=(5, 5, 5, 9), accurate=(5,) * 6),
-        # At a spread of 500, spectra log-uniform over 1e3 have more than half of optax's error.
+        # At 500, spectra log-uniform over 1e3 have more than half of optax's error.
         "bfloat16": _Designs(1.01, fast=(5, 5, 5, 9), accurate=(5,) * 6, fast_conditioning=600.0),
     }
 )
@@ -245,22 +246,22 @@ def schedule(
     """Resolves a name or explicit coefficients to the polynomial of every step.
 
     Args:
-      coefficients: `"fast"` or `"accurate"`, the library's own designs; `"minimax"`, its own design
-        of `steps` quintic steps; a published name; one row, which every step repeats; or one row
-        a step.
-      steps: How many steps to take. None is the design's or the source's own number, all rows of
-        an explicit table, and otherwise 5.
-      arithmetic: How matrix products will round, which a design of the library allows for:
-        `"float32"`, `"tensorfloat32"`, `"float16"` or `"bfloat16"`. Published rows stay as they
-        are; but bare ones are stretched for all but float32, or rounding would blow them up.
+      coefficients: `"fast"` or `"accurate"`, designs of this library; `"minimax"`, its design of
+        `steps` quintic steps; a published name; one row for all steps; or one row for each step.
+      steps: The number of steps. None is the design's or the source's own number, all rows of an
+        explicit table, and otherwise 5.
+      arithmetic: The format of products, for which the library's designs have a margin:
+        `"float32"`, `"tensorfloat32"`, `"float16"` or `"bfloat16"`. Published rows are unchanged,
+        except that bare ones get a margin for all but float32, because rounding would make them
+        diverge.
 
     Returns:
-      One tuple of 2 to 5 finite coefficients a step.
+      One tuple of 2 to 5 finite coefficients for each step.
 
     Raises:
       ValueError: For an unknown name, for rows of the wrong length or not finite, and for more
-        steps than there are rows where the source does not say that the last one repeats.
-      TypeError: For coefficients that are no numbers, and for steps that are no whole number.
+        steps than there are rows, unless the last one repeats.
+      TypeError: For coefficients that are not numbers, and for steps that are not an integer.
     """
     if steps is not None:
         check_positive_int(_CALL, "steps", steps)

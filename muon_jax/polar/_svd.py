@@ -1,4 +1,4 @@
-"""Other ways to the polar factor: exactly by SVD, and by the coupled iteration."""
+"""The polar factor by SVD, and by the coupled Newton-Schulz iteration."""
 
 import math
 from dataclasses import dataclass
@@ -36,9 +36,9 @@ class PolarBySvd:
 def polar_by_svd() -> PolarBySvd:
     """Makes the exact orthogonalizer: U Vᵀ of the singular value decomposition U S Vᵀ.
 
-    The yardstick for the others, and slow: backends run an SVD serially, with many small kernels.
-    Directions whose singular value is zero up to rounding stay zero, as an iteration would leave
-    them; so the zero matrix maps to itself.
+    It is the reference for the others, and slow, because backends run an SVD serially in many small
+    kernels. Directions whose singular value is zero up to rounding stay zero, as under an
+    iteration, so the zero matrix maps to itself.
 
     Returns:
       An orthogonalizer: a callable from (batch, rows, cols) to the same shape and dtype.
@@ -54,7 +54,7 @@ def polar_by_svd() -> PolarBySvd:
 
 
 class Decomposed(NamedTuple):
-    """A singular value decomposition, and which of its values are more than rounding."""
+    """A singular value decomposition, and which of its values exceed rounding."""
 
     left: Square
     values: Float[Array, "*batch rows"]
@@ -62,13 +62,13 @@ class Decomposed(NamedTuple):
     present: Bool[Array, "*batch rows"]
 
     def with_values(self, values: Float[Array, "*batch rows"]) -> Wide:
-        """Puts a matrix together from the same directions and other singular values."""
+        """Returns the matrix with the same singular vectors and these singular values."""
         return _multiply(values[..., None, :] * self.left, self.right)
 
 
 def decompose(matrix: Wide) -> Decomposed:
     left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
-    # Of the long side only the root: a vector of millions of entries is no noise.
+    # The root of the long side, or a vector of millions of entries would count as noise.
     rows, cols = matrix.shape[-2:]
     noise = max(rows, math.sqrt(cols)) * jnp.finfo(matrix.dtype).eps * values[..., :1]
     return Decomposed(left, values, right, values > noise)
@@ -91,8 +91,8 @@ class InverseSqrt:
     def _polar(self, matrix: Wide) -> Wide:
         bound, gram, _ = normalize_schatten(matrix, _EXACT)
         identity = identity_like(gram)
-        # Rounding makes eigenvalues of zero negative. They grow with every step, and from minus one
-        # on without bound, so where there are steps enough for that a shift keeps them positive.
+        # Rounding makes zero eigenvalues negative. They grow with every step, and diverge below
+        # minus one; if there are enough steps to reach that, a shift keeps them positive.
         noise = math.sqrt(gram.shape[-1]) * float(jnp.finfo(gram.dtype).eps)
         if self.steps * math.log(_GROWTH) > -math.log(noise):
             gram = gram + noise * identity
@@ -102,7 +102,7 @@ class InverseSqrt:
             factor = 1.5 * identity - 0.5 * _multiply(inverse, root)
             return _multiply(root, factor), _multiply(factor, inverse)
 
-        # The first step by hand: its Z is the identity, which needs no products.
+        # In the first step Z is the identity, so it needs no products with Z.
         factor = 1.5 * identity - 0.5 * gram
         first = (_multiply(gram, factor), factor)
         _, inverse = lax.fori_loop(1, self.steps, step, first)
@@ -112,20 +112,20 @@ class InverseSqrt:
 def inverse_sqrt(steps: int = 15) -> InverseSqrt:
     """Makes the orthogonalizer (XXᵀ)^(-1/2) X by the coupled Newton-Schulz iteration.
 
-    From Y = XXᵀ and Z = I, each step multiplies both by (3I − ZY)/2; Y tends to the square root and
-    Z to its inverse. It works on the short side alone, but a singular value σ below the largest
-    enters as σ² and grows by 2.25 a step at most: `newton_schulz` reaches the same accuracy for a
-    fraction of the products. It is here as the method of the reference sketches.
+    From Y = XXᵀ and Z = I, each step multiplies both by (3I − ZY)/2; Y converges to the square root
+    and Z to its inverse. Only the last product has the long side, but a small singular value σ
+    enters as σ² and grows at most by 2.25 a step, so `newton_schulz` reaches the same accuracy with
+    a fraction of the products. Use it to compare with other implementations of this iteration.
 
     Args:
-      steps: iterations, at least 1. Fifteen bring singular values above a hundredth of the largest
-        to one.
+      steps: iterations, at least 1. Fifteen make singular values above a hundredth of the largest
+        one.
 
     Returns:
       An orthogonalizer: a callable from (batch, rows, cols) to the same shape and dtype.
 
     Raises:
-      TypeError or ValueError: if `steps` is no whole number of at least 1.
+      TypeError or ValueError: if `steps` is not an integer of at least 1.
 
     Examples:
       >>> import jax, muon_jax

@@ -1,4 +1,4 @@
-"""Optax gradient transformations around the polar map."""
+"""Optax gradient transformations around orthogonalisation."""
 
 from muon_jax.transforms._momentum_rms import MomentumRmsState as MomentumRmsState
 from muon_jax.transforms._momentum_rms import scale_by_momentum_rms as scale_by_momentum_rms

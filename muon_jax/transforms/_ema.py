@@ -1,4 +1,4 @@
-"""The moving average of the transformations: computed wide, finite wherever its input is."""
+"""The moving average of the transformations: in float32 or wider, and finite for finite input."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ from muon_jax._types import wide_dtype
 from muon_jax.trees._paths import named_leaves
 
 
-def averaged(old: Float[Array, "..."], new: Float[Array, "..."], decay: Any) -> Float[Array, "..."]:
+def ema(old: Float[Array, "..."], new: Float[Array, "..."], decay: Any) -> Float[Array, "..."]:
     """Returns decay·old + (1 − decay)·new, in float32 or wider, up to one unit of rounding.
 
-    Rounding could carry an average of two numbers at the end of a format on to infinity. So the
-    weights of a true average sum to a unit less than one, which costs no operation on arrays. None
-    is negative: a decay that is one, up to rounding, keeps the average.
+    The average of two numbers near the largest of a format could round to infinity, so for
+    decay > 0 the weights sum to one minus a unit of rounding. No weight is negative: a decay of one
+    keeps the average.
     """
     wide = wide_dtype(old.dtype, new.dtype)
     weight = jnp.maximum(1 - decay - (decay > 0) * float(jnp.finfo(wide).eps), 0)
     return (decay * old.astype(wide) + weight * new.astype(wide)).astype(wide)
 
 
-def stored(average: Float[Array, "..."], dtype: Any) -> Float[Array, "..."]:
-    """Rounds to a dtype: what is finite and beyond its range, to its largest number."""
+def cast_saturating(average: Float[Array, "..."], dtype: Any) -> Float[Array, "..."]:
+    """Casts to a dtype; finite values beyond its range become its largest number."""
     largest = jnp.finfo(dtype).max.astype(average.dtype)
     if largest == jnp.finfo(average.dtype).max:
         return average.astype(dtype)
@@ -32,7 +32,7 @@ def stored(average: Float[Array, "..."], dtype: Any) -> Float[Array, "..."]:
 
 
 def check_storable(call: str, params: Any) -> None:
-    """Raises TypeError for parameters of 8 bits, in which small updates round to nothing."""
+    """Raises TypeError for parameters of 8 bits, because small updates round to zero there."""
     dtypes = ((path, jnp.result_type(leaf)) for path, leaf in named_leaves(params))
     if narrow := [f"{path} ({dtype})" for path, dtype in dtypes if dtype.itemsize < 2]:
         raise refused(

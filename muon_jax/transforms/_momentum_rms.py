@@ -1,4 +1,4 @@
-"""Momentum of unit RMS, for leaves that are no matrices."""
+"""Momentum of unit RMS, for leaves that are not matrices."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ from muon_jax import _checks
 from muon_jax._door import public
 from muon_jax.mesh._state import zeros_sharded_as
 from muon_jax.polar._normalize import nonzero, to_order_of_one
-from muon_jax.transforms._ema import averaged, check_storable, stored
+from muon_jax.transforms._ema import cast_saturating, check_storable, ema
 from muon_jax.transforms._same_leaves import check_gradients, check_same_leaves
 
 
 class MomentumRmsState(NamedTuple):
-    """What `scale_by_momentum_rms` carries from step to step.
+    """The state of `scale_by_momentum_rms`.
 
     Attributes:
       mu: moving average of the gradients, in the structure of the parameters.
@@ -34,15 +34,15 @@ def scale_by_momentum_rms(
     .. math::
       M \leftarrow \mu M + (1 - \mu) G, \qquad U = M / (\operatorname{rms}(M) + \epsilon)
 
-    What orthogonalisation is to a matrix this is to a vector: the update keeps the direction of the
-    momentum and has a size of its own, an RMS of one. It holds one copy of the parameters where
-    AdamW holds two. Unlike AdamW it does not treat entries apart, so it suits norms and biases
-    better than embeddings, whose rows see very different numbers of gradients.
+    This is to a vector what orthogonalisation is to a matrix: the update keeps the direction of the
+    momentum and has an RMS of one. The state is one copy of the parameters; AdamW needs two. Unlike
+    AdamW it does not scale entries separately, so it suits norms and biases better than embeddings,
+    whose rows get gradients at very different frequencies.
 
     Args:
       momentum: decay of the average, in [0, 1).
-      max_norm: bound on the Euclidean norm of each leaf's momentum, applied after the division, so
-        that wide leaves do not take larger steps than narrow ones; None does not bound it.
+      max_norm: bound on the Euclidean norm of each leaf's update, so that large leaves do not take
+        larger steps than small ones; None is no bound.
       eps: added to the root mean square, at least 0; momenta far below it give small updates.
 
     Returns:
@@ -76,13 +76,13 @@ def scale_by_momentum_rms(
     ) -> tuple[optax.Updates, MomentumRmsState]:
         del params
         check_gradients(updates, state, call=call)
-        updates = jax.tree.map(jnp.asarray, updates)  # NumPy's float64 becomes what JAX computes in
+        updates = jax.tree.map(jnp.asarray, updates)  # NumPy's float64 becomes JAX's float
         check_same_leaves(state.mu, updates, call=call)
-        average = jax.tree.map(lambda old, new: averaged(old, new, momentum), state.mu, updates)
+        average = jax.tree.map(lambda old, new: ema(old, new, momentum), state.mu, updates)
         scaled = jax.tree.map(
             lambda leaf, like: _unit_rms(leaf, eps, max_norm).astype(like.dtype), average, updates
         )
-        kept = jax.tree.map(lambda leaf, like: stored(leaf, like.dtype), average, state.mu)
+        kept = jax.tree.map(lambda leaf, like: cast_saturating(leaf, like.dtype), average, state.mu)
         return scaled, MomentumRmsState(kept)
 
     # Optax types every state as one union, which a precise signature does not match.
@@ -92,7 +92,7 @@ def scale_by_momentum_rms(
 def _unit_rms(leaf: Float[Array, "..."], eps: float, max_norm: float | None) -> Float[Array, "..."]:
     if leaf.size == 0:
         return leaf
-    # The squares of a large gradient overflow and those of a small one vanish.
+    # Squares of large gradients would overflow, and those of small ones underflow.
     power = to_order_of_one(jnp.max(jnp.abs(leaf)))
     unit = leaf * power
     size = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(unit)))) + eps * power

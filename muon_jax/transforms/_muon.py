@@ -1,4 +1,4 @@
-"""The transformation: momentum, then its nearest orthogonal matrix, then a scale by shape."""
+"""`scale_by_muon`: momentum, its nearest orthogonal matrix, and a scale by shape."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from muon_jax._types import Orthogonalizer, ScalarOrSchedule, Scale, common_dtyp
 from muon_jax.mesh._distribution import Distribute
 from muon_jax.mesh._state import on_mesh_of, zeros_sharded_as
 from muon_jax.routing._traced import AxesLike
-from muon_jax.transforms._ema import averaged, check_storable, stored
+from muon_jax.transforms._ema import cast_saturating, check_storable, ema
 from muon_jax.transforms._orthogonalize import resolve_views, tree_solver
 from muon_jax.transforms._precondition import PreconditionerLike, preconditioner
 from muon_jax.transforms._same_leaves import check_gradients, check_same_leaves, params_beside
@@ -23,13 +23,13 @@ from muon_jax.views._matrix_axes import MatrixAxes
 
 
 class MuonState(NamedTuple):
-    """What Muon carries from step to step: data alone, no configuration.
+    """The state of Muon: data only, no configuration.
 
     Attributes:
       count: number of updates so far.
-      mu: moving average of the gradients, in the structure of the parameters; leaves that have no
-        view hold `optax.MaskedNode()`.
-      precondition: what the preconditioner keeps of earlier gradients, likewise; `()` without one.
+      mu: moving average of the gradients, in the structure of the parameters; leaves without a view
+        are `optax.MaskedNode()`.
+      precondition: the state of the preconditioner, in the same structure; `()` without one.
     """
 
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -59,46 +59,45 @@ def scale_by_muon(
       M \leftarrow \mu M + (1 - \mu) G, \qquad
       U = s \cdot \operatorname{polar}(\mu M + (1 - \mu) G),
 
-    where :math:`\operatorname{polar}(A S B^\top) = A B^\top` for a singular value decomposition,
-    and without Nesterov the polar factor is that of :math:`M`. The average is the same as heavy
-    ball, :math:`M \leftarrow \mu M + G`, up to a factor, which the polar factor ignores; so there
-    is no bias to correct. Nothing here decays weights or knows a learning rate: chain it.
+    where :math:`\operatorname{polar}(A S B^\top) = A B^\top` for a singular value decomposition.
+    Without Nesterov, :math:`U = s \cdot \operatorname{polar}(M)`. The average equals heavy ball,
+    :math:`M \leftarrow \mu M + G`, up to a factor that the polar factor ignores, so no bias
+    correction is needed. Chain weight decay and the learning rate after it.
 
-    Every leaf must be a matrix by its view. Send the others elsewhere with `optax.multi_transform`
-    and `label_params`, or let `muon` do so; `optax.MaskedNode` passes through. Under a mask, the
-    default rules lack the shapes that it hides, and refuse what these may decide, such as
-    convolutions whose biases are masked: pass `axes=muon_jax.matrix_axes(params)` to such a chain.
+    Every leaf must have a view as matrices. Train the others with `optax.multi_transform` and
+    `label_params`, or use `muon`; `optax.MaskedNode` passes through. Default rules need the shapes
+    of all parameters, and raise an error if a mask hides a shape that they depend on, such as the
+    bias of a convolution: pass `axes=muon_jax.matrix_axes(params)` in such a chain.
 
     Args:
       momentum: decay of the average, in [0, 1), or a schedule of it by step.
-      nesterov: look one step ahead, as the formula shows.
+      nesterov: whether to use Nesterov momentum, as in the formula.
       orthogonalizer: from (batch, rows, cols) to the same shape; None is `newton_schulz()`.
       scale: size of the update. `"match_rms"`: 0.2·√max(rows, cols), the RMS of a typical AdamW
         update; `"keller"`: √max(1, cols/rows); `"spectral"`: √(cols/rows); `"update_norm"`: 0.2
         over the measured RMS; `"none"`; `hidden_size(width)`; or any callable of (rows, cols),
-        which are (inputs, outputs) whichever way the parameter stores them.
-      axes: how leaves are matrices: a `MatrixAxes`, a prefix tree of them (None: pass that leaf's
-        gradient on unchanged), a function from parameters to such a tree, or what `trace_axes`
-        returns; None applies the default rules by path and shape.
-      momentum_dtype: dtype that the momentum is stored in; None is that of the parameter. It is
-        always computed in float32 or wider.
-      chunk_bytes: bound on the float32 size of the matrices orthogonalised at a time, which bounds
-        the extra memory; None chooses by backend.
-      distribute: who works on which matrix on a mesh. `"auto"`: every device takes its part of the
-        matrices, wherever their shards lie; `"off"`: XLA decides; or a `Distribution`, which
-        `shard_map` needs. On one device all are the same.
-      precondition: what divides the momentum before its polar factor is taken: `"second_moment"`
-        (Muon²), `"soap"` (SOAP-Muon), a `SecondMoment` or a `Soap` with settings of its own; None
-        is plain Muon.
+        which are always (inputs, outputs).
+      axes: views of leaves as matrices: a `MatrixAxes`, a prefix tree of them (None passes the
+        gradient of a leaf on unchanged), a function from parameters to such a tree, or the result
+        of `trace_axes`; None applies the default rules by path and shape.
+      momentum_dtype: dtype in which the momentum is stored; None is that of the parameter. It is
+        computed in float32 or wider.
+      chunk_bytes: bound on the float32 size of the matrices that are orthogonalised at once, which
+        bounds the extra memory; None chooses by backend.
+      distribute: which device orthogonalises which matrix on a mesh. `"auto"`: the matrices are
+        distributed over all devices; `"off"`: XLA decides; or a `Distribution`, which `shard_map`
+        requires. On one device all are the same.
+      precondition: divides the momentum before orthogonalisation: `"second_moment"` (Muon²),
+        `"soap"` (SOAP-Muon), or a `SecondMoment` or `Soap` with other settings; None is plain Muon.
 
     Returns:
       A transformation whose updates have the shape and dtype of the gradients, the sharding of the
-      parameters and singular values near the scale, and point along the gradient: chain it with
+      parameters, singular values near the scale, and the sign of the gradient: chain it with
       `optax.scale_by_learning_rate`.
 
     Raises:
       TypeError or ValueError: at once for an unusable argument, and at `init` for parameters that
-        are not floating-point, have no matrix view, or hold no array at all.
+        are not floating-point or have no view, or if there are none.
 
     Examples:
       >>> import jax, muon_jax, optax
@@ -135,7 +134,7 @@ def scale_by_muon(
     ) -> tuple[optax.Updates, MuonState]:
         params = params_beside(updates, params, call=call)
         check_gradients(updates, state, call=call)
-        updates = jax.tree.map(jnp.asarray, updates)  # NumPy's float64 becomes what JAX computes in
+        updates = jax.tree.map(jnp.asarray, updates)  # NumPy's float64 becomes JAX's float
         gradients, treedef = jax.tree.flatten(updates)
         views = resolve_views(call, updates, axes)
         check_same_leaves(state.mu, _mirrored(updates, views), call=call)
@@ -171,7 +170,7 @@ def _mirrored(
     views: Sequence[MatrixAxes | None],
     make: Callable[[Array, MatrixAxes], Any] = lambda leaf, view: leaf,
 ) -> Any:
-    """Makes something of every leaf that has a view; the state leaves out the others."""
+    """Maps a function over the leaves that have a view; the others become `MaskedNode`."""
     leaves, treedef = jax.tree.flatten(tree)
     return treedef.unflatten(
         optax.MaskedNode() if view is None else make(leaf, view)
@@ -182,11 +181,11 @@ def _mirrored(
 def _accumulate(
     gradient: Float[Array, "..."], average: Float[Array, "..."], decay: Any, nesterov: bool
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """Returns the direction to orthogonalise, and the moving average as it is stored."""
-    moved = averaged(average, gradient, decay)
-    direction = averaged(moved, gradient, decay) if nesterov else moved
+    """Returns the direction to orthogonalise, and the moving average to store."""
+    moved = ema(average, gradient, decay)
+    direction = ema(moved, gradient, decay) if nesterov else moved
     either = common_dtype(gradient.dtype, average.dtype)
-    return direction.astype(either), stored(moved, average.dtype)
+    return direction.astype(either), cast_saturating(moved, average.dtype)
 
 
 def _check_arrays(call: str, params: optax.Params) -> None:
@@ -219,5 +218,5 @@ def _check_all_routed(call: str, params: optax.Params, views: list[Any]) -> None
             call,
             f"no matrices by the default rules: {_checks.listed(others)}",
             "Use muon_jax.muon, or optax.multi_transform with muon_jax.label_params, to send them"
-            " to another optimizer; or say by axes= how they are matrices",
+            " to another optimizer; or give their views by axes=",
         )

@@ -1,4 +1,4 @@
-"""Orthogonalises every matrix of a tree: views out, one computation a shape, views back."""
+"""Orthogonalises every matrix of a tree, under its view."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -38,19 +38,19 @@ def orthogonalize_tree(
 ) -> Tree:
     """Replaces every matrix of a tree by its nearest orthogonal matrix, times a scale.
 
-    Leaves of one shape, whichever way they lie, share one compiled computation. Nothing is kept
-    between calls: this is the map inside `scale_by_muon`, without its momentum.
+    This is `scale_by_muon` without momentum. Leaves of one shape or its transpose share one
+    compiled computation.
 
     Args:
       tree: a tree of floating-point arrays.
-      axes: how leaves are matrices: a `MatrixAxes` for all, a prefix tree of them (None: leave that
-        leaf alone), a function from the tree to such a tree, or what `trace_axes` returns. None
-        applies the default rules.
+      axes: views of leaves as matrices: a `MatrixAxes` for all, a prefix tree of them (None leaves
+        a leaf unchanged), a function from the tree to such a tree, or the result of `trace_axes`.
+        None applies the default rules.
       orthogonalizer: from (batch, rows, cols) to the same shape; None is `newton_schulz()`.
       scale: as for `scale_by_muon`; `"none"` leaves the results orthogonal.
-      chunk_bytes: bound on the float32 size of the matrices worked on at a time; None chooses by
-        backend.
-      distribute: who works on which matrix on a mesh, as for `scale_by_muon`.
+      chunk_bytes: bound on the float32 size of the matrices that are orthogonalised at once; None
+        chooses by backend.
+      distribute: which device orthogonalises which matrix on a mesh, as for `scale_by_muon`.
 
     Returns:
       A tree of the same structure, shapes, dtypes and shardings.
@@ -72,8 +72,8 @@ def orthogonalize_tree(
 
 
 TreeSolver: TypeAlias = Callable[[Any, Sequence[MatrixAxes | None], Any], Any]
-"""From a tree, the view of each of its leaves and a tree whose shardings the results are to have
-to the scaled orthogonal factors; leaves without a view pass through."""
+"""From a tree, the views of its leaves and a tree whose shardings the results get to the scaled
+polar factors; leaves without a view pass through."""
 
 
 def tree_solver(
@@ -83,10 +83,10 @@ def tree_solver(
     chunk_bytes: int | None,
     distribute: Distribute,
 ) -> TreeSolver:
-    """Joins the polar map and the scale, which both look at whole matrices, wherever these lie.
+    """Makes the function that orthogonalises and scales the whole matrices of a tree on any mesh.
 
     Raises:
-      TypeError or ValueError: names `call` and the argument that is of no use.
+      TypeError or ValueError: names `call` and the unusable argument.
     """
     check_scale(call, scale)
     check_distribute(call, distribute)
@@ -112,12 +112,12 @@ def tree_solver(
             return treedef.unflatten(_solve_here(leaves, views, solve, jax.tree.leaves(like)))
         done = list(leaves)
         places = [place for place, view in enumerate(views) if view is not None]
-        paths, wanted = [path for path, _ in named_leaves(tree)], jax.tree.leaves(like)
+        paths, targets = [path for path, _ in named_leaves(tree)], jax.tree.leaves(like)
         results = solve_on_mesh(
             [paths[place] for place in places],
             [leaves[place] for place in places],
             [view for view in views if view is not None],
-            [wanted[place] for place in places],
+            [targets[place] for place in places],
             layout,
             solve=solve,
             cost=cost,
@@ -131,13 +131,13 @@ def tree_solver(
 
 
 def flops_of(polar: Orthogonalizer) -> Callable[[int, int], int] | None:
-    """Returns the method that counts the FLOPs for a matrix of (rows, cols), if there is one."""
+    """Returns the method that counts the FLOPs for a matrix of (rows, cols), or None."""
     flops: Any = getattr(polar, "flops", None)
     return flops if callable(flops) else None  # pyright: ignore[reportReturnType]
 
 
 def _operands(polar: Orthogonalizer, platform: str) -> Callable[[int, int], str | None]:
-    """Returns the dtype to which an orthogonalizer rounds matrices on a platform, if it does."""
+    """Returns from (rows, cols) to the dtype to which an orthogonalizer rounds, or None."""
     on = getattr(polar, "on", None)
     return on(platform).operands if on else lambda rows, cols: None
 
@@ -148,7 +148,7 @@ def _solve_here(
     solve: Solve,
     like: Sequence[Array],
 ) -> list[Array]:
-    """Solves all leaves that have a view in one call, wherever XLA carries it out."""
+    """Orthogonalises all leaves that have a view in one call; XLA places the work."""
     viewed = {place: view for place, view in enumerate(views) if view is not None}
 
     def solve_all(*arrays: Array) -> list[Array]:

@@ -1,4 +1,4 @@
-"""Transformations that are built anew for the tree they are given, whose routes they need."""
+"""Transformations that are built for each tree, because they depend on its routes."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,12 +19,12 @@ from muon_jax.trees._paths import chosen_by_leaf, is_placeholder
 _TREES_KEPT = 8
 
 
-class Told(NamedTuple):
+class Report(NamedTuple):
     """What an optimizer does with a tree.
 
     Attributes:
-      leaves: what `explain` shows.
-      notices: what `init` warns of.
+      leaves: for `explain`.
+      notices: the warnings of `init`.
     """
 
     leaves: Sequence[RecordedLeaf]
@@ -34,15 +34,15 @@ class Told(NamedTuple):
 def built_per_tree(
     call: str,
     build: Callable[[Any], optax.GradientTransformationExtraArgs],
-    tell: Callable[[Any], Told] | None = None,
+    report: Callable[[Any], Report] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes a transformation that reads its structure off the whole tree.
+    """Makes a transformation that depends on the whole tree.
 
     Args:
-      call: the call that is named where a state does not fit the tree.
+      call: the public call, for messages.
       build: from parameters, or updates of their structure, to the transformation for them. It runs
-        at every update, since what it returns may hold traced hyperparameters.
-      tell: from parameters to what `init` reports.
+        at every update, because the transformation may hold traced hyperparameters.
+      report: from parameters to the report of `init`.
     """
 
     def built(tree: Any) -> optax.GradientTransformationExtraArgs:
@@ -50,10 +50,10 @@ def built_per_tree(
             return build(tree)
 
     def init(params: optax.Params) -> optax.OptState:
-        if tell is not None and not is_placeholder(params):
-            told = tell(params)
-            if not record(told.leaves):
-                for notice in told.notices:
+        if report is not None and not is_placeholder(params):
+            leaves, notices = report(params)
+            if not record(leaves):
+                for notice in notices:
                     warnings.warn(notice, stacklevel=2)
         return on_mesh_of(params, built(params).init(params))
 
@@ -67,7 +67,7 @@ def built_per_tree(
     ) -> tuple[optax.Updates, optax.OptState]:
         params = params_beside(updates, params, call=call)
         check_gradients(updates, state, call=call)
-        updates = jax.tree.map(jnp.asarray, updates)  # NumPy's float64 becomes what JAX computes in
+        updates = jax.tree.map(jnp.asarray, updates)  # NumPy's float64 becomes JAX's float
         check_same_leaves(state, expected(updates), call=call)
         return built(updates).update(updates, state, params, **extra_args)
 
@@ -75,9 +75,9 @@ def built_per_tree(
 
 
 def once_per_structure(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Caches a function of a tree that depends on structure, shapes and dtypes alone.
+    """Caches a function of a tree that depends only on structure, shapes and dtypes.
 
-    An update outside of `jit` would otherwise route and trace anew at every step.
+    Without the cache an update outside of `jit` would route and trace at every step.
     """
     results: dict[Any, Any] = {}
 
@@ -86,7 +86,7 @@ def once_per_structure(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         key = (structure, *((np.shape(leaf), getattr(leaf, "dtype", None)) for leaf in leaves))
         try:
             known = key in results
-        except TypeError:  # the structure holds metadata without a hash
+        except TypeError:  # the structure has unhashable metadata
             return function(tree)
         if not known:
             if len(results) == _TREES_KEPT:
@@ -98,9 +98,9 @@ def once_per_structure(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def check_mask(call: str, argument: str, mask: Any) -> None:
-    """Raises TypeError for what `optax.inject_hyperparams` makes of a mask function.
+    """Raises TypeError for the result of a mask function that was called with a step count.
 
-    Around a function of the user's it calls a mask with a step count, which gives False.
+    `optax.inject_hyperparams` does so around a user's own factory.
     """
     if mask is False or isinstance(mask, np.ndarray | jax.Array):
         remedy = "give weight_decay=0.0 for no decay, or a tree of booleans, or a function to one; "
@@ -109,9 +109,10 @@ def check_mask(call: str, argument: str, mask: Any) -> None:
 
 
 def mask_for(call: str, argument: str, tree: Any, mask: Any) -> Callable[[Any], Any] | None:
-    """Reads a mask off the whole tree, of which Optax would show it a part.
+    """Evaluates a mask on the whole tree, because Optax would pass it only a part.
 
-    The answer is a function: Optax calls what can be called, and a mask of a model's class can.
+    Returns a function, because Optax calls masks that are callable, such as trees of a model's
+    class.
     """
     if mask is None:
         return None
@@ -123,11 +124,11 @@ def mask_for(call: str, argument: str, tree: Any, mask: Any) -> Callable[[Any], 
 
 
 def mask_by_leaf(call: str, argument: str, tree: Any, mask: Any) -> list[bool]:
-    """Lists whether a mask keeps each leaf of a tree."""
+    """Lists the value of a mask for each leaf of a tree."""
     remedy = "Give a tree of booleans, or a function from the parameters to one"
     kept = chosen_by_leaf(call, argument, mask, tree, remedy=remedy)
     for each in kept:
-        # An array that is traced, such as a mask made from a count of steps, has no value yet.
+        # A traced array, such as a mask computed from a step count, has no value yet.
         if isinstance(each, Tracer) or np.asarray(each).dtype != bool or np.ndim(each):
             raise refused(call, f"{argument} holds {each!r}", remedy, TypeError)
     return [bool(each) for each in kept]

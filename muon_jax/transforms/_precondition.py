@@ -1,8 +1,8 @@
-"""Preconditioners: what divides the momentum before its polar factor is taken.
+"""Preconditioners, which divide the momentum before orthogonalisation.
 
-The polar factor gives all singular directions of the momentum the same weight, those of noise too.
-A preconditioner divides by the size that entries have had over many steps, so that a direction in
-which gradients are large and change sign counts less than one in which they agree.
+The polar factor gives all singular directions of the momentum the same weight, noise included. A
+preconditioner divides by the root mean square of many gradients, so that directions in which large
+gradients change sign get less weight than directions in which they agree.
 """
 
 import dataclasses
@@ -20,23 +20,23 @@ from muon_jax._types import Matrices, wide_dtype
 from muon_jax.mesh._specs import manual_axes, with_explicit_as_auto
 from muon_jax.mesh._state import zeros_sharded_as
 from muon_jax.polar._normalize import nonzero
-from muon_jax.transforms._ema import averaged
+from muon_jax.transforms._ema import ema
 from muon_jax.views._matrix_axes import MatrixAxes
 
-# Added to the eigenvalues, as a share of their sum: where the gradients say nothing, columns of a
-# basis stay as they are instead of following the rounding of a product.
+# Added to the eigenvalues, as a share of their sum: in directions without gradients, columns of the
+# basis stay unchanged instead of following rounding errors.
 _DAMPING = 1e-5
 
-# Added to root mean squares, as a share of their mean: directions that gradients never had hold
-# the rounding of the rotation alone, which must not be divided by itself.
+# Added to root mean squares, as a share of their mean: directions without gradients hold only
+# rounding errors of the rotation, which must not be divided by themselves.
 _FLOOR = 1e-2
 
-_EVERY_STEP_UNTIL = 10  # steps: the first gradients say little about the eigenbases
+_EVERY_STEP_UNTIL = 10  # steps, because the first gradients determine the eigenbases poorly
 
 
 @runtime_checkable
 class Preconditioner(Protocol):
-    """Divides the direction of one leaf by what it knows of earlier gradients.
+    """Divides the direction of one leaf by statistics of earlier gradients.
 
     Attributes:
       elementwise: whether the state of a leaf is one array like the leaf.
@@ -63,8 +63,8 @@ class SecondMoment:
       R \leftarrow \sqrt{\beta R^2 + (1 - \beta) G^2}, \qquad
       U = s \cdot \operatorname{polar}(M / R)
 
-    The state is one array like the parameter, in float32. No square is formed, so that gradients of
-    every size keep their digits.
+    The state is one array like the parameter, in float32. It stores R, not its square, so that
+    gradients of every size keep full precision.
 
     Args:
       decay: β, in [0, 1).
@@ -97,11 +97,11 @@ class SecondMoment:
 
 
 class Side(NamedTuple):
-    """What SOAP keeps of one side of a batch of matrices.
+    """The state of SOAP for one side of a batch of matrices.
 
     Attributes:
       gram: moving average of the Gram matrices of the gradients.
-      basis: orthonormal columns that follow their eigenvectors, those of large eigenvalues first.
+      basis: orthonormal columns that approximate its eigenvectors, large eigenvalues first.
     """
 
     gram: Float[Array, "batch side side"]
@@ -109,7 +109,7 @@ class Side(NamedTuple):
 
 
 class SoapState(NamedTuple):
-    """What `Soap` keeps of the matrices of one leaf, one entry for each part of its view.
+    """The state of `Soap` for one leaf, with one entry for each part of its view.
 
     Attributes:
       size: root mean square of the directions in the eigenbases.
@@ -130,18 +130,17 @@ class Soap:
       D = P^\top M Q, \qquad R \leftarrow \sqrt{\beta R^2 + (1 - \beta) D^2}, \qquad
       U = s \cdot \operatorname{polar}(P (D / R) Q^\top).
 
-    The eigenvectors are followed by one step of orthogonal iteration, a product and a QR
-    decomposition, every `every` steps, and every step among the first ten. A matrix of r rows and c
-    columns has r·c + 2·min(r, c)² numbers of state in float32, and a square one, whose sides are
-    both rotated, five times r². Under `jit` on a mesh XLA places this work; compiled for TPUs a QR
-    decomposition makes long programs.
+    One step of orthogonal iteration, a product and a QR decomposition, updates the eigenvectors
+    every `every` steps, and at each of the first ten. A matrix of r rows and c columns has
+    r·c + 2·min(r, c)² numbers of state in float32, and a square one, whose sides are both rotated,
+    5r². Under `jit` on a mesh XLA places this work. On TPUs a QR decomposition makes programs long.
 
     Args:
       decay: β, in [0, 1), of the root mean squares and of the Gram matrices.
       every: steps between two QR decompositions, at least 1.
-      sides: `"short"` rotates the short side of a matrix alone, or both sides of a square one;
+      sides: `"short"` rotates only the short side of a matrix, or both sides of a square one;
         `"both"` always rotates both, with 2r² + 2c² numbers instead of 2·min(r, c)². Both trained
-        alike in our comparison.
+        equally well in our comparison.
       largest_side: sides longer than this are not rotated.
 
     Raises:
@@ -217,13 +216,13 @@ class Soap:
                 )
             ]
             matrices, sizes, sides = zip(*done, strict=True)
-            turned = view.from_matrices(matrices, direction.shape)
-            return [turned, *jax.tree.leaves(SoapState(sizes, sides))]
+            divided = view.from_matrices(matrices, direction.shape)
+            return [divided, *jax.tree.leaves(SoapState(sizes, sides))]
 
-        turned, *new = with_explicit_as_auto(run, [direction, *old])(
+        divided, *new = with_explicit_as_auto(run, [direction, *old])(
             direction, gradient, count, *old
         )
-        return turned, structure.unflatten(new)
+        return divided, structure.unflatten(new)
 
     def _matrices(
         self,
@@ -235,10 +234,10 @@ class Soap:
     ) -> tuple[Matrices, Matrices, tuple[Side | None, Side | None]]:
         rows, cols = sides
         if rows is not None:
-            rows = self._followed(rows, gradient, due)
+            rows = self._updated(rows, gradient, due)
             direction = _product(rows.basis.mT, direction)
         if cols is not None:
-            cols = self._followed(cols, gradient.mT, due)
+            cols = self._updated(cols, gradient.mT, due)
             direction = _product(direction, cols.basis)
         size = _root_mean_square(size, direction, self.decay)
         mean = jnp.sqrt(jnp.mean(jnp.square(size), axis=(-2, -1), keepdims=True))
@@ -249,9 +248,9 @@ class Soap:
             direction = _product(direction, cols.basis.mT)
         return direction, size, (rows, cols)
 
-    def _followed(self, side: Side, gradient: Matrices, due: Bool[Array, ""]) -> Side:
-        """Averages the Gram matrix of the rows, and follows its eigenvectors."""
-        gram = averaged(side.gram, _product(gradient, gradient.mT), self.decay)
+    def _updated(self, side: Side, gradient: Matrices, due: Bool[Array, ""]) -> Side:
+        """Averages the Gram matrix of the rows, and updates its eigenvectors."""
+        gram = ema(side.gram, _product(gradient, gradient.mT), self.decay)
 
         def moved(basis: Matrices) -> Matrices:
             trace = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None]
@@ -262,7 +261,7 @@ class Soap:
 
 
 PreconditionerLike: TypeAlias = Literal["second_moment", "soap"] | Preconditioner | None
-"""A name of the library's own, or any object like them."""
+"""The name of a preconditioner, or any object with its methods."""
 
 _NAMED = MappingProxyType({"second_moment": SecondMoment(), "soap": Soap()})
 
@@ -279,10 +278,10 @@ def preconditioner(call: str, given: Any) -> Preconditioner | None:
 
 
 def _root_mean_square(old: Array, new: Array, decay: float) -> Array:
-    """Returns √(decay·old² + (1 − decay)·new²), whose squares cannot leave the range."""
+    """Returns √(decay·old² + (1 − decay)·new²) without overflow of the squares."""
     return jnp.hypot(math.sqrt(decay) * old, math.sqrt(1 - decay) * new.astype(old.dtype))
 
 
 def _product(left: Matrices, right: Matrices) -> Matrices:
-    """Multiplies in three passes of bfloat16 on TPUs, TF32 on GPUs, float32 on CPUs."""
+    """Multiplies in three bfloat16 passes on TPUs, TF32 on GPUs, float32 on CPUs."""
     return jnp.matmul(left, right, precision=lax.Precision.HIGH)

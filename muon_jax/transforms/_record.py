@@ -1,4 +1,4 @@
-"""What the transformations of this library tell `explain` while it initialises them."""
+"""Records what transformations do with parameters, for `explain`, which calls their `init`."""
 
 import contextlib
 import dataclasses
@@ -14,11 +14,11 @@ class RecordedLeaf:
     """What an optimizer does with one parameter.
 
     Attributes:
-      route: where it goes, and why.
-      orthogonalizer: that of its matrices.
-      scale: that of its matrices.
-      weight_decay: a number, `"schedule"`, `"injected"`, or None where another optimizer decides.
-      factor: the factor on its whole step.
+      route: its optimizer and view, with the reason.
+      orthogonalizer: for its matrices.
+      scale: for its matrices.
+      weight_decay: a number, `"schedule"`, `"injected"`, or None if another optimizer decides.
+      factor: factor on its update.
     """
 
     route: Route
@@ -30,15 +30,13 @@ class RecordedLeaf:
 
 @dataclasses.dataclass
 class Record:
-    """What was told so far, by path.
+    """What was recorded so far, by path.
 
     Attributes:
-      optimizers: how many optimizers told something.
-      leaves: the parameters that they route.
-      factors: factors on the step that other transformations apply.
+      leaves: the parameters that optimizers route.
+      factors: the factors of other transformations on updates.
     """
 
-    optimizers: int = 0
     leaves: dict[str, RecordedLeaf] = dataclasses.field(default_factory=dict)
     factors: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -48,27 +46,25 @@ _RECORD: ContextVar[Record | None] = ContextVar("record", default=None)
 
 @contextlib.contextmanager
 def recording() -> Iterator[Record]:
-    """Collects what `record` and `record_factors` are told."""
-    token = _RECORD.set(Record())
+    """Collects the arguments of `record` and `record_factors`."""
+    found = Record()
+    token = _RECORD.set(found)
     try:
-        yield _RECORD.get() or Record()
+        yield found
     finally:
         _RECORD.reset(token)
 
 
 def record(leaves: Sequence[RecordedLeaf]) -> bool:
-    """Tells what an optimizer does; returns whether anything records."""
+    """Records what an optimizer does; returns False outside of `recording`."""
     found = _RECORD.get()
-    if found is None:
-        return False
-    if leaves:
-        found.optimizers += 1
+    if found is not None:
         found.leaves |= {leaf.route.path: leaf for leaf in leaves}
-    return True
+    return found is not None
 
 
 def record_factors(factors: Mapping[str, float]) -> None:
-    """Tells factors on the step by path."""
+    """Records factors on updates by path."""
     found = _RECORD.get()
     if found is not None:
         for path, factor in factors.items():

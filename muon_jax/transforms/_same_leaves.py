@@ -1,4 +1,4 @@
-"""Whether gradients, parameters and state are trees of one structure; errors name what differs."""
+"""Checks that gradients, parameters and state have one structure."""
 
 import re
 from typing import Any
@@ -12,20 +12,19 @@ from muon_jax._checks import listed, refused
 from muon_jax.trees._paths import named_leaves, named_nodes, owner_of
 
 _NESTING = re.compile(r"(?:^|/)inner_states?(?=/|$)")
-"""Names in the path of a state that only say that Optax masks and parts trees."""
+"""Names in the path of a state that come from `optax.masked` and `optax.multi_transform`."""
 
 
 def check_same_leaves(found: Any, expected: Any, *, call: str) -> None:
-    """Refuses a state that was made under other rules, or for a model of other widths.
+    """Raises for a state that was made with other rules, or for a model of other widths.
 
     Args:
-      found: a state, or the momentum in one; parameters that it leaves out are
-        `optax.MaskedNode`.
-      expected: what it would be, or have the shapes of, if it were made now.
-      call: the call that is named.
+      found: a state, or its momentum; parameters without state are `optax.MaskedNode`.
+      expected: what `init` would return now, or its shapes.
+      call: the public call, for messages.
 
     Raises:
-      ValueError: names the paths that only one tree has, and those whose shapes differ.
+      ValueError: lists the paths that only one tree has, and those whose shapes differ.
     """
     old, new = _shapes(found), _shapes(expected)
     differing = [
@@ -42,17 +41,17 @@ def check_same_leaves(found: Any, expected: Any, *, call: str) -> None:
         raise refused(
             call,
             f"the state does not fit the parameters, rules and schedules: {listed(differing, 4)}",
-            "Restore those that it was made with, or make a new state with `init`",
+            "Restore those that made the state, or make a new state with `init`",
         )
 
 
 def params_beside(updates: Any, params: Any, *, call: str) -> Any:
     """Returns the parameters that have a gradient, in the structure of the gradients.
 
-    A whole Equinox model may stand for its arrays: the rest has None as a gradient.
+    Params may be a whole Equinox model, whose other leaves have None as a gradient.
 
     Raises:
-      ValueError: names where the structures differ.
+      ValueError: the structures differ; names the first difference.
     """
     if params is None:
         return None
@@ -73,7 +72,7 @@ def params_beside(updates: Any, params: Any, *, call: str) -> Any:
 
 
 def check_gradients(updates: Any, state: Any, *, call: str) -> None:
-    """Raises ValueError where a gradient is None though the state has an array for it."""
+    """Raises ValueError if a gradient is None and the state has an array for it."""
     nodes = dict(named_nodes(updates, _is_none))
     if all(node is not None for node in nodes.values()):
         return
@@ -113,13 +112,13 @@ def _difference(one: Any, other: Any, names: tuple[str, str], path: str = "") ->
 
 
 def _children(node: Any) -> dict[str, Any]:
-    """Returns what is directly below a node, by key."""
+    """Returns the children of a node, by key."""
     nodes = tree_leaves_with_path(node, is_leaf=lambda each: each is not node)
     return {keystr(path): each for path, each in nodes}
 
 
 def _shapes(tree: Any) -> dict[str, str]:
-    """Writes the shape of every array and the place of every state without arrays, by path."""
+    """Returns by path the shape of every array, and "no array" for every empty state."""
     leaves = named_leaves(tree, is_leaf=lambda node: isinstance(node, optax.EmptyState))
     return {
         _NESTING.sub("", path).lstrip("/"): "no array"

@@ -1,8 +1,7 @@
-"""How large an orthogonal update is: from the shape of a matrix to a factor.
+"""Scales of orthogonal updates: functions from the shape of a matrix to a factor.
 
 The entries of an orthogonal matrix of shape (rows, cols) have an RMS of 1/√max(rows, cols), so the
-shape alone says what factor gives the update a wanted size. Shapes are read as (inputs, outputs),
-whichever way the parameter stores them.
+shape determines the factor for a given size. Shapes are always (inputs, outputs).
 """
 
 import math
@@ -19,7 +18,7 @@ ADAMW_UPDATE_RMS = 0.2
 """RMS of a typical AdamW update: Liu et al., "Muon is Scalable for LLM Training" (2025), §2.2."""
 
 UPDATE_NORM = "update_norm"
-"""The one named scale that is measured on the update instead of being read off its shape."""
+"""The only named scale that depends on the update, not on its shape."""
 
 
 def match_rms(rows: int, cols: int) -> float:
@@ -41,13 +40,13 @@ def spectral(rows: int, cols: int) -> float:
 
 
 def unscaled(rows: int, cols: int) -> float:
-    """Leaves the update orthogonal."""
+    """Returns one, so that the update stays orthogonal."""
     del rows, cols
     return 1.0
 
 
 def hidden_size(width: int) -> ShapeScale:
-    """Gives every matrix the one factor 0.2·√width, the baseline of Liu et al. 2025, §2.2.
+    """Gives every matrix the factor 0.2·√width, the baseline of Liu et al. 2025, §2.2.
 
     Args:
       width: the width of the model's residual stream, at least 1.
@@ -56,7 +55,7 @@ def hidden_size(width: int) -> ShapeScale:
       A scale for `scale_by_muon`: a callable of (rows, cols) that ignores both.
 
     Raises:
-      TypeError or ValueError: if `width` is no whole number of at least 1.
+      TypeError or ValueError: if `width` is not an integer of at least 1.
 
     Examples:
       >>> import muon_jax
@@ -72,7 +71,7 @@ SHAPE_SCALES = MappingProxyType(
 
 
 def check_scale(call: str, scale: Scale) -> None:
-    """Refuses what is neither a named scale nor a callable of (rows, cols)."""
+    """Raises unless this is a named scale or a callable of (rows, cols)."""
     if callable(scale):
         return
     choices = (*SHAPE_SCALES, UPDATE_NORM)
@@ -85,26 +84,26 @@ def check_scale(call: str, scale: Scale) -> None:
 
 
 def shape_scale(scale: Scale) -> ShapeScale | None:
-    """Returns the function of (rows, cols) that a scale is; None for one that is measured."""
+    """Returns the function of (rows, cols) of a scale; None for `"update_norm"`."""
     return SHAPE_SCALES.get(scale) if isinstance(scale, str) else scale
 
 
 def scaler(scale: Scale) -> Callable[[Matrices], Matrices]:
-    """Turns a scale into the function that applies it to a batch of orthogonal matrices."""
+    """Returns the function that applies a scale to a batch of orthogonal matrices."""
     factor = shape_scale(scale)
     if factor is None:
         return _to_adamw_rms
 
     def rescale(matrices: Matrices) -> Matrices:
         if matrices.size == 0:
-            return matrices  # a ratio of its sides may be one by zero
+            return matrices  # cols / rows may divide by zero
         return matrices * jnp.asarray(factor(*matrices.shape[1:]), matrices.dtype)
 
     return rescale
 
 
 def _to_adamw_rms(matrices: Matrices) -> Matrices:
-    """Divides each matrix by its measured RMS, so that rank-deficient updates grow to full size."""
+    """Divides each matrix by its measured RMS, so that rank-deficient updates get full size."""
     wide = matrices.astype(wide_dtype(matrices.dtype))
     rms = jnp.sqrt(jnp.mean(jnp.square(wide), axis=(1, 2), keepdims=True))
     return (ADAMW_UPDATE_RMS * wide / nonzero(rms)).astype(matrices.dtype)

@@ -1,4 +1,4 @@
-"""Factors on the updates of parameters by path, for any chain."""
+"""Factors on updates by path, for any chain."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,22 +17,22 @@ from muon_jax.trees._patterns import check_pattern, fits_nothing, path_fits
 
 @public("scale_by_path")
 def scale_by_path(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    """Multiplies the updates of the parameters whose path fits a pattern.
+    """Multiplies the updates of the parameters whose path matches a pattern.
 
-    At the end of a chain, behind an optimizer, a factor multiplies the learning rate of those
-    parameters and with it their weight decay. The first pattern that fits a path wins; updates
-    whose path fits none pass unchanged. There is no state, so a run may go on with other factors.
+    After an optimizer in a chain, a factor multiplies the learning rate and the weight decay of
+    these parameters. The first matching pattern wins; updates without one pass unchanged. There is
+    no state, so a run may continue with other factors.
 
     Args:
-      factors: numbers of at least 0 by pattern. A pattern is what `Rule` takes, such as
-        `"*/embed/*"` or `"blocks/{0,1}/*"`.
+      factors: numbers of at least 0 by pattern, as for `Rule`, such as `"*/embed/*"` or
+        `"blocks/{0,1}/*"`.
 
     Returns:
       A transformation whose updates have the dtype of the incoming ones.
 
     Raises:
       TypeError or ValueError: at once for an unusable factor or pattern; at `init` for a pattern
-        that fits no path, or none that earlier patterns leave.
+        that matches no path, or only paths that earlier patterns match.
 
     Examples:
       >>> import muon_jax, optax
@@ -67,20 +67,20 @@ def scale_by_path(factors: Mapping[str, float]) -> optax.GradientTransformation:
 
 
 def times(update: Array, factor: float) -> Array:
-    """Multiplies, and leaves an update alone whose factor is 1."""
+    """Multiplies by a factor other than 1."""
     return update if factor == 1 else update * factor
 
 
 def by_leaf(params: Any, factors: Mapping[str, float], *, call: str) -> Any:
-    """Gives every leaf the factor of the first pattern that fits its path, or 1.
+    """Returns for every leaf the factor of the first pattern that matches its path, or 1.
 
     Args:
-      params: any pytree; what a mask hides of it counts as a path that a pattern may mean.
+      params: any pytree; patterns may also match paths that a mask hides.
       factors: factors by pattern, in order.
-      call: the call that is named.
+      call: the public call, for messages.
 
     Raises:
-      ValueError: a pattern decides no leaf, since it fits none or earlier ones take them all.
+      ValueError: a pattern decides no leaf.
     """
     unused = dict(factors)
 

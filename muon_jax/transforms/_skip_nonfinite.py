@@ -1,4 +1,4 @@
-"""Leaves everything as it is on a step whose gradients overflowed."""
+"""Skips steps whose gradients are not finite."""
 
 from typing import Any, NamedTuple
 
@@ -14,10 +14,10 @@ _CALL = "skip_nonfinite"
 
 
 class SkipNonfiniteState(NamedTuple):
-    """What `skip_nonfinite` carries from step to step.
+    """The state of `skip_nonfinite`.
 
     Attributes:
-      skipped: number of steps skipped so far; it stays at the largest int32 once there.
+      skipped: number of steps skipped so far; it saturates at the largest int32.
       inner_state: state of the wrapped transformation.
     """
 
@@ -26,19 +26,18 @@ class SkipNonfiniteState(NamedTuple):
 
 
 def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Skips every step whose gradients hold a NaN or an infinity.
+    """Skips every step whose gradients contain a NaN or an infinity.
 
-    Such a step has an update of zero and leaves the state of `tx` as it was to the last bit: its
-    momenta, its counts and with them its schedules. Wrap the whole chain, so that clipping and
-    decay pause as well, and `optax.MultiSteps(...).gradient_transformation()` too: inside that, a
-    broken micro-batch would stay in the accumulator for good. There is no limit on skips in a row:
-    watch `skipped`.
+    A skipped step has an update of zero and leaves the state of `tx` bitwise unchanged: momenta,
+    counts and schedules. Wrap the whole chain, so that clipping and decay are skipped as well, and
+    `optax.MultiSteps(...).gradient_transformation()` too, because a non-finite micro-batch would
+    stay in its accumulator. The number of consecutive skips is not limited: watch `skipped`.
 
-    `tx` runs on every step, on gradients with zeros for what is not finite, and the outcome is
-    selected afterwards. A branch, as in `optax.apply_if_finite`, would hold the collectives of a
-    mesh inside it and wait for the verdict before it starts. Nothing is sent to the host. Inside
-    `shard_map` a device judges what it sees: hand it gradients that are the same on all, or wrap
-    the `shard_map` instead.
+    `tx` runs at every step, with zeros for non-finite gradients, and its results are selected
+    afterwards. A branch, as in `optax.apply_if_finite`, would contain the collectives of a mesh,
+    and start only when all gradients have been checked. Nothing is sent to the host. Inside
+    `shard_map` each device checks its own gradients: pass gradients that are equal on all devices,
+    or wrap the `shard_map` instead.
 
     Args:
       tx: any transformation or chain.
@@ -47,7 +46,7 @@ def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransforma
       A transformation with the updates of `tx`, or zeros.
 
     Raises:
-      TypeError: if `tx` is no gradient transformation.
+      TypeError: if `tx` is not a gradient transformation.
 
     Examples:
       >>> import muon_jax, optax
@@ -70,12 +69,12 @@ def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransforma
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         finite = _all_finite(updates)
-        harmless = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), updates)
-        taken, inner = tx.update(harmless, state.inner_state, params, **extra_args)
-        taken = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), taken)
+        zeroed = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), updates)
+        steps, inner = tx.update(zeroed, state.inner_state, params, **extra_args)
+        steps = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), steps)
         inner = jax.tree.map(lambda new, old: jnp.where(finite, new, old), inner, state.inner_state)
         counted = jnp.where(finite, state.skipped, optax.safe_increment(state.skipped))
-        return taken, SkipNonfiniteState(counted, inner)
+        return steps, SkipNonfiniteState(counted, inner)
 
     # Optax types every state as one union, which a precise signature does not match.
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]

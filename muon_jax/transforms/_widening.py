@@ -1,4 +1,4 @@
-"""AdamW in any number format: float32 for float16, gradients in range, a state of one dtype."""
+"""AdamW in any dtype: float32 arithmetic for float16, bounded gradients, fixed state dtypes."""
 
 from typing import Any
 
@@ -6,20 +6,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from muon_jax.transforms._ema import stored
+from muon_jax.transforms._ema import cast_saturating
 
-# Nesterov's look ahead divides a gradient by 1 - b1 = 0.1, and must not overflow where the gradient
-# did not: over an infinite second moment that would be NaN, where the update should be zero.
+# Nesterov's bias correction divides a gradient by 1 - b1 = 0.1. If that overflowed, dividing by an
+# infinite second moment would give NaN; the update should be zero.
 _ROOM = 16
 
 
 def in_range(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Runs AdamW where its arithmetic holds; its state for float16 leaves is float32.
+    """Runs AdamW with float32 for float16 leaves, and with bounded finite gradients.
 
-    AdamW's eps of 1e-8 is zero in float16 and squares leave its range at both ends: a gradient of
-    zero gives NaN there, and one of 1e-4 an infinite update. So float16 leaves become float32
-    copies, and finite entries stay below the largest number by a margin. The state keeps its
-    dtypes, also where gradients are wider than parameters.
+    In float16 AdamW's eps of 1e-8 is zero, and squares overflow or underflow: a gradient of zero
+    gives NaN, and one of 1e-4 an infinite update. So float16 leaves are cast to float32, and finite
+    entries are clipped below the largest number. The state keeps its dtypes, even if gradients are
+    wider than parameters.
     """
     tx = optax.with_extra_args_support(tx)
 
@@ -33,8 +33,8 @@ def in_range(tx: optax.GradientTransformation) -> optax.GradientTransformationEx
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         bounded = jax.tree.map(_bounded, _wide(updates))
-        taken, moved = tx.update(bounded, state, _wide(params), **extra_args)
-        return jax.tree.map(_as_before, taken, updates), jax.tree.map(_as_stored, moved, state)
+        steps, moved = tx.update(bounded, state, _wide(params), **extra_args)
+        return jax.tree.map(_as_before, steps, updates), jax.tree.map(_as_stored, moved, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -53,8 +53,8 @@ def _bounded(leaf: jax.Array) -> jax.Array:
 
 
 def _as_before(new: jax.Array, old: jax.Array) -> jax.Array:
-    return stored(new, old.dtype) if old.dtype == jnp.float16 else new
+    return cast_saturating(new, old.dtype) if old.dtype == jnp.float16 else new
 
 
 def _as_stored(new: jax.Array, old: jax.Array) -> jax.Array:
-    return new if new.dtype == old.dtype else stored(new, old.dtype)
+    return new if new.dtype == old.dtype else cast_saturating(new, old.dtype)

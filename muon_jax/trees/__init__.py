@@ -1,1 +1,1 @@
-"""Paths of leaves, and patterns that choose them."""
+"""Paths of leaves, and patterns that match them."""

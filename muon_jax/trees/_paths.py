@@ -1,4 +1,4 @@
-"""Leaves by their paths: without the boxes of libraries, with masks, and with a user's choices."""
+"""Leaves by path, without the wrappers that libraries put around arrays."""
 
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -12,7 +12,7 @@ from muon_jax._checks import path_name, refused
 
 
 def _placeholder(params: Any) -> Any:
-    """Keeps the type of the placeholder, which Optax gives no public name."""
+    """Records the type of Optax's placeholder, which has no public name."""
     _PLACEHOLDERS.append(type(params))
     return ()
 
@@ -32,16 +32,16 @@ def chosen_by_leaf(
     remedy: str,
     is_leaf: Callable[[Any], bool] | None = None,
 ) -> list[Any]:
-    """Lists what is chosen for every leaf of a tree.
+    """Returns the user's choice for every leaf of a tree, in order.
 
     Args:
       call: the public call, for messages.
       argument: its argument, for messages.
       choice: a prefix tree, a function from the tree to one, or a tree with the same paths. Flax
-        NNX initialises an optimizer with boxes around the arrays, and updates without.
-      tree: the tree, of which masks may hide some.
-      remedy: what to give instead, for messages.
-      is_leaf: what counts as one choice, None for instance.
+        NNX initialises an optimizer with wrapped arrays, and updates without wrappers.
+      tree: the tree; masks may hide leaves.
+      remedy: for messages.
+      is_leaf: whether a node of `choice` is a leaf, for instance None.
     """
     choice = choice(tree) if _is_function(choice) else choice
     chosen: list[Any] = []
@@ -63,17 +63,17 @@ def chosen_by_leaf(
 
 
 def masked_paths(params: Any) -> list[str]:
-    """Lists the paths that `optax.masked` or `optax.multi_transform` hides of a tree."""
+    """Lists the paths that `optax.masked` or `optax.multi_transform` hides."""
     return [path for path, node in named_nodes(params) if is_masked(node)]
 
 
 def named_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
-    """Lists the leaves in order, each with its path without the box that may stand around it."""
+    """Lists the leaves in order, each with its path without wrappers."""
     return [(path, node) for path, node in named_nodes(tree, is_leaf) if not is_masked(node)]
 
 
 def map_named(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Maps a function of a path, as `named_leaves` writes it, and of the leaves of trees alike."""
+    """Maps a function of paths, as in `named_leaves`, and leaves over trees of one structure."""
     structure = jax.tree.structure(tree)
     paths = structure.unflatten(path for path, _ in named_leaves(tree))
     return jax.tree.map(function, paths, tree, *others)
@@ -82,8 +82,8 @@ def map_named(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 def named_nodes(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
     """Lists the leaves and the masked nodes, each with its path.
 
-    Some libraries keep a box around an array, whose only child is one of `_BOXES`. Where anything
-    stands beside such a child, it is a field of that name and no box.
+    Some libraries wrap an array in a node with a single child named as in `_BOXES` (Flax calls such
+    nodes boxes). With more children it is an ordinary node.
     """
     nodes = jax.tree_util.tree_leaves_with_path(
         tree, is_leaf=lambda node: is_masked(node) or bool(is_leaf and is_leaf(node))
@@ -98,7 +98,7 @@ def named_nodes(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list
 
 
 def owner_of(path: str, params: Collection[str]) -> str | None:
-    """Returns the longest path of a parameter that ends the path of a leaf of a state."""
+    """Returns the longest parameter path that is a suffix of the path of a leaf of a state."""
     names = path.split("/")
     ends = ("/".join(names[start:]) for start in range(len(names)))
     return next((end for end in ends if end in params), None)
@@ -109,14 +109,14 @@ def is_masked(node: Any) -> bool:
 
 
 def is_placeholder(params: Any) -> bool:
-    """Returns whether these are no parameters, but what `optax.tree_map_params` gives to `init`.
+    """Returns whether `optax.tree_map_params` called `init`, with its placeholder.
 
-    A state with the placeholder in the place of every copy of the parameters is the answer.
+    `init` must then return a state with the placeholder instead of each copy of the parameters.
     """
     return type(params) in _PLACEHOLDERS
 
 
 def _is_function(value: Any) -> bool:
-    """Tells a function from a model that can be called, and from labels or masks of its class."""
-    partial = isinstance(value, jax.tree_util.Partial)  # a tree of its arguments, and a function
+    """Returns whether a value is a function, and not a pytree with a callable class."""
+    partial = isinstance(value, jax.tree_util.Partial)  # a pytree, but a function
     return callable(value) and (partial or jax.tree_util.all_leaves([value]))

@@ -1,6 +1,6 @@
-"""Patterns of paths, and the words that they are compared with.
+"""Patterns of paths.
 
-Libraries join names by slashes or dots and disagree about case (`SelfAttention_0/query/kernel`,
+Libraries join names by slashes or dots and differ in case (`SelfAttention_0/query/kernel`,
 `self_attn.q_proj.weight`), so paths are compared as lower-case words joined by slashes.
 """
 
@@ -40,12 +40,12 @@ def check_pattern(call: str, argument: str, pattern: object) -> None:
 
 
 def path_fits(pattern: str, path: str) -> bool:
-    """Returns whether a user's pattern, as `Rule` describes it, fits a path."""
+    """Returns whether a path matches a user's pattern, as described in `Rule`."""
     return matches(_HAIKU.sub("", pattern.replace(".", "/")), "/".join(words_of(path)))
 
 
 def fits_nothing(call: str, what: str, pattern: str, paths: Sequence[str]) -> Exception:
-    """Returns the error for a pattern that fits no path; it lists the nearest paths."""
+    """Returns the error for a pattern that no path matches; it lists the nearest paths."""
     nearest = difflib.get_close_matches(pattern, paths, _SHOWN_PATHS, cutoff=0.0)
     return refused(
         call,
@@ -55,11 +55,11 @@ def fits_nothing(call: str, what: str, pattern: str, paths: Sequence[str]) -> Ex
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Returns whether a word, or words joined by `/`, fits a pattern as a whole.
+    """Returns whether a word, or words joined by `/`, match a whole pattern.
 
-    A `*` that is a whole word stands for any number of words, also none; within a word it stands
-    for any characters, and `?` for one. `{query,key}` is either word, and a comma outside braces
-    separates patterns.
+    A `*` that is a whole word matches zero or more words; inside a word it matches any characters,
+    and `?` one character. `{query,key}` matches either word, and a comma outside braces separates
+    patterns.
     """
     return _expression(pattern).fullmatch(text) is not None
 

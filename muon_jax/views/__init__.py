@@ -1,4 +1,4 @@
-"""How a tensor is a batch of matrices."""
+"""Views of a tensor as a batch of matrices."""
 
 from muon_jax.views._matrix_axes import MatrixAxes as MatrixAxes
 from muon_jax.views._matrix_axes import Split as Split

@@ -1,8 +1,8 @@
-"""Views: how a tensor of any rank is a batch of matrices.
+"""Views of a tensor of any rank as a batch of matrices.
 
-A weight maps inputs to outputs, so its axes fall into three groups: the axes summed over when the
-layer is applied (`rows`), the axes that the layer produces (`cols`), and the rest, which only
-repeats the layer (`batch`). A fused axis, such as q, k and v side by side, is cut by a `Split`.
+The axes of a weight form three groups: axes that the layer contracts (`rows`), axes that it
+produces (`cols`), and batch axes, along which the layer is repeated. A `Split` separates a fused
+axis, such as concatenated q, k and v.
 """
 
 import dataclasses
@@ -22,20 +22,20 @@ MatricesShape: TypeAlias = tuple[int, int, int]
 
 
 def without_ones(shape: Shape) -> Shape:
-    """The sizes of a shape without axes of one, which tell nothing about a layer."""
+    """Returns a shape without its axes of size one."""
     return tuple(size for size in shape if size != 1)
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
 class Split:
-    """Cuts one fused axis group into parts, each of which is a matrix of its own.
+    """Splits one fused axis group into parts, each a separate matrix.
 
     Args:
-      parts: how many equal parts, or the size of every part in order.
-      of: the group that is cut, `"cols"` (outputs fused) or `"rows"` (inputs fused).
-      interleaved: repeat the parts along the axis as a pattern instead of laying each down whole.
-        `Split(2, interleaved=True)` takes even and odd columns apart; `Split((64, 64, 64),
-        interleaved=True)` takes q, k and v apart where every head holds its own three.
+      parts: the number of equal parts, or the size of every part in order.
+      of: the group to split, `"cols"` (fused outputs) or `"rows"` (fused inputs).
+      interleaved: True if the parts repeat along the axis, False if each is contiguous.
+        `Split(2, interleaved=True)` separates even and odd columns; `Split((64, 64, 64),
+        interleaved=True)` separates q, k and v that are stored head by head.
 
     Raises:
       ValueError: a part is smaller than 1, or there are fewer than two.
@@ -72,14 +72,14 @@ class Split:
         return f"Split({self.parts}{of}{', interleaved=True' if self.interleaved else ''})"
 
     def fits(self, size: int) -> bool:
-        """Tells whether the parts fill an axis of `size` exactly."""
+        """Returns whether the parts fill an axis of `size` exactly."""
         if isinstance(self.parts, int):
             return size % self.parts == 0
         total = sum(self.parts)
         return size % total == 0 if self.interleaved else size == total
 
     def part_shapes(self, shape: Shape) -> tuple[MatricesShape, ...]:
-        """Lists the shape of every array that `cut` makes of matrices of this shape."""
+        """Lists the shapes of the arrays that `cut` returns for matrices of this shape."""
         _, sizes, repeats = self._pattern(shape)
         batch, rows, cols = shape
         if _equal(sizes):
@@ -89,7 +89,7 @@ class Split:
         return tuple((batch, rows, size * repeats) for size in sizes)
 
     def cut(self, matrices: Matrices) -> tuple[Matrices, ...]:
-        """Takes the parts apart: equal ones folded into the batch, unequal ones one array each."""
+        """Separates the parts: equal ones become batch entries, unequal ones separate arrays."""
         axis, sizes, repeats = self._pattern(matrices.shape)
         before, after = matrices.shape[:axis], matrices.shape[axis + 1 :]
         targets = self.part_shapes(matrices.shape)
@@ -102,7 +102,7 @@ class Split:
         return tuple(part.reshape(target) for part, target in zip(parts, targets, strict=True))
 
     def join(self, parts: Sequence[Matrices], shape: Shape) -> Matrices:
-        """Lays the parts of `cut` side by side again."""
+        """Concatenates the parts again; the inverse of `cut`."""
         axis, sizes, repeats = self._pattern(shape)
         before, after = shape[:axis], shape[axis + 1 :]
         if _equal(sizes):
@@ -115,7 +115,7 @@ class Split:
         return jnp.concatenate(pattern, axis=axis + 1).reshape(shape)
 
     def _pattern(self, shape: Shape) -> tuple[int, tuple[int, ...], int]:
-        """The axis that is cut, the sizes along one run of the pattern, and how often it runs."""
+        """Returns the axis to split, the sizes of one period, and the number of periods."""
         axis = 1 if self.of == "rows" else 2
         if isinstance(self.parts, tuple):
             return axis, self.parts, shape[axis] // sum(self.parts)
@@ -126,18 +126,18 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
 class MatrixAxes:
-    """Says which axes of a weight are inputs and which are outputs; the others are batch axes.
+    """Names the input and output axes of a weight; all others are batch axes.
 
     Args:
-      rows: the input axis or axes, flattened in the order given. Negative ones count from the
-        end, so that `rows=-2, cols=-1` fits a weight and any stack of it.
+      rows: the input axis or axes, flattened in this order. Negative ones count from the end, so
+        `rows=-2, cols=-1` fits a weight and any stack of it.
       cols: the output axis or axes.
-      split: how the outputs (or inputs, by `Split(..., of="rows")`) fall into separate matrices:
-        a count of equal parts, their sizes, or a `Split`.
+      split: how the outputs (or inputs, by `Split(..., of="rows")`) form separate matrices: a
+        number of equal parts, their sizes, or a `Split`.
 
     Raises:
-      ValueError: one axis stands in both.
-      TypeError: a group is empty, or an axis is no whole number.
+      ValueError: one axis is in both.
+      TypeError: a group is empty, or an axis is not an integer.
 
     Examples:
       >>> import muon_jax
@@ -160,7 +160,7 @@ class MatrixAxes:
         row_axes, col_axes = _axis_group("rows", rows), _axis_group("cols", cols)
         both = set(row_axes) & set(col_axes)
         if both:
-            raise invalid("MatrixAxes", "cols", cols, f"axis {min(both)} already stands in rows")
+            raise invalid("MatrixAxes", "cols", cols, f"axis {min(both)} is already in rows")
         object.__setattr__(self, "rows", row_axes)
         object.__setattr__(self, "cols", col_axes)
         if not (split is None or isinstance(split, Split)):
@@ -174,7 +174,7 @@ class MatrixAxes:
         return f"MatrixAxes(rows={rows}, cols={cols}{'' if split is None else f', split={split}'})"
 
     def below_an_axis(self) -> "MatrixAxes":
-        """Returns the view of a weight that has one more axis in front."""
+        """Returns the view of this weight with one more axis in front."""
         rows, cols = (
             tuple(axis if axis < 0 else axis + 1 for axis in axes)
             for axes in (self.rows, self.cols)
@@ -182,7 +182,7 @@ class MatrixAxes:
         return MatrixAxes(rows, cols, self.split)
 
     def check(self, shape: Shape, *, call: str, path: str = "") -> None:
-        """Raises ValueError where the view does not fit `shape`, naming `call` and `path`."""
+        """Raises ValueError if the view does not fit `shape`; the message has `call` and `path`."""
         what = f"{self!r} does not fit {repr(path) + ' of ' if path else ''}shape {shape}"
         ndim = len(shape)
         for axis in self.rows + self.cols:
@@ -206,27 +206,27 @@ class MatrixAxes:
                 )
 
     def batch_axes(self, ndim: int) -> Shape:
-        """Lists the axes of a weight of this rank that are neither inputs nor outputs."""
+        """Lists the batch axes of a weight of this rank."""
         return self._groups(ndim)[0]
 
     def matrix_shapes(self, shape: Shape) -> tuple[MatricesShape, ...]:
-        """Lists the (batch, rows, cols) of every array that `to_matrices` makes of this shape."""
+        """Lists the (batch, rows, cols) of the arrays that `to_matrices` returns for this shape."""
         whole = self._whole(shape)
         return (whole,) if self.split is None else self.split.part_shapes(whole)
 
     def to_matrices(self, leaf: Float[Array, "..."]) -> tuple[Matrices, ...]:
-        """Views a weight as batches of matrices.
+        """Reshapes a weight to batches of matrices.
 
         Returns:
-          One array of shape (batch, rows, cols). Equal parts of a split are folded into the
-          batch, part by part within each batch entry; unequal parts come as one array each.
+          One array of shape (batch, rows, cols). Equal parts of a split become batch entries, the
+          minor part of the batch axis; unequal parts become one array each.
         """
         whole = self._whole(leaf.shape)
         matrices = _transposed(leaf, self._order(leaf.ndim)).reshape(whole)
         return (matrices,) if self.split is None else self.split.cut(matrices)
 
     def from_matrices(self, matrices: Sequence[Matrices], shape: Shape) -> Float[Array, "..."]:
-        """Joins what `to_matrices` made of a weight of this shape; the exact inverse of it."""
+        """Restores a weight of this shape; the exact inverse of `to_matrices`."""
         whole = self._whole(shape)
         joined = matrices[0] if self.split is None else self.split.join(matrices, whole)
         order = self._order(len(shape))
@@ -252,7 +252,7 @@ class MatrixAxes:
 
 
 def same_matrices(one: MatrixAxes, other: MatrixAxes, shape: Shape) -> bool:
-    """Returns whether two views make the same matrices of an array, up to the order of entries."""
+    """Returns whether two views give the same matrices, up to the order of their entries."""
     return _meaning(one, shape) == _meaning(other, shape)
 
 
@@ -269,12 +269,12 @@ def solve_leaves(leaves: Sequence[Array], views: Sequence[MatrixAxes], solve: So
 def solve_batches(
     batches: Sequence[Array], views: Sequence[MatrixAxes], solve: Solve
 ) -> list[Array]:
-    """Orthogonalises batches of leaves, which `views` describe without the batch axis in front."""
+    """Orthogonalises batches of leaves; `views` do not count the batch axis in front."""
     return solve_leaves(batches, [view.below_an_axis() for view in views], solve)
 
 
 def _meaning(view: MatrixAxes, shape: Shape) -> tuple[Any, ...]:
-    """The inputs and the outputs without axes of one, in order where a split cuts them."""
+    """Returns input and output axes of sizes above one, sorted unless there is a split."""
     _, *groups = view._groups(len(shape))
     rows, cols = (tuple(axis for axis in group if shape[axis] != 1) for group in groups)
     if view.split is None:
@@ -297,5 +297,5 @@ def _equal(sizes: tuple[int, ...]) -> bool:
 
 
 def _transposed(array: Float[Array, "..."], order: Shape) -> Float[Array, "..."]:
-    """Skips the identity, so that a plain matrix costs nothing but a new axis."""
+    """Transposes, except for the identity permutation."""
     return array if order == tuple(range(array.ndim)) else jnp.transpose(array, order)

@@ -173,7 +173,7 @@ REFUSED = {
     "in both groups": (
         lambda: MatrixAxes((3, 0), (0, 1, 3)),
         ValueError,
-        "MatrixAxes(cols=(0, 1, 3)): axis 0 already stands in rows",
+        "MatrixAxes(cols=(0, 1, 3)): axis 0 is already in rows",
     ),
     "one part": (
         lambda: MatrixAxes(0, 1, split=1),
