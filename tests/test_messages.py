@@ -282,7 +282,7 @@ BAD_TREES = [
         ),
         "muon_jax.scale_by_muon: no matrices by the default rules: dense/bias (3,). Use "
         "muon_jax.muon, or optax.multi_transform with muon_jax.label_params, to send them to "
-        "another optimizer; or say by axes= how they are matrices.",
+        "another optimizer; or give their views by axes=.",
     ),
     (
         lambda: init(muon_jax.scale_by_muon(), {}),

@@ -1,4 +1,4 @@
-"""Spectra and sizes of optimizer steps, and the communication of compiled programs."""
+"""Measures spectra and sizes of updates, and the communication of compiled programs."""
 
 from muon_jax.diagnostics._collectives import Collectives as Collectives
 from muon_jax.diagnostics._collectives import assert_lean as assert_lean

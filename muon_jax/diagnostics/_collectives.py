@@ -1,4 +1,4 @@
-"""The collectives of a compiled program, and a test of how few a training step may have."""
+"""Lists the collectives of a compiled program, and asserts a bound on them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,35 +10,36 @@ from muon_jax.diagnostics._hlo import Collective, read_program
 
 @dataclasses.dataclass(frozen=True)
 class Collectives:
-    """What the devices send each other in one run of a compiled program.
+    """The communication of one run of a compiled program.
 
     Attributes:
-      operations: every collective in the order of the program.
+      operations: every collective, in program order.
     """
 
     operations: tuple[Collective, ...]
 
     @property
     def count(self) -> int:
-        """How many collectives are carried out."""
+        """The number of collectives that run."""
         return sum(each.times for each in self.operations)
 
     @property
     def received_bytes(self) -> float:
-        """What one device receives."""
+        """The bytes that one device receives."""
         return sum(each.received_bytes for each in self.operations)
 
     @property
     def nested(self) -> "Collectives":
-        """Those in a loop or a conditional."""
-        return self._those(lambda each: each.in_loop or each.in_branch)
+        """The collectives in a loop or a conditional."""
+        return self._filtered(lambda each: each.in_loop or each.in_branch)
 
     def by_kind(self) -> dict[str, "Collectives"]:
+        """Returns the collectives of each kind, such as `"all-to-all"`."""
         kinds = sorted({each.kind for each in self.operations})
-        return {kind: self._those(lambda each, kind=kind: each.kind == kind) for kind in kinds}
+        return {kind: self._filtered(lambda each, kind=kind: each.kind == kind) for kind in kinds}
 
-    def _those(self, wanted: Callable[[Collective], bool]) -> "Collectives":
-        return Collectives(tuple(each for each in self.operations if wanted(each)))
+    def _filtered(self, condition: Callable[[Collective], bool]) -> "Collectives":
+        return Collectives(tuple(filter(condition, self.operations)))
 
     def __str__(self) -> str:
         lines = [
@@ -50,17 +51,17 @@ class Collectives:
 
 
 def collectives(compiled: Any) -> Collectives:
-    """Lists what the devices of a compiled program send each other.
+    """Lists the collectives of a compiled program.
 
     Args:
-      compiled: what `jax.jit(f).lower(...).compile()` returns.
+      compiled: the result of `jax.jit(f).lower(...).compile()`.
 
     Returns:
-      Every collective with its count, its bytes and whether it stands in a loop. Both branches
-      of a conditional count.
+      Every collective with its count, its bytes and whether it is in a loop. Both branches of a
+      conditional count.
 
     Raises:
-      TypeError: it is a function, or what is not yet compiled.
+      TypeError: it is a function, or not compiled.
 
     Examples:
       >>> import jax
@@ -70,7 +71,7 @@ def collectives(compiled: Any) -> Collectives:
     text = compiled.as_text() if hasattr(compiled, "as_text") else ""
     program = read_program(text)
     if program is None:
-        remedy = "give a compiled program, as jax.jit(f).lower(...).compile() returns it"
+        remedy = "give a compiled program, the result of jax.jit(f).lower(...).compile()"
         raise invalid("diagnostics.collectives", "compiled", compiled, remedy, TypeError)
     return Collectives(program.collectives)
 
@@ -83,21 +84,21 @@ def assert_lean(
     baseline: Any = None,
     nested: bool = False,
 ) -> None:
-    """Fails where a training step communicates more than its optimizer needs.
+    """Asserts that a training step communicates no more than its optimizer needs.
 
-    Put it into a test of your own step, with the same step under an elementwise optimizer such as
-    AdamW as the baseline: what is left is what Muon adds.
+    Use it in a test of your own step, with the same step under an elementwise optimizer such as
+    AdamW as the baseline: the difference is what Muon adds.
 
     Args:
-      compiled: the step, as `jax.jit(step).lower(...).compile()` returns it.
-      count: how many collectives it may carry out beyond the baseline.
-      received_bytes: how many bytes a device may receive beyond the baseline; None does not ask.
-      baseline: a compiled step whose communication is taken for granted; None is none.
-      nested: whether what is added may stand in a loop or a conditional, as it does in a scan
-        over steps.
+      compiled: the step, the result of `jax.jit(step).lower(...).compile()`.
+      count: the largest number of collectives beyond the baseline.
+      received_bytes: the largest number of bytes that a device receives beyond the baseline; None
+        is no bound.
+      baseline: a compiled step to compare with; None is no communication.
+      nested: whether added collectives may be in a loop or a conditional, as in a scan over steps.
 
     Raises:
-      AssertionError: it communicates more. The message lists what was found.
+      AssertionError: it communicates more. The message lists all collectives.
 
     Examples:
       >>> import jax

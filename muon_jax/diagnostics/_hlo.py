@@ -1,7 +1,7 @@
-"""Reads the text of a compiled program: what its devices send, and what its operations cost.
+"""Reads the text of a compiled program: its collectives, and the estimated cost of its operations.
 
-The optimised HLO is the only place where all of it stands: the collectives that the partitioner
-added, how often a loop runs them, and on TPU the price that the compiler put on each operation.
+Only the optimised HLO has the collectives that the partitioner added, the trip counts of loops, and
+on TPU the compiler's estimate of the cycles of each operation.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ _RECEIVED: Mapping[str, Callable[[int, int], float]] = {
     "ragged-all-to-all": lambda size, group: size,
     "reduce-scatter": lambda size, group: size * (group - 1),
 }
-"""Bytes that a device receives on a ring, by the bytes of the result and the size of a group.
+"""Bytes that a device receives on a ring, from the bytes of the result and the size of a group.
 
-What a ragged all-to-all receives is known only when it runs; this is the most.
+For a ragged all-to-all this is an upper bound.
 """
 
 _PRODUCTS = {"convolution", "dot"}
-"""Operations of matrix units. TPU programs write every matrix product as a convolution."""
+"""Operations of matrix units. On TPU every matrix product is a convolution."""
 
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)")
@@ -52,12 +52,12 @@ class Collective:
 
     Attributes:
       kind: its name in HLO, such as `"all-to-all"`.
-      group: how many devices take part in it together.
-      times: how often one run of the program carries it out; a loop of unknown length counts as
-        one time.
-      received_bytes: what one device receives by it in one run of the program, on a ring.
-      in_loop: whether it stands in a loop.
-      in_branch: whether it stands in a conditional.
+      group: the number of devices in one group.
+      times: how often it runs in one run of the program; a loop of unknown trip count counts as one
+        trip.
+      received_bytes: the bytes that one device receives in one run of the program, on a ring.
+      in_loop: whether it is in a loop.
+      in_branch: whether it is in a conditional.
     """
 
     kind: str
@@ -73,11 +73,11 @@ class Program:
     """What one run of a compiled program does on one device.
 
     Attributes:
-      collectives: each once, in the order of the program; those of all branches.
-      product_cycles: the compiler's estimate for matrix products and what is fused with them, of
-        the busiest branch of each conditional. Zero where the compiler writes no prices.
-      other_cycles: likewise for everything else that has a price; collectives have none.
-      uncounted_loops: loops of unknown length, whose bodies count as run once.
+      collectives: each once, in program order; those of all branches.
+      product_cycles: the compiler's estimate for matrix products and operations fused with them, in
+        the costliest branch of each conditional. Zero if there are no estimates.
+      other_cycles: the same for all other operations; collectives have no estimate.
+      uncounted_loops: loops of unknown trip count, whose bodies count as run once.
       lines: length of the text.
     """
 
@@ -103,7 +103,7 @@ def read_program(text: str) -> Program | None:
 
 
 def _parse(text: str) -> tuple[dict[str, Computation], str]:
-    """Returns the instructions of every computation, and the name of the first that runs."""
+    """Returns the instructions of every computation, and the name of the entry computation."""
     computations: dict[str, Computation] = {}
     current, entry = "", ""
     for line in text.splitlines():
@@ -120,7 +120,7 @@ def _parse(text: str) -> tuple[dict[str, Computation], str]:
 
 
 class _Place(NamedTuple):
-    """Where a computation is called: the known values of its arguments, and what is around it."""
+    """The call site of a computation: the known values of its arguments, and its surroundings."""
 
     arguments: Arguments = ()
     in_loop: bool = False
@@ -134,12 +134,12 @@ class _Reader:
         self.multiplies: dict[str, bool] = {}
 
     def read(self, name: str, place: _Place = _Place()) -> Program:  # noqa: B008 (is immutable)
-        """Adds up what one run of a computation does."""
+        """Adds up one run of a computation."""
         return _sum(self._parts(name, place))
 
     def _parts(self, name: str, place: _Place) -> Iterator[Program]:
         instructions = self.computations[name]
-        # An asynchronous collective names buffers beside its result; its end names only that.
+        # The type of a "-start" has buffers besides the result; that of its "-done" does not.
         results = {
             started: each.result
             for each in instructions.values()
@@ -149,8 +149,8 @@ class _Reader:
         for each in instructions.values():
             kind = each.operation.removesuffix("-start")
             if kind in _RECEIVED:
-                # XLA:TPU writes an asynchronous collective into the fusions that start it, run
-                # beside it and end it; a flag from 0 up marks all of them but the first.
+                # XLA:TPU repeats an asynchronous collective in the fusions that start it, overlap
+                # with it and end it; a flag from 0 up marks all but the first.
                 if not _ASYNC_PART.search(each.rest):
                     result = results.get(each.name, each.result)
                     yield from self._collective(kind, name, result, each.rest, place)
@@ -187,14 +187,14 @@ class _Reader:
     ) -> Iterator[Program]:
         group, size = self._group_size(rest), _bytes(result)
         if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
-            # XLA:TPU writes a reduce-scatter as a fusion of a sum and the slice that is kept.
+            # XLA:TPU writes a reduce-scatter as a fusion of an all-reduce and a slice.
             kind, size = "reduce-scatter", size // group
         if group > 1:
             received = _RECEIVED[kind](size, group)
             yield Program((Collective(kind, group, 1, received, place.in_loop, place.in_branch),))
 
     def _group_size(self, rest: str) -> int:
-        """Reads replica groups, written as lists, as a count, or as axes of a mesh."""
+        """Reads replica groups in the form of lists, of a count, or of mesh axes."""
         if listed := _GROUP_LISTED.search(rest):
             return len(listed[1].split(","))
         if counted := _GROUP_COUNTED.search(rest):
@@ -205,7 +205,7 @@ class _Reader:
         return self.partitions
 
     def _multiplies(self, instruction: Instruction) -> bool:
-        """Returns whether an instruction is a matrix product, or a fusion that has one in it."""
+        """Returns whether an instruction is a matrix product, or a fusion that contains one."""
         if instruction.operation in _PRODUCTS:
             return True
         for name in instruction.callees:
@@ -226,7 +226,7 @@ def _sum(parts: Iterator[Program]) -> Program:
 
 
 def _busiest(branches: list[Program]) -> Program:
-    """Takes cycles and loops of the branch with most cycles, and the collectives of all."""
+    """Returns the branch with most cycles, with the collectives of all branches."""
     busiest = max(branches, key=lambda branch: branch.cycles)
     return dataclasses.replace(busiest, collectives=_sum(iter(branches)).collectives)
 
@@ -237,7 +237,7 @@ def _repeated(each: Collective, trips: int) -> Collective:
 
 
 def _bytes(result: str) -> int:
-    """Adds up the arrays of a type; a bool or anything unnamed takes one byte an entry."""
+    """Adds up the arrays of a type; an entry of a type without a bit width counts as one byte."""
     total = 0
     for _, bits, dims in _ARRAY.findall(result):
         entries = math.prod(int(size) for size in dims.split(",") if size)

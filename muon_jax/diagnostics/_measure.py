@@ -1,4 +1,4 @@
-"""Measures every matrix of a tree, under the views that Muon takes."""
+"""Measures every matrix of a tree, under Muon's views."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from muon_jax.trees._paths import named_leaves
 
 
 class Measurement(NamedTuple):
-    """What `measure` says of one parameter: arrays with one entry for each of its matrices.
+    """The result of `measure` for one parameter: arrays with one entry for each of its matrices.
 
     Attributes:
       entropy: `singular_value_entropy` of the weights.
@@ -44,16 +44,16 @@ def by_matrix(function: Callable[..., Any], *trees: Any, axes: AxesLike = None) 
       function: from (batch, rows, cols), one such array for each tree, to an array (batch,) or a
         tree of them, such as `stable_rank`.
       trees: trees of arrays of the same structure, such as updates and parameters.
-      axes: how leaves are matrices, as for `scale_by_muon`: a `MatrixAxes`, a prefix tree of them
-        (None: pass over that leaf), or a function from the first tree to such a tree; None applies
-        the default rules.
+      axes: views of leaves as matrices, as for `scale_by_muon`: a `MatrixAxes`, a prefix tree of
+        them (None skips a leaf), or a function from the first tree to such a tree; None applies the
+        default rules.
 
     Returns:
-      What the function returns for each leaf that has a view, by its path: one entry for each
-      matrix, layers of a stack before the parts of a split.
+      By path, the result of the function for each leaf that has a view, with one entry for each
+      matrix; the layers of a stack are the major part, the parts of a split the minor one.
 
     Raises:
-      TypeError or ValueError: as `matrix_axes` does, and where the trees or a view do not fit.
+      TypeError or ValueError: as `matrix_axes` does, and if the trees or a view do not fit.
 
     Examples:
       >>> import muon_jax.diagnostics
@@ -63,7 +63,7 @@ def by_matrix(function: Callable[..., Any], *trees: Any, axes: AxesLike = None) 
     """
     call = "diagnostics.by_matrix"
     if not trees:
-        raise _checks.refused(call, "there is no tree to look at", "Give at least one")
+        raise _checks.refused(call, "there is no tree", "Give at least one")
     first, *others = trees
     views = resolve_views(call, first, axes)
     structure = jax.tree.structure(first)
@@ -79,15 +79,15 @@ def by_matrix(function: Callable[..., Any], *trees: Any, axes: AxesLike = None) 
 
 
 def measure(updates: Any, params: Any, *, axes: AxesLike = None) -> dict[str, Measurement]:
-    """Measures the weights and the step of every matrix, with one decomposition of each.
+    """Measures the weights and the update of every matrix, with one SVD of each.
 
     Args:
-      updates: what is about to be added to the parameters.
+      updates: the updates, as for `optax.apply_updates`.
       params: the parameters.
-      axes: how leaves are matrices, as for `scale_by_muon`; None applies the default rules.
+      axes: views of leaves as matrices, as for `scale_by_muon`; None applies the default rules.
 
     Returns:
-      A `Measurement` for each parameter that has a view, by its path.
+      A `Measurement` for each parameter that has a view, by path.
 
     Raises:
       TypeError or ValueError: as `by_matrix`.

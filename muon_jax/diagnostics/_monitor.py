@@ -1,4 +1,4 @@
-"""Wraps a transformation so that its state also says, now and then, what the step looked like."""
+"""Wraps a transformation to measure its updates every few steps."""
 
 from typing import Any, NamedTuple
 
@@ -17,14 +17,14 @@ _NEVER = -1
 
 
 class MonitorState(NamedTuple):
-    """What `monitor` keeps: the state of what it wraps, and its last look at a step.
+    """The state of `monitor`: that of the wrapped transformation, and the last measurements.
 
     Attributes:
       count: number of updates so far.
       inner_state: state of the wrapped transformation.
-      measured_at: the value of `count` when the measurements were taken; −1 before the first.
-      measurements: a `Measurement` for each parameter that has a view, by its path; zeros before
-        the first.
+      measured_at: the value of `count` at the last measurements; −1 before the first.
+      measurements: a `Measurement` for each parameter that has a view, by path; zeros before the
+        first.
     """
 
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -36,24 +36,24 @@ class MonitorState(NamedTuple):
 def monitor(
     tx: optax.GradientTransformation, *, every: int = 100, axes: AxesLike = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Measures, at the first step and then at every so many, what a transformation does.
+    """Measures the updates of a transformation, at the first step and then every few steps.
 
-    Updates pass bit for bit. The measurements stand behind a `jax.lax.cond`, so between two of
-    them a step costs one comparison; where `vmap` runs many models at once, it takes them at every
-    step. Inside `shard_map` it sees what a device holds. Read the last ones by
+    Updates pass unchanged. A `jax.lax.cond` skips the measurements at other steps, which then cost
+    one comparison; under `vmap` it measures at every step. Inside `shard_map` it measures the shard
+    of a device. Read the last measurements by
     `optax.tree_utils.tree_get(state, "measurements")`.
 
-    What is measured of the updates is what `tx` returns: around a whole optimizer they include the
-    decay of the weights, around `scale_by_muon` alone they are the scaled polar factors.
+    The measured updates are those of `tx`: with weight decay for a whole optimizer, scaled polar
+    factors for `scale_by_muon`.
 
     Args:
       tx: any transformation.
-      every: how many steps from one measurement to the next.
-      axes: how leaves are matrices, as for `scale_by_muon`; None applies the default rules. Other
-        leaves are not measured.
+      every: number of steps between two measurements.
+      axes: views of leaves as matrices, as for `scale_by_muon`; None applies the default rules.
+        Other leaves are not measured.
 
     Returns:
-      A transformation with the updates of `tx`, and `MonitorState` around its state.
+      A transformation with the updates of `tx` and a `MonitorState`.
 
     Raises:
       TypeError or ValueError: at once for an unusable argument; at `init` as `matrix_axes` does; at
@@ -86,17 +86,17 @@ def monitor(
             raise _checks.refused(
                 f"{_CALL}(...).update",
                 "params is missing",
-                "Pass params, of which steps are measured",
+                "Pass params, because updates are measured relative to them",
             )
         updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
 
-        def look() -> tuple[Array, dict[str, Measurement]]:
+        def measured() -> tuple[Array, dict[str, Measurement]]:
             found = measure(updates, params, axes=axes)
             return state.count, optax.tree.cast_like(found, state.measurements)
 
         measured_at, measurements = jax.lax.cond(
             state.count % every == 0,
-            look,
+            measured,
             lambda: (state.measured_at, state.measurements),
         )
         count = jnp.asarray(optax.safe_increment(state.count))

@@ -1,8 +1,8 @@
-"""What the singular values of matrices, and the sizes of updates, say about training.
+"""Measures of singular values and of the sizes of updates.
 
-All measures work in float32 or wider, matrix by matrix: a NaN in one matrix is the measure of that
-matrix alone, and an empty matrix is measured as zero. Singular values cost a decomposition, many
-times a step of Muon, so measure now and then.
+All measures are computed in float32 or wider, for each matrix separately: a NaN affects only its
+own matrix, and an empty matrix counts as zero. An SVD costs many times a step of Muon, so measure
+rarely.
 """
 
 import math
@@ -55,16 +55,16 @@ def singular_value_entropy(matrices: AnyMatrices) -> Measure:
 
 
 def stable_rank(matrices: AnyMatrices) -> Measure:
-    r"""Counts the directions that carry a matrix: :math:`\|X\|_F^2 / \|X\|_2^2`.
+    r"""Returns the stable rank :math:`\|X\|_F^2 / \|X\|_2^2`.
 
-    Unlike the rank it does not jump when a tiny singular value appears, and like the entropy it
-    ignores scale and rotations.
+    Unlike the rank it depends continuously on small singular values. Like the entropy it does not
+    depend on scale or rotations.
 
     Args:
       matrices: arrays whose last two axes are matrices.
 
     Returns:
-      One number in [1, min(rows, cols)] for each matrix, in float32 or wider: the most for an
+      One number in [1, min(rows, cols)] for each matrix, in float32 or wider: the maximum for an
       orthogonal matrix, 1 for a matrix of rank one, and 0 for zero.
 
     Raises:
@@ -81,13 +81,13 @@ def stable_rank(matrices: AnyMatrices) -> Measure:
 def orthogonality_residual(matrices: AnyMatrices, *, up_to_scale: bool = False) -> Measure:
     r"""Measures how far matrices are from orthogonal: :math:`\|X X^\top - I\|_F / \sqrt m`.
 
-    The product is taken on the short side, of length m, so that it is the root mean square of
-    :math:`\sigma_i^2 - 1`, which for a singular value near one is twice its distance from one.
+    The Gram matrix is that of the short side, of length m, so the residual is the root mean square
+    of :math:`\sigma_i^2 - 1`; for a singular value near one that is twice its distance from one.
 
     Args:
       matrices: arrays whose last two axes are matrices.
-      up_to_scale: first divide each matrix by the root mean square of its singular values, as is
-        right for updates that carry a scale and a learning rate.
+      up_to_scale: whether to first divide each matrix by the root mean square of its singular
+        values, for updates that include a scale and a learning rate.
 
     Returns:
       One number of at least 0 for each matrix, in float32 or wider: 0 for an orthogonal matrix and
@@ -110,18 +110,18 @@ def orthogonality_residual(matrices: AnyMatrices, *, up_to_scale: bool = False) 
 
 
 def update_to_weight_rms(updates: AnyMatrices, weights: AnyMatrices) -> Measure:
-    """Divides the root mean square of an update by that of the weight that it changes.
+    """Divides the root mean square of an update by that of its weight.
 
-    It is the relative step: a learning rate that suits a layer keeps it about 10⁻³ for most of a
-    run. Under weight decay λ at learning rate η, weights settle where it is of the order of √(2ηλ).
+    A good learning rate keeps this relative step about 10⁻³ for most of a run. Under weight decay λ
+    at learning rate η it converges to the order of √(2ηλ).
 
     Args:
-      updates: what `optax.apply_updates` adds, learning rate included.
+      updates: the updates for `optax.apply_updates`, including the learning rate.
       weights: the weights before the update, of the same shape.
 
     Returns:
-      One number of at least 0 for each matrix, in float32 or wider: 0 where the update is zero,
-      infinity where only the weight is.
+      One number of at least 0 for each matrix, in float32 or wider: 0 if the update is zero,
+      infinity if only the weight is.
 
     Raises:
       TypeError: if the matrices are not real floating-point.
@@ -144,12 +144,12 @@ def update_to_weight_rms(updates: AnyMatrices, weights: AnyMatrices) -> Measure:
 
 
 def scaled_singular_values(matrices: AnyMatrices) -> Values:
-    """Returns the singular values times a power of two, so that their squares fit any format."""
+    """Returns the singular values times a power of two, so that their squares do not overflow."""
     return _singular_values(to_unit_range(matrices) if matrices.size else matrices)
 
 
 def _singular_values(matrices: AnyMatrices) -> Values:
-    """An empty matrix counts as zero, of which it has the one singular value."""
+    """Returns the singular values; an empty matrix has one, which is zero."""
     matrices = _widened(matrices)
     if matrices.size == 0:
         return jnp.zeros((*matrices.shape[:-2], 1), matrices.dtype)
@@ -177,13 +177,13 @@ def _distance_from_one(energy: Values) -> Measure:
 
 
 def _shares(values: Values) -> Values:
-    """The part of the energy in each direction; all zero for the zero matrix."""
+    """Returns the share of the energy in each direction; all zero for the zero matrix."""
     energy = jnp.square(values)
     return energy / nonzero(energy.sum(-1, keepdims=True))
 
 
 def _root_mean_square(matrices: AnyMatrices) -> Measure:
-    """Squares no entry above one, which might overflow, and none of a matrix of tiny entries."""
+    """Returns the root mean square; entries are scaled first, so that squares stay in range."""
     wide = _widened(matrices)
     largest = nonzero(jnp.max(jnp.abs(wide), axis=_MATRIX, keepdims=True, initial=0))
     entries = max(1, math.prod(matrices.shape[-2:]))

@@ -1,6 +1,6 @@
-"""Counts the trips of a loop from the numbers where its counter starts, steps and ends.
+"""Counts the trips of a loop from the start, step and limit of its counter.
 
-XLA:CPU and XLA:GPU write the count of trips beside a loop; XLA:TPU does not.
+XLA:CPU and XLA:GPU write the trip count of a loop; XLA:TPU does not.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ _DIRECTION = re.compile(r"\bdirection=(\w+)")
 _COUNTS = re.compile(r"\(|[su]\d+\[\]|pred\[\]")
 """Types of tuples, integers and comparisons."""
 _SAME = ("bitcast", "convert", "copy", "copy-done", "copy-start", "reshape")
-"""Operations that hand on the value of their operand."""
+"""Operations that return the value of their operand."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of HLO: `name = result operation(rest`, and the computations that it calls."""
+    """One line of HLO, `name = result operation(rest`, and the computations that it calls."""
 
     name: str
     result: str
@@ -44,7 +44,7 @@ Computation: TypeAlias = dict[str, Instruction]
 
 
 class Sum(NamedTuple):
-    """A number, or an element of a loop's state plus a number."""
+    """A number, or a number plus an element of the loop state."""
 
     number: int
     element: int | None = None
@@ -57,7 +57,7 @@ class Comparison(NamedTuple):
 
 
 Value: TypeAlias = "Sum | Comparison | list[Value] | None"
-"""A known value: of a scalar, of a comparison, or of each element of a tuple; None is unknown."""
+"""The value of a scalar, of a comparison, or of each element of a tuple; None is unknown."""
 
 Arguments: TypeAlias = Sequence[Value]
 
@@ -65,11 +65,11 @@ Arguments: TypeAlias = Sequence[Value]
 def count_trips(
     computations: Mapping[str, Computation], caller: str, loop: Instruction, arguments: Arguments
 ) -> tuple[int | None, Arguments]:
-    """Returns how often a loop runs, None if unknown, and the values of its body's arguments.
+    """Returns the trip count of a loop, None if unknown, and the values of its body's arguments.
 
     Args:
       computations: of the whole program, by name.
-      caller: the name of the computation in which the loop stands.
+      caller: the name of the computation that contains the loop.
       loop: the `while`.
       arguments: of the caller.
     """
@@ -94,7 +94,7 @@ def count_trips(
 
 
 def _trips(end: Value, start: Arguments, following: Arguments, inside: Arguments) -> int | None:
-    """Counts steps of a counter until `counter + ahead < limit` fails."""
+    """Returns the number of steps of a counter until `counter + ahead < limit` fails."""
     match end:
         case Comparison("LT", Sum(ahead, int(counter)), limit):
             if limit.element is not None:
@@ -107,7 +107,7 @@ def _trips(end: Value, start: Arguments, following: Arguments, inside: Arguments
 
 
 class _Call:
-    """Follows the arithmetic of integers, of which counters are made, through one computation."""
+    """Evaluates the integer arithmetic of counters in one computation."""
 
     def __init__(
         self, computations: Mapping[str, Computation], name: str, arguments: Arguments
@@ -125,7 +125,7 @@ class _Call:
     def value(self, name: str) -> Value:
         if name not in self.known:
             each = self.instructions.get(name)
-            # Arrays count nothing, and may depend on half of the program.
+            # Arrays are no counters, and may depend on much of the program.
             counts = each is not None and _COUNTS.match(each.result)
             self.known[name] = self._evaluate(each) if each and counts else None
         return self.known[name]
@@ -163,7 +163,7 @@ class _Call:
 
 
 def _add(left: Value, right: Value) -> Sum | None:
-    """Adds two numbers, of which at most one depends on the state."""
+    """Adds two numbers, of which at most one depends on the loop state."""
     match left, right:
         case (Sum(a, element), Sum(b, None)) | (Sum(a, None), Sum(b, element)):
             return Sum(a + b, element)

@@ -1,4 +1,4 @@
-"""The table of what an optimizer will do to every parameter."""
+"""The table of what an optimizer does with every parameter."""
 
 from muon_jax.explain._explain import explain as explain
 from muon_jax.explain._explanation import ExplainedLeaf as ExplainedLeaf

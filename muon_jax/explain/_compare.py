@@ -1,4 +1,4 @@
-"""What an optimizer does with the parameters of a model beside what their loss tells of them."""
+"""Compares the routes of an optimizer with the routes that `trace_axes` reads from a loss."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,22 +9,22 @@ from muon_jax.views._matrix_axes import same_matrices
 
 
 def differences(routes: Sequence[Route], traced: Sequence[TracedLeaf]) -> Mapping[str, TracedLeaf]:
-    """Returns by path what the loss tells of parameters that are routed otherwise.
+    """Returns by path the traced route of every parameter whose actual route differs.
 
-    A route differs if it sends a parameter to the other of Muon and its fallback, or views it as
-    other matrices. Labels of the user's, and what the loss does not tell, are not compared.
+    A route differs in the choice between Muon and its fallback, or in the view as matrices. The
+    user's own labels, and parameters that tracing cannot decide, are not compared.
     """
-    told = {leaf.path: leaf for leaf in traced if leaf.read}
+    known = {leaf.path: leaf for leaf in traced if leaf.read}
     return {
-        found.path: told[found.path]
+        found.path: known[found.path]
         for found in routes
         if found.label in (MUON, FALLBACK)
-        and found.path in told
-        and _differ(found, told[found.path])
+        and found.path in known
+        and _differ(found, known[found.path])
     }
 
 
-def _differ(found: Route, told: TracedLeaf) -> bool:
-    if found.axes is None or told.axes is None:
-        return found.axes is not told.axes
-    return not same_matrices(found.axes, told.axes, found.shape)
+def _differ(found: Route, traced: TracedLeaf) -> bool:
+    if found.axes is None or traced.axes is None:
+        return found.axes is not traced.axes
+    return not same_matrices(found.axes, traced.axes, found.shape)

@@ -1,4 +1,4 @@
-"""What an optimizer will do with every parameter, shown before training starts."""
+"""`explain`: what an optimizer does with every parameter."""
 
 import dataclasses
 import math
@@ -16,8 +16,6 @@ from muon_jax.explain._compare import differences
 from muon_jax.explain._explanation import ExplainedLeaf, Explanation
 from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.routing._notices import notices
-from muon_jax.routing._route import Route
-from muon_jax.routing._traced import TracedLeaf
 from muon_jax.routing.trace._trace_axes import read_routes, without_module
 from muon_jax.transforms._orthogonalize import flops_of
 from muon_jax.transforms._record import RecordedLeaf, recording
@@ -36,30 +34,30 @@ def explain(
     loss: Callable[..., Any] | None = None,
     args: Sequence[Any] = (),
 ) -> Explanation:
-    """Returns what an optimizer does with every parameter, before it does.
+    """Returns what an optimizer does with every parameter, before training.
 
     The optimizer may be `muon`, `muon_clip`, a recipe, or any of them inside `optax.chain`,
     `optax.MultiSteps`, `optax.inject_hyperparams`, `optax.multi_transform` and other wrappers. Its
-    `init` runs on shapes alone, so the parameters may be what `jax.eval_shape` returns for a model
-    far larger than this machine.
+    `init` runs under `jax.eval_shape`, so the parameters may be shapes of a model that does not fit
+    on this machine.
 
-    Given a loss, the table has a column with what `trace_axes` reads from it, and marks with `!=`
-    every parameter that `tx` sends elsewhere or views as other matrices. An optimizer that has
-    `axes=trace_axes(loss, ...)` itself does what the loss tells, so nothing is marked.
+    With a loss, the table has a column with the routes that `trace_axes` reads from it, and marks
+    with `!=` every parameter that `tx` routes or views differently. For an optimizer with
+    `axes=trace_axes(loss, ...)` nothing is marked.
 
     Args:
-      params: any pytree of arrays or of `jax.ShapeDtypeStruct`, or a module of Flax NNX, of which
-        the `nnx.Param` are trained.
-      tx: the optimizer to be used for training.
-      loss: a function of the parameters, as for `trace_axes`. None reads nothing from a loss.
+      params: any pytree of arrays or of `jax.ShapeDtypeStruct`, or a Flax NNX module, whose
+        `nnx.Param` are trained.
+      tx: the optimizer for training.
+      loss: a function of the parameters, as for `trace_axes`; None compares nothing.
       args: a tuple of the other arguments of the loss; arrays may be `jax.ShapeDtypeStruct`.
 
     Returns:
-      An `Explanation`: it prints as a table that folds to the width of the terminal, notebooks
-      render it, and it has every number in `leaves` and `to_dict()`.
+      An `Explanation`: a table that wraps to the width of the terminal and renders in notebooks,
+      with all numbers in `leaves` and `to_dict()`.
 
     Raises:
-      TypeError or ValueError: for parameters that `tx.init` does not accept, if `tx` holds no
+      TypeError or ValueError: for parameters that `tx.init` does not accept, if `tx` contains no
         optimizer of this library, for a loss that cannot be traced, and for `args` without `loss`.
 
     Examples:
@@ -75,7 +73,7 @@ def explain(
     if not callable(getattr(tx, "init", None)):
         raise invalid(_CALL, "tx", tx, "give an optimizer, such as muon_jax.muon(3e-4)", TypeError)
     if not isinstance(args, Sequence):
-        remedy = "give a tuple of what the loss takes after the parameters"
+        remedy = "give a tuple of the arguments of the loss after the parameters"
         raise invalid(_CALL, "args", args, remedy, TypeError)
     if args and loss is None:
         raise refused(_CALL, "args are given without a loss", "Give loss=..., or leave args out")
@@ -89,12 +87,12 @@ def explain(
             remedy = f"Give only the arrays that are trained, such as {functions}"
             raise refused(_CALL, problem, remedy, TypeError)
     with recording() as record:
-        # A function of its own, since JAX would not trace the same one twice.
+        # A new function, because JAX caches the trace of `tx.init`.
         state = jax.eval_shape(lambda tree: tx.init(tree), params)
     if arrays and not record.leaves:
         raise refused(
             _CALL,
-            "tx holds no optimizer of muon_jax that routes parameters",
+            "tx contains no optimizer of muon_jax that routes parameters",
             "Give muon_jax.muon(...), muon_jax.muon_clip(...), a recipe, or a chain with one",
         )
     sizes = _state_bytes(state, arrays)
@@ -104,7 +102,12 @@ def explain(
     ]
     known = list(record.leaves.values())
     if traced is not None:
-        leaves = _beside(leaves, [leaf.route for leaf in known], traced.leaves)
+        by_path = {leaf.path: leaf for leaf in traced.leaves}
+        differ = differences([leaf.route for leaf in known], traced.leaves)
+        leaves = [
+            dataclasses.replace(leaf, traced=by_path.get(leaf.path), differs=leaf.path in differ)
+            for leaf in leaves
+        ]
     orthogonalizer = known[0].orthogonalizer if known else newton_schulz()
     return Explanation(
         tuple(leaves),
@@ -117,7 +120,7 @@ def explain(
 def _explained(
     path: str, leaf: Any, known: RecordedLeaf | None, factor: float, state_bytes: int
 ) -> ExplainedLeaf:
-    """Joins what is known of one parameter; None is for one that another optimizer takes."""
+    """Describes one parameter; `known` is None if an optimizer of another library trains it."""
     described = {"path": path, "shape": tuple(leaf.shape), "dtype": str(leaf.dtype)}
     counted = {"state_bytes": state_bytes, "sharding": _partition(leaf)}
     if known is None:
@@ -153,19 +156,8 @@ def _explained(
     )
 
 
-def _beside(
-    leaves: Sequence[ExplainedLeaf], routes: Sequence[Route], traced: Sequence[TracedLeaf]
-) -> list[ExplainedLeaf]:
-    """Puts what the loss tells beside what the optimizer does."""
-    told, differ = {leaf.path: leaf for leaf in traced}, differences(routes, traced)
-    return [
-        dataclasses.replace(leaf, traced=told.get(leaf.path), differs=leaf.path in differ)
-        for leaf in leaves
-    ]
-
-
 def _state_bytes(state: Any, arrays: Mapping[str, Any]) -> dict[str, int]:
-    """Returns how many bytes of a state belong to each parameter, whose path ends theirs."""
+    """Returns the bytes of a state by parameter, whose path is a suffix of the state's paths."""
     sizes = dict.fromkeys(arrays, 0)
     for path, leaf in named_leaves(state):
         owner = owner_of(path, sizes)
@@ -183,7 +175,7 @@ def _bytes(leaf: Any) -> int:
 def _products(
     orthogonalizer: Orthogonalizer, leaves: Iterable[ExplainedLeaf]
 ) -> tuple[tuple[str, str], ...]:
-    """Returns the number formats of the operands of products by platform, if they are known."""
+    """Returns the number formats of the operands of products by platform, if known."""
     on = getattr(orthogonalizer, "on", None)
     sides = {(rows, cols) for leaf in leaves for _, rows, cols in leaf.matrices}
     if on is None or not sides:

@@ -1,4 +1,4 @@
-"""The answer of `explain`: numbers for every parameter, and the table that shows them."""
+"""The result of `explain`: numbers for every parameter, and their table."""
 
 import dataclasses
 import math
@@ -32,28 +32,28 @@ _COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class ExplainedLeaf:
-    """What happens to one parameter.
+    """What an optimizer does with one parameter.
 
     Attributes:
       path: its names joined by `/`.
-      shape: as stored.
+      shape: its shape.
       dtype: the name of its dtype.
-      label: `"muon"`, `"adamw"` for the fallback, a label that a rule of yours gives, or `"other"`
-        for what an optimizer of another library takes.
+      label: `"muon"`, `"adamw"` for the fallback, a label of your rules, or `"other"` for an
+        optimizer of another library.
       rule: the rule that matched.
-      why: the reason of that rule.
-      axes: how it is viewed as matrices; None unless the label is `"muon"`.
-      matrices: (count, rows, cols) of its matrices, rows being inputs; one entry a shape.
-      scale: the factor on the orthogonal update, for each entry of `matrices`; None where it is
-        measured on the update.
-      weight_decay: a number, `"schedule"` or `"injected"`; None where another optimizer decides.
-      learning_rate_multiplier: factor on its whole step: 10 for an embedding or an output head
-        under the default scale, else 1, times the factors of `scale_by_path`.
-      flops: FLOPs of orthogonalising it once; None if the orthogonalizer does not tell.
-      state_bytes: size of all that the optimizer's state holds for it.
-      sharding: its partition over a mesh, if it has one.
-      traced: what the loss tells of it, as `trace_axes` does; None if `explain` was given no loss.
-      differs: whether the loss tells that it goes elsewhere or is other matrices.
+      why: the reason for that rule.
+      axes: its view as matrices; None unless the label is `"muon"`.
+      matrices: (count, rows, cols) of its matrices, rows being inputs; one entry for each shape.
+      scale: the factor on the orthogonal update, for each entry of `matrices`; None for
+        `"update_norm"`.
+      weight_decay: a number, `"schedule"` or `"injected"`; None if another optimizer decides.
+      learning_rate_multiplier: factor on its update: 10 for an embedding or an output head under
+        the default scale, else 1, times the factors of `scale_by_path`.
+      flops: FLOPs of orthogonalising it once; None if the orthogonalizer has no `flops`.
+      state_bytes: size of its part of the optimizer's state.
+      sharding: its partition over a mesh, if any.
+      traced: its route as `trace_axes` reads it from the loss; None without a loss.
+      differs: whether that route has another label or other matrices.
     """
 
     path: str
@@ -75,21 +75,20 @@ class ExplainedLeaf:
 
     @property
     def size(self) -> int:
-        """How many numbers it holds."""
+        """The number of its entries."""
         return math.prod(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What happens to a model: print it, show it in a notebook, or read its numbers.
+    """What an optimizer does with a model: print it, show it in a notebook, or read its numbers.
 
     Attributes:
-      leaves: one entry a parameter, in the order of the tree.
-      adamw_state_bytes: what AdamW alone would keep for these parameters.
-      notices: what `muon` warns of at `init`: no matrix for Muon, or no output head.
-      products: pairs of a platform and the number formats to which products round their operands
-        there; empty if the orthogonalizer does not say. The table shows them where any differs from
-        float32.
+      leaves: one entry for each parameter, in the order of the tree.
+      adamw_state_bytes: the size of the state of AdamW for these parameters.
+      notices: the warnings of `muon` at `init`: no matrix for Muon, or no output head.
+      products: pairs of a platform and the number formats of the operands of products there; empty
+        if the orthogonalizer does not have them. The table shows them if any differs from float32.
     """
 
     leaves: tuple[ExplainedLeaf, ...]
@@ -99,7 +98,7 @@ class Explanation:
 
     @property
     def flops(self) -> int | None:
-        """FLOPs of orthogonalising the whole model once; None if the orthogonalizer is silent."""
+        """FLOPs of orthogonalising the whole model once; None if unknown."""
         flops = [leaf.flops for leaf in self.leaves]
         return None if None in flops else sum(filter(None, flops))
 
@@ -110,12 +109,12 @@ class Explanation:
 
     @property
     def differences(self) -> tuple[ExplainedLeaf, ...]:
-        """The parameters of which the loss tells otherwise; empty if there is no loss."""
+        """The parameters whose route differs from that of the loss; empty without a loss."""
         return tuple(leaf for leaf in self.leaves if leaf.differs)
 
     @property
     def parameters(self) -> dict[str, int]:
-        """How many numbers go to each label."""
+        """The number of entries for each label."""
         sizes: dict[str, int] = {}
         for leaf in self.leaves:
             sizes[leaf.label] = sizes.get(leaf.label, 0) + leaf.size
@@ -143,7 +142,7 @@ class Explanation:
         return self.table()._repr_html_()
 
     def table(self) -> Table:
-        """Lays it out: parameters that differ in nothing but a number share a row."""
+        """Returns the table; parameters whose paths differ only in numbers share a row if alike."""
         groups: dict[ExplainedLeaf, list[ExplainedLeaf]] = {}
         for leaf in self.leaves:
             traced = leaf.traced and dataclasses.replace(leaf.traced, path="")
@@ -156,18 +155,17 @@ class Explanation:
         return Table(
             tuple(_COLUMNS[column] for column in used),
             [tuple(row[column] for column in used) for row in rows],
-            [*self._totals(), "", *whys, *self._told(), *self.notices],
+            [*self._totals(), "", *whys, *self._traced(), *self.notices],
         )
 
-    def _told(self) -> list[str]:
-        """The reasons of the loss where it differs, and where it does not tell."""
-        traced = [(leaf.traced, leaf.differs) for leaf in self.leaves if leaf.traced]
+    def _traced(self) -> list[str]:
+        """Returns the reasons of traced routes that differ or are undecided."""
         reasons = [
-            f"!= {told.rule}, to {FALLBACK if told.axes is None else MUON}: {told.why}"
-            if differs
-            else f"not read: {told.why}"
-            for told, differs in traced
-            if differs or not told.read
+            f"!= {traced.rule}, to {FALLBACK if traced.axes is None else MUON}: {traced.why}"
+            if leaf.differs
+            else f"not read: {traced.why}"
+            for leaf in self.leaves
+            if (traced := leaf.traced) and (leaf.differs or not traced.read)
         ]
         return list(dict.fromkeys(reasons))
 
@@ -191,7 +189,7 @@ class Explanation:
         ]
 
     def _agreement(self) -> list[str]:
-        """How many parameters the loss tells of, and how many of them differ."""
+        """Returns how many routes the loss decides, and how many of them differ."""
         traced = [leaf.traced for leaf in self.leaves if leaf.traced]
         if not traced:
             return []
@@ -225,13 +223,13 @@ def _row(group: Sequence[ExplainedLeaf], total_flops: int | None) -> Row:
 
 
 def _by_the_loss(leaf: ExplainedLeaf) -> str:
-    """Writes what the loss tells, marked where it differs, then with its view."""
-    told = leaf.traced
-    if told is None or not told.read:
-        return "" if told is None else "not read"
+    """Writes the traced route; if it differs, with a mark and its view."""
+    traced = leaf.traced
+    if traced is None or not traced.read:
+        return "" if traced is None else "not read"
     if not leaf.differs:
-        return told.rule
-    return f"!= {told.rule}" + ("" if told.axes is None else f" {_view(told.axes)}")
+        return traced.rule
+    return f"!= {traced.rule}" + ("" if traced.axes is None else f" {_view(traced.axes)}")
 
 
 def _common_path(paths: Sequence[str]) -> str:

@@ -20,8 +20,8 @@ class Table:
     """Columns of text, and lines below them.
 
     Attributes:
-      header: the names of the columns; one that starts with `>` is aligned to the right.
-      rows: one string a column each.
+      header: the names of the columns; names that start with `>` align right.
+      rows: one string for each column.
       notes: lines of text below the table.
     """
 
@@ -38,7 +38,7 @@ class Table:
         return tuple(name.startswith(">") for name in self.header)
 
     def __str__(self) -> str:
-        """Returns aligned text: folded to the terminal if that is where output goes, else whole."""
+        """Returns aligned text, wrapped to the terminal if stdout is one."""
         terminal = sys.stdout is not None and sys.stdout.isatty()
         return self.text(shutil.get_terminal_size().columns if terminal else None)
 
@@ -48,7 +48,7 @@ class Table:
     def text(self, width: int | None = None) -> str:
         """Returns aligned text of at most `width` characters a line.
 
-        Columns that do not fit follow below, beside the first column again.
+        Columns that do not fit follow below, with the first column repeated.
         """
         longest = max(_LEAST, width or sys.maxsize)
         lines = [self.names, *self.rows]
@@ -68,7 +68,7 @@ class Table:
     def _drawn(
         self, lines: Sequence[Row], columns: Sequence[int], widths: Sequence[int]
     ) -> list[str]:
-        """Lays out some columns of some lines."""
+        """Formats some columns of some lines."""
         drawn = list[str]()
         for line in lines:
             cells = [_folded(line[column], widths[column]) for column in columns]
@@ -98,7 +98,7 @@ class Table:
 
 
 def _bands(widths: Sequence[int], longest: int) -> list[list[int]]:
-    """Splits columns into groups that fit a line, each with the first column."""
+    """Groups columns so that each group fits a line; every group has the first column."""
     if not widths:
         return []
     bands, taken = [[0]], widths[0]
@@ -112,7 +112,7 @@ def _bands(widths: Sequence[int], longest: int) -> list[list[int]]:
 
 
 def _folded(text: str, width: int) -> list[str]:
-    """Breaks text at spaces and behind slashes, and elsewhere only in longer words."""
+    """Breaks text at spaces and after slashes, and long words anywhere."""
     lines = [""]
     for piece in re.findall(r"[^/\s]*/|[^/\s]+|\s+", text) if len(text) > width else [text]:
         if lines[-1] and len((lines[-1] + piece).rstrip()) > width:

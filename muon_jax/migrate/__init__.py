@@ -1,4 +1,4 @@
-"""Carries the state of a run from one optimizer to another, so that training goes on."""
+"""Converts optimizer states, so that a run continues with another optimizer."""
 
 from muon_jax.migrate._carry import from_adamw as from_adamw
 from muon_jax.migrate._carry import from_optax as from_optax

@@ -1,9 +1,9 @@
-"""Carries the state of a run from one optimizer to another, so that training goes on.
+"""Converts optimizer states, so that a run continues with another optimizer.
 
-Each function takes the state to leave and a fresh state to enter, which it returns filled: moments,
-number of steps, and with it every schedule. Call it once, outside of `jit`. Both optimizers must
-send each parameter to the same kind of optimizer; `from_adamw` alone carries parameters from Adam
-over to Muon. What a continued run owes to the one it left stands in `docs/how-to/migration.md`.
+Each function takes an old state and a fresh one, and returns the fresh state with the moments and
+the number of steps, and so the schedules, of the old one. Call it once, outside of `jit`. Both
+optimizers must train each parameter with the same kind of optimizer; only `from_adamw` converts
+moments of Adam to Muon's. `docs/how-to/migration.md` says how exactly a run continues.
 """
 
 from typing import Any
@@ -22,21 +22,22 @@ __all__ = ["from_adamw", "from_optax", "from_torch", "to_optax", "to_torch"]
 
 
 def from_optax(optax_state: Any, state: Any) -> Any:
-    """Goes on with muon_jax where `optax.contrib.muon` stopped.
+    """Converts a state of `optax.contrib.muon` to one of muon_jax.
 
-    Both keep the same average of the gradients, without correction for bias, so that it passes as
-    it is; the coefficients that optax keeps beside it are dropped.
+    Both store the same average of the gradients, without bias correction, so it is copied; the
+    coefficients in the state of optax are dropped.
 
     Args:
-      optax_state: the state to leave, of `optax.contrib.muon` or of its `scale_by_muon`.
-      state: a fresh state to enter: `tx.init(params)` of `muon_jax.muon`, of a recipe or of a chain
-        with `scale_by_muon`.
+      optax_state: the old state, of `optax.contrib.muon` or of its `scale_by_muon`.
+      state: a fresh state: `tx.init(params)` of `muon_jax.muon`, of a recipe or of a chain with
+        `scale_by_muon`.
 
     Returns:
-      The fresh state with the moments and the number of steps of the other.
+      The fresh state with the moments and the number of steps of the old one.
 
     Raises:
-      ValueError: a parameter has other moments here than there, or another shape; names its path.
+      ValueError: a parameter has other moments, or another shape, in the other state; names its
+        path.
 
     Examples:
       >>> import jax, optax
@@ -53,24 +54,25 @@ def from_optax(optax_state: Any, state: Any) -> Any:
         state,
         source="optax_state",
         target="state",
-        remedy="Enter an optimizer with the same routing, by recipes.optax or rules=[...], and "
-        "AdamW for the rest; migrate.from_adamw lets Muon take over what Adam trained",
+        remedy="Use an optimizer with the same routing, by recipes.optax or rules=[...], and "
+        "AdamW for the rest; migrate.from_adamw converts moments of Adam to Muon's",
     )
 
 
 def to_optax(state: Any, optax_state: Any) -> Any:
-    """Goes on with `optax.contrib.muon` where muon_jax stopped.
+    """Converts a state of muon_jax to one of `optax.contrib.muon`.
 
     Args:
-      state: the state to leave.
-      optax_state: a fresh state to enter: `tx.init(params)` of `optax.contrib.muon`, or of its
+      state: the old state.
+      optax_state: a fresh state: `tx.init(params)` of `optax.contrib.muon`, or of its
         `scale_by_muon`. Its coefficients stay.
 
     Returns:
-      The fresh state with the moments and the number of steps of the other.
+      The fresh state with the moments and the number of steps of the old one.
 
     Raises:
-      ValueError: a parameter has other moments here than there, or another shape; names its path.
+      ValueError: a parameter has other moments, or another shape, in the other state; names its
+        path.
 
     Examples:
       >>> import jax, optax
@@ -87,31 +89,31 @@ def to_optax(state: Any, optax_state: Any) -> Any:
         optax_state,
         source="state",
         target="optax_state",
-        remedy="Give optax.contrib.muon the same routing, by muon_weight_dimension_numbers=; what "
-        "it does not train with Muon it trains with AdamW",
+        remedy="Give optax.contrib.muon the same routing, by muon_weight_dimension_numbers=; it "
+        "trains all other parameters with AdamW",
     )
 
 
 def from_adamw(adamw_state: Any, state: Any, *, momentum: float = 0.95, b1: float = 0.9) -> Any:
-    r"""Starts Muon warm, from the first moment of a run with AdamW.
+    r"""Initialises Muon's momentum from the first moment of a run with AdamW.
 
-    After :math:`t` steps AdamW's first moment weighs the gradients by :math:`1 - b_1^t` in all and
-    Muon's would by :math:`1 - \mu^t`; so it passes times the ratio. It looks back over
-    :math:`1 / (1 - b_1)` steps instead of :math:`1 / (1 - \mu)`: where the two decays are equal,
-    Muon goes on as if it had trained from the start.
+    After :math:`t` steps the weights of AdamW's first moment sum to :math:`1 - b_1^t` and those of
+    Muon's to :math:`1 - \mu^t`, so it is multiplied by the ratio. It averages over
+    :math:`1 / (1 - b_1)` steps instead of :math:`1 / (1 - \mu)`. If both decays are equal, Muon
+    continues as if it had trained from the start.
 
     Args:
-      adamw_state: the state to leave, of `optax.adamw` or of any optimizer with Adam inside.
-      state: a fresh state to enter. Parameters that stay with AdamW keep both moments.
-      momentum: that of the Muon to enter, in [0, 1).
-      b1: that of the AdamW to leave, in [0, 1).
+      adamw_state: the old state, of `optax.adamw` or of any optimizer that contains Adam.
+      state: a fresh state. Parameters that AdamW trains keep both moments.
+      momentum: the decay of Muon, in [0, 1).
+      b1: the decay of AdamW, in [0, 1).
 
     Returns:
-      The fresh state with the moments and the number of steps of the other.
+      The fresh state with the moments and the number of steps of the old one.
 
     Raises:
       TypeError or ValueError: a decay is out of its range, or a parameter has no moments or another
-        shape there; names its path.
+        shape in the old state; names its path.
 
     Examples:
       >>> import jax, muon_jax, optax
@@ -137,8 +139,8 @@ def from_adamw(adamw_state: Any, state: Any, *, momentum: float = 0.95, b1: floa
         state,
         source="adamw_state",
         target="state",
-        remedy="Leave a run with the same parameters, and enter an optimizer that trains with "
-        "AdamW what Muon does not take",
+        remedy="Use a state of a run with the same parameters, and a new optimizer that trains all "
+        "parameters but Muon's with AdamW",
     )
 
 
@@ -151,26 +153,27 @@ def from_torch(
     steps: int,
     heavy_ball: float | None = None,
 ) -> Any:
-    """Goes on with muon_jax where `torch.optim.Muon` stopped.
+    """Converts a state of `torch.optim.Muon` to one of muon_jax.
 
-    Buffers are turned from (outputs, inputs) to the layout of the parameter. PyTorch is not needed.
+    Buffers are transposed from (outputs, inputs) to the layout of the parameter. PyTorch is not
+    needed.
 
     Args:
       state_dict: `optimizer.state_dict()`, with tensors in CPU memory or arrays.
-      state: a fresh state to enter. Parameters that AdamW trains keep the moments it has.
-      weights: the number or name of the PyTorch parameter for the path of every matrix; for a
-        stack of layers a list of them.
+      state: a fresh state. Parameters that AdamW trains keep its moments.
+      weights: the number or name of the PyTorch parameter for the path of every matrix, or a list
+        of them for a stack of layers.
       axes: as for `scale_by_muon`; `muon_jax.matrix_axes(params)` are those of `muon`.
-      steps: how many steps the other run took, which PyTorch does not note down.
+      steps: the number of steps of the old run, which PyTorch does not store.
       heavy_ball: the decay μ of an optimizer whose buffer is the sum B ← μB + G, such as
         Moonlight's. None is for an average, as in torch.optim.Muon and KellerJordan/Muon.
 
     Returns:
-      The fresh state with the other's momentum, and with `steps` in its schedules.
+      The fresh state with the momentum of the old one, and with `steps` in its schedules.
 
     Raises:
-      TypeError or ValueError: a matrix is not named, a parameter is unknown or has no buffer, or
-        its shape does not fit; names the path.
+      TypeError or ValueError: a matrix is not in `weights`, a parameter is unknown or has no
+        buffer, or its shape does not fit; names the path.
 
     Examples:
       >>> import jax, muon_jax, numpy
@@ -202,21 +205,22 @@ def to_torch(
     axes: AxesLike,
     heavy_ball: float | None = None,
 ) -> dict[str, Any]:
-    """Goes on with `torch.optim.Muon` where muon_jax stopped.
+    """Converts a state of muon_jax to one of `torch.optim.Muon`.
 
     Args:
-      state: the state to leave.
+      state: the old state.
       state_dict: `optimizer.state_dict()` of a fresh PyTorch optimizer.
       weights: as for `from_torch`.
       axes: as for `from_torch`.
       heavy_ball: as for `from_torch`.
 
     Returns:
-      The state_dict with a float32 NumPy array as `momentum_buffer` of every matrix; make tensors
-      of them before `load_state_dict`.
+      The state_dict with a float32 NumPy array as `momentum_buffer` of every matrix; convert them
+      to tensors before `load_state_dict`.
 
     Raises:
-      TypeError or ValueError: a matrix is not named, or a parameter is unknown; names the path.
+      TypeError or ValueError: a matrix is not in `weights`, or a parameter is unknown; names the
+        path.
 
     Examples:
       >>> import jax, muon_jax
@@ -239,7 +243,7 @@ def to_torch(
 
 
 def _share(call: str, heavy_ball: float | None) -> float:
-    """The factor from a buffer to an average: B = M / (1 − μ) where both began at zero."""
+    """Returns the factor from a buffer to an average; heavy ball has B = M / (1 − μ)."""
     if heavy_ball is None:
         return 1.0
     _check_decay(call, "heavy_ball", heavy_ball)
@@ -247,6 +251,6 @@ def _share(call: str, heavy_ball: float | None) -> float:
 
 
 def _check_decay(call: str, argument: str, value: Any) -> None:
-    """Refuses a schedule too: what was averaged so far has one decay."""
+    """Raises unless this is a number in [0, 1); a schedule has no single decay."""
     _checks.check_number(call, argument, value)
     _checks.check_fraction(call, argument, value)

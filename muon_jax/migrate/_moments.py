@@ -1,7 +1,7 @@
-"""The moments inside optimizer states, by the path of their parameter: read out, and put in.
+"""Reads and writes the moments in optimizer states, by parameter path.
 
-Chains, masks and partitions may wrap a state as deeply as they like. Three kinds of state hold
-moments that migrate: `MuonState`, that of optax.contrib.muon, and Adam's.
+Chains, masks and partitions may wrap a state to any depth. The moments of three states are
+converted: `MuonState`, the state of optax.contrib.muon, and Adam's.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _COUNT = jax.tree_util.GetAttrKey("count")
 
 
 class MuonMoment(NamedTuple):
-    """Muon's average of the gradients of one parameter, not corrected for bias."""
+    """Muon's average of the gradients of one parameter, without bias correction."""
 
     steps: int
     average: Float[Array, "..."]
@@ -31,7 +31,7 @@ class MuonMoment(NamedTuple):
 
 
 class AdamMoments(NamedTuple):
-    """Adam's averages for one parameter, neither corrected for bias."""
+    """Adam's averages for one parameter, without bias correction."""
 
     steps: int
     first: Float[Array, "..."]
@@ -42,14 +42,14 @@ class AdamMoments(NamedTuple):
 
 
 Moments: TypeAlias = Mapping[str, MuonMoment | AdamMoments]
-"""By path: what an optimizer knows of the gradients, and after how many steps."""
+"""The moments and the number of steps of each parameter, by path."""
 
 
 def read(call: str, argument: str, state: Any) -> Moments:
-    """Finds the moments of a state.
+    """Returns the moments of a state.
 
     Raises:
-      ValueError: it holds none; names `argument`.
+      ValueError: there are none; names `argument`.
     """
     found: dict[str, MuonMoment | AdamMoments] = {}
     for part in jax.tree.leaves(state, is_leaf=_holds_moments):
@@ -65,10 +65,10 @@ def read(call: str, argument: str, state: Any) -> Moments:
 
 
 def carry(call: str, moments: Moments, state: Any, *, source: str, target: str, remedy: str) -> Any:
-    """Puts moments into a state that has a place for each of them, and wants no others.
+    """Returns the state with these moments, after checking that it has the same paths and shapes.
 
     Raises:
-      ValueError: names the paths, what `source` and `target` have there, and the remedy.
+      ValueError: lists the paths that differ, with the moments in `source` and `target`.
     """
     expected = read(call, target, state)
 
@@ -86,16 +86,16 @@ def carry(call: str, moments: Moments, state: Any, *, source: str, target: str, 
 
 
 def put(moments: Moments, state: Any) -> Any:
-    """Returns the state with these moments in place of its own, and their number of steps.
+    """Returns the state with these moments and their number of steps.
 
-    Everything else in it stays: other parts, dtypes, and where arrays lie.
+    Other parts, dtypes and shardings stay unchanged.
     """
     steps = max(each.steps for each in moments.values())
 
     def placed(path: Any, part: Any) -> Any:
         if _holds_moments(part):
             return _filled(part, moments, steps)
-        # Schedules go on from the step that the moments have come to.
+        # Schedules continue from the number of steps of the moments.
         return _like(steps, part) if path and path[-1] == _COUNT else part
 
     def stands_alone(node: Any) -> bool:
@@ -109,16 +109,15 @@ def _holds_moments(node: Any) -> bool:
 
 
 def _holds_averages(node: Any) -> bool:
-    """Tells other averages, which begin anew: their bias correction counts from there."""
+    """Returns whether a node has other averages, whose count for bias correction must stay 0."""
     fields = node._asdict() if hasattr(node, "_asdict") else {}
-    if "count" not in fields or "inner_state" in fields:  # the latter has hyperparameters
+    if "count" not in fields or "inner_state" in fields:  # `inner_state`: inject_hyperparams
         return False
     del fields["count"]
-    return any(jnp.ndim(leaf) and _is_floating(leaf) for leaf in jax.tree.leaves(fields))
-
-
-def _is_floating(leaf: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    return any(
+        jnp.ndim(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        for leaf in jax.tree.leaves(fields)
+    )
 
 
 def _moments_of(part: Any) -> Moments:
@@ -149,6 +148,6 @@ def _filled(part: Any, moments: Moments, steps: int) -> Any:
 
 
 def _like(value: Any, leaf: Any) -> Array:
-    """Gives a value the dtype and the devices of the leaf whose place it takes."""
+    """Returns a value with the dtype and the sharding of the leaf that it replaces."""
     array = jnp.asarray(value, jnp.result_type(leaf))
     return jax.device_put(array, leaf.sharding) if isinstance(leaf, jax.Array) else array

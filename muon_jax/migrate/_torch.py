@@ -1,7 +1,7 @@
-"""The momentum buffers of PyTorch's Muons, and how they lie beside parameters of JAX.
+"""Converts momentum buffers between PyTorch and JAX.
 
-PyTorch keeps a weight as (outputs, inputs) and numbers parameters in the order of its groups. What
-passes here is NumPy; PyTorch itself is never imported.
+PyTorch stores a weight as (outputs, inputs) and numbers parameters in the order of its groups.
+Buffers are NumPy arrays here; PyTorch is never imported.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from muon_jax.trees._paths import named_leaves
 from muon_jax.views._matrix_axes import MatrixAxes
 
 Weights: TypeAlias = Mapping[str, int | str | Sequence[int | str]]
-"""By path: the number or name of the PyTorch parameter, or one for every matrix of a stack."""
+"""Numbers or names of PyTorch parameters by path; for a stack, one for every matrix."""
 
 Buffer: TypeAlias = Float[np.ndarray, "outputs inputs"]
 
@@ -27,17 +27,17 @@ _BUFFER = "momentum_buffer"
 
 
 class Matrix(NamedTuple):
-    """The momentum of one parameter that Muon trains, and how it is a batch of matrices."""
+    """The momentum of one parameter that Muon trains, and its view as a batch of matrices."""
 
     average: Float[Array, "..."]
     view: MatrixAxes
 
 
 def matrices_of(call: str, state: Any, axes: AxesLike) -> dict[str, Matrix]:
-    """Finds every parameter that Muon trains, by path.
+    """Returns every parameter that Muon trains, by path.
 
     Raises:
-      ValueError: `axes` has no view of one.
+      ValueError: `axes` has no view for one of them.
     """
     found = {}
     for part in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, MuonState)):
@@ -50,7 +50,7 @@ def matrices_of(call: str, state: Any, axes: AxesLike) -> dict[str, Matrix]:
                         f"axes has no view of '{path}', which Muon trains",
                         "Give the views that it trains by, such as muon_jax.matrix_axes(params)",
                     )
-                # PyTorch keeps a fused weight in one piece, as JAX does.
+                # PyTorch stores a fused weight as one array, as JAX does.
                 found[path] = Matrix(leaf, MatrixAxes(view.rows, view.cols))
     return found
 
@@ -58,10 +58,10 @@ def matrices_of(call: str, state: Any, axes: AxesLike) -> dict[str, Matrix]:
 def numbers_of(
     call: str, state_dict: Any, weights: Weights, matrices: Mapping[str, Matrix]
 ) -> dict[str, list[int]]:
-    """Resolves the parameters of every path to the numbers under which PyTorch keeps their state.
+    """Returns by path the numbers of the parameters in the state_dict.
 
     Raises:
-      ValueError: this is no state_dict, a path is not named, or a parameter is unknown.
+      ValueError: this is not a state_dict, a path is missing, or a parameter is unknown.
     """
     if not (isinstance(state_dict, Mapping) and {"state", "param_groups"} <= set(state_dict)):
         remedy = "Give what `state_dict()` of the PyTorch optimizer returned"
@@ -82,26 +82,26 @@ def numbers_of(
         if unknown := [key for key in keys if key not in known]:
             raise _checks.refused(
                 call,
-                f"'{path}' stands for parameter {unknown[0]!r}, which state_dict does not have",
-                f"Choose of {_checks.listed(map(repr, known))}; names are there if the optimizer "
-                "was made from `named_parameters()`",
+                f"'{path}' names parameter {unknown[0]!r}, which state_dict does not have",
+                f"Choose from {_checks.listed(map(repr, known))}; state_dict has names if the "
+                "optimizer was made from `named_parameters()`",
             )
         found[path] = [known[key] for key in keys]
         for number in found[path]:
             if (owner := owners.setdefault(number, path)) != path:
                 raise _checks.refused(
                     call,
-                    f"'{owner}' and '{path}' both stand for parameter {number!r}",
-                    "Name a parameter of its own for each",
+                    f"'{owner}' and '{path}' both name parameter {number!r}",
+                    "Name a different parameter for each",
                 )
     return found
 
 
 def buffer_of(call: str, state_dict: Any, number: int, path: str) -> Buffer:
-    """Reads one buffer.
+    """Returns one buffer.
 
     Raises:
-      ValueError: it is not there.
+      ValueError: there is none.
       TypeError: NumPy cannot read it.
     """
     entry = state_dict["state"].get(number, {})
@@ -117,16 +117,16 @@ def buffer_of(call: str, state_dict: Any, number: int, path: str) -> Buffer:
         raise _checks.refused(
             call,
             f"NumPy cannot read the {_BUFFER!r} of parameter {number}, for '{path}': {error}",
-            "Put `buffer.float().cpu().numpy()` in its place",
+            "Replace it by `buffer.float().cpu().numpy()`",
             TypeError,
         ) from None
 
 
 def to_leaf(call: str, buffers: Sequence[Buffer], matrix: Matrix, path: str) -> Float[Array, "..."]:
-    """Lays the buffers of one parameter down as JAX stores it.
+    """Converts the buffers of one parameter to the layout of JAX.
 
     Raises:
-      ValueError: there are too many or too few, or one has another shape.
+      ValueError: their number or a shape is wrong.
     """
     shape = matrix.average.shape
     ((batch, rows, cols),) = matrix.view.matrix_shapes(shape)
@@ -136,16 +136,16 @@ def to_leaf(call: str, buffers: Sequence[Buffer], matrix: Matrix, path: str) -> 
             call,
             f"'{path}' of shape {shape}, by {matrix.view!r}, is {batch} of shape {(cols, rows)} "
             f"in PyTorch, but the buffers have shapes {_checks.listed(map(str, found))}",
-            "Name its own parameters in weights, and its view in axes",
+            "Give the right parameters in weights, and the right view in axes",
         )
     return matrix.view.from_matrices([jnp.stack([buffer.T for buffer in buffers])], shape)
 
 
 def from_leaf(call: str, matrix: Matrix, count: int, path: str) -> list[Buffer]:
-    """Takes a momentum apart into buffers as PyTorch stores them, in memory of their own.
+    """Converts a momentum to buffers in the layout of PyTorch, as copies.
 
     Raises:
-      ValueError: they are not as many as the PyTorch parameters.
+      ValueError: their number differs from that of the PyTorch parameters.
     """
     (matrices,) = matrix.view.to_matrices(jnp.asarray(matrix.average, jnp.float32))
     if len(matrices) != count:
@@ -159,7 +159,7 @@ def from_leaf(call: str, matrix: Matrix, count: int, path: str) -> list[Buffer]:
 
 
 def with_buffers(state_dict: Any, buffers: Mapping[int, Buffer]) -> dict[str, Any]:
-    """Returns a copy of the state_dict that holds these buffers."""
+    """Returns a copy of the state_dict with these buffers."""
     entries = dict(state_dict["state"])
     for number, buffer in buffers.items():
         entries[number] = {**entries.get(number, {}), _BUFFER: buffer}

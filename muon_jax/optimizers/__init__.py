@@ -1,4 +1,4 @@
-"""Whole optimizers: Muon for the matrices, another optimizer for the rest."""
+"""Whole optimizers: Muon for matrices, another optimizer for all other parameters."""
 
 from muon_jax.optimizers._fallback import adamw as adamw
 from muon_jax.optimizers._fallback import momentum_rms as momentum_rms

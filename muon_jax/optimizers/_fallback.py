@@ -1,4 +1,4 @@
-"""Optimizers for the parameters that Muon leaves alone; each is usable by itself."""
+"""Optimizers for parameters that are not matrices; each can also be used alone."""
 
 from typing import Any
 
@@ -25,12 +25,11 @@ def adamw(
     weight_decay_mask: Mask | None = None,
     nesterov: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Trains with AdamW as `muon` does what it leaves alone.
+    """Trains with AdamW, with the settings that `muon` uses for parameters other than matrices.
 
-    It is `optax.adamw` with other defaults: b2 = 0.95 averages over fewer steps, which suits short
-    runs (Liu et al., 2025), the first moment looks one step ahead, and nothing decays. It also
-    trains float16 parameters, with a float32 state, and its state keeps its dtypes whichever dtype
-    the gradients have.
+    It is `optax.adamw` with other defaults: b2 = 0.95, which averages over fewer steps and suits
+    short runs (Liu et al., 2025), Nesterov momentum, and no weight decay. It also trains float16
+    parameters, with a float32 state, and the state keeps its dtypes for gradients of any dtype.
 
     Args:
       learning_rate: the learning rate, or a schedule of it by step.
@@ -40,10 +39,10 @@ def adamw(
       weight_decay: decoupled decay, at least 0, or a schedule of it.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function from the
         parameters to one; None is all.
-      nesterov: whether the first moment looks one step ahead, as in NAdam (Dozat, 2016).
+      nesterov: whether to use Nesterov momentum, as in NAdam (Dozat, 2016).
 
     Returns:
-      An optimizer, usable alone or as the `fallback` of `muon`.
+      An optimizer, for use alone or as the `fallback` of `muon`.
 
     Raises:
       TypeError or ValueError: if an argument is out of its range.
@@ -82,16 +81,17 @@ def momentum_rms(
     momentum: float = 0.9,
     max_norm: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Steps along each leaf's momentum with a given RMS: `scale_by_momentum_rms`, decay and rate.
+    """Trains with `scale_by_momentum_rms`: the update of each leaf has the RMS `learning_rate`.
 
     Args:
-      learning_rate: RMS of a step, or a schedule of it.
+      learning_rate: RMS of an update, or a schedule of it.
       weight_decay: decoupled decay, at least 0.
       momentum: decay of the average, in [0, 1).
-      max_norm: bound on the Euclidean norm of a leaf's step before the learning rate; None is none.
+      max_norm: bound on the Euclidean norm of a leaf's update before the learning rate; None is no
+        bound.
 
     Returns:
-      An optimizer, usable alone or as the `fallback` of `muon`.
+      An optimizer, for use alone or as the `fallback` of `muon`.
 
     Raises:
       TypeError or ValueError: if an argument is out of its range.

@@ -35,11 +35,11 @@ from muon_jax.transforms._record import RecordedLeaf
 from muon_jax.transforms._scale_by_path import times
 
 TABLE_RATE = 10.0
-"""Factor on the learning rate of embeddings and output heads, chosen by the comparison in
+"""Factor on the learning rate of embeddings and output heads, from the comparison in
 `docs/explanation/comparison.md`."""
 
-_TABLES = ("embedding", "head")  # names of the default rules that find them
-_TRACED_TABLES = ("lookup table", "logits")  # what `trace_axes` calls them
+_TABLES = ("embedding", "head")  # names of their default rules
+_TRACED_TABLES = ("lookup table", "logits")  # their names in `trace_axes`
 
 
 @public("muon", other_names=OTHER_NAMES)
@@ -66,53 +66,51 @@ def muon(
 
     The step on a matrix W is W ← W − η (U + λ W), with U from `scale_by_muon`. Dense, attention and
     convolution kernels are matrices; embeddings, positional tables, output heads, vectors and
-    scalars are not. `label_params` returns which is which, and `rules` take precedence over it.
+    scalars are not. `label_params` returns the label of each parameter; `rules` take precedence.
 
-    One learning rate serves the whole model: matrices, vectors and scalars have η, embeddings
-    (position tables among them) and output heads 10 η. Only matrices decay. Both choices come from
-    the comparison in `docs/explanation/comparison.md`. They hold for the default scale, whose
-    updates have the RMS of AdamW's. With `scale="keller"` or `"spectral"` a good η is larger,
-    customarily 0.02, and everything that AdamW takes has η: give `fallback_learning_rate`.
+    The learning rate is η for matrices, vectors and scalars, and 10 η for embeddings, positional
+    tables and output heads. Only matrices decay. Both defaults come from the comparison in
+    `docs/explanation/comparison.md`, and hold for the default scale, whose updates have the RMS of
+    AdamW's. With `scale="keller"` or `"spectral"` a good η is larger, usually 0.02, and AdamW has η
+    for all its parameters: give `fallback_learning_rate`.
 
-    To train parameters at another rate, chain `scale_by_path`; its factors come on top of the 10 of
-    embeddings and heads, and `fallback_learning_rate` replaces that 10.
+    To train parameters at another learning rate, chain `scale_by_path`. Its factors multiply the 10
+    of embeddings and heads; `fallback_learning_rate` replaces that 10.
 
     Args:
       learning_rate: η, or a schedule of it by step.
       weight_decay: λ, at least 0, decoupled as in AdamW; or a schedule of it.
       weight_decay_mask: which parameters decay: a tree of booleans for the whole model, or a
-        function from the parameters to one. True on a parameter that AdamW takes makes AdamW decay
-        it by λ. None decays the matrices alone.
+        function from the parameters to one. AdamW decays its parameters with True by λ. None decays
+        only the matrices.
       momentum: decay of the average of gradients, in [0, 1), or a schedule of it by step.
-      nesterov: whether both optimizers look one step ahead, as in NAdam (Dozat, 2016).
+      nesterov: whether both optimizers use Nesterov momentum, as in NAdam (Dozat, 2016).
       orthogonalizer: from (batch, rows, cols) to the same shape; None is `newton_schulz()`.
       scale: size of Muon's updates, as for `scale_by_muon`.
       momentum_dtype: dtype in which Muon's average is stored; None is that of the parameters.
       distribute: which device orthogonalises which matrix on a mesh, as for `scale_by_muon`.
-      precondition: `"second_moment"` (Muon²), `"soap"` (SOAP-Muon), a `SecondMoment` or a `Soap`:
-        what divides the momentum before its polar factor is taken. None is plain Muon.
-      rules: rules of your own, tried first.
-      axes: views that come before the default rules: what `trace_axes` returns, a tree of
-        `MatrixAxes` and None (which leaves a parameter to the fallback), or a function from the
-        parameters to one. None is none.
-      ambiguous: what becomes of an array that no rule knows and that has several candidate views as
-        matrices: `"error"`, or `"fallback"`.
-      transforms: whole optimizers for labels of your own that `rules` give, such as
-        `{"frozen": optax.set_to_zero()}`, as in `optax.multi_transform`.
-      fallback: a whole optimizer for the other parameters, with its own learning rate and decay:
+      precondition: divides the momentum before orthogonalisation: `"second_moment"` (Muon²),
+        `"soap"` (SOAP-Muon), a `SecondMoment` or a `Soap`. None is plain Muon.
+      rules: your rules, with precedence over all others.
+      axes: views with precedence over the default rules: the result of `trace_axes`, a tree of
+        `MatrixAxes` and None (for the fallback), or a function from the parameters to one.
+      ambiguous: for an array that no rule matches and that has several candidate views as matrices:
+        `"error"`, or `"fallback"`.
+      transforms: optimizers for further labels in `rules`, such as `{"frozen":
+        optax.set_to_zero()}`, as in `optax.multi_transform`.
+      fallback: an optimizer for the other parameters, with its own learning rate and decay:
         `muon_jax.adamw(1e-3, b2=0.999)`, `optax.lion(1e-4)`, `muon_jax.momentum_rms(1e-3)`. None is
         `muon_jax.adamw`.
       fallback_learning_rate: learning rate or schedule of that AdamW for all its parameters; None
-        is `learning_rate`, and with the default scale 10 times that for embeddings and output
-        heads.
+        is `learning_rate`, times 10 for embeddings and output heads under the default scale.
 
     Returns:
-      An optimizer for any tree of parameters: it subtracts, so apply it with `optax.apply_updates`.
+      An optimizer for any tree of parameters; apply its updates with `optax.apply_updates`.
 
     Raises:
       TypeError or ValueError: at once for an unusable argument; at `init` for a leaf that is not
-        floating-point, has 8 bits, or could be read as a matrix in two ways; at `update` for a
-        state that other rules or widths made.
+        floating-point, has 8 bits, or has ambiguous views; at `update` for a state of other rules
+        or widths.
 
     Warns:
       UserWarning: at `init`, if no parameter goes to Muon, or if the rules recognise no output head
@@ -149,13 +147,13 @@ def muon(
         distribute=distribute,
         precondition=precondition,
     )
-    scaled_with()  # raises for unusable arguments now, before there is a tree to route
+    scaled_with()  # raises for unusable arguments now, not at `init`
     one_rate = fallback is not None or fallback_learning_rate is not None or scale != "match_rms"
     rate = learning_rate if fallback_learning_rate is None else fallback_learning_rate
 
     @once_per_structure
     def read(tree: Any) -> tuple[Any, list[bool]]:
-        """Reads routes and decay off the whole tree, not a part that Optax masks."""
+        """Returns routes and decay for the whole tree, of which Optax would pass only a part."""
         routes = route(tree, rules=rules, axes=axes, ambiguous=ambiguous, call=call)
         check_labels(routes, {MUON, FALLBACK, *transforms}, call=call)
         found = jax.tree.leaves(routes)
@@ -213,21 +211,21 @@ def muon_clip(
     targets: Mapping[str, QKTarget] | None = None,
     **muon_arguments: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """Trains as `muon` does and holds the attention logits of every head near a threshold.
+    """Trains like `muon`, and keeps the attention logits of every head near a threshold.
 
     This is MuonClip (Kimi Team, 2025): Muon with decay and updates of AdamW's RMS, then QK-Clip,
     which scales the query and key weights of the heads whose largest logit exceeds the threshold.
 
     Args:
-      learning_rate: that of the matrices and, with the factors of `muon`, of the rest.
-      threshold: largest attention logit of a head that stays as it is, above 0.
+      learning_rate: as for `muon`.
+      threshold: the largest attention logit without clipping, above 0.
       targets: `QKTarget`s by the path of their layer, as for `clip_qk`; None finds them in Flax
         attention.
-      muon_arguments: any other argument of `muon`, with its default.
+      muon_arguments: any other argument of `muon`.
 
     Returns:
-      An optimizer for any tree of parameters whose `update` takes the largest logits of every head
-      as `max_logits=`; `muon_jax.attention` measures them.
+      An optimizer whose `update` takes the largest logits of every head as `max_logits=`;
+      `muon_jax.attention` measures them.
 
     Raises:
       TypeError or ValueError: as `muon` and `clip_qk` do.
@@ -250,7 +248,7 @@ def default_factor(found: Route) -> float:
 
 
 def shown_decay(weight_decay: ScalarOrSchedule) -> float | str:
-    """Returns what `explain` shows of a decay."""
+    """Returns a weight decay as `explain` shows it."""
     if callable(weight_decay):
         return "schedule"
     return "injected" if isinstance(weight_decay, Tracer) else float(weight_decay)
@@ -259,7 +257,7 @@ def shown_decay(weight_decay: ScalarOrSchedule) -> float | str:
 def _with_factors(
     tx: optax.GradientTransformationExtraArgs, factors: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """Multiplies the steps of `tx` by a factor for each leaf; the state stays that of `tx`."""
+    """Multiplies the updates of `tx` by a factor for each leaf."""
 
     def update(
         updates: optax.Updates,
@@ -274,7 +272,7 @@ def _with_factors(
 
 
 def _check_transforms(call: str, transforms: Any) -> None:
-    """Raises unless these are optimizers by labels that are not taken."""
+    """Raises unless these are optimizers by label, without the labels of `muon` itself."""
     if not isinstance(transforms, Mapping):
         remedy = 'give {label: transformation}, such as {"frozen": optax.set_to_zero()}'
         raise _checks.invalid(call, "transforms", transforms, remedy, TypeError)

@@ -1,4 +1,4 @@
-"""optax.contrib.muon as a recipe: its routing, and a Nesterov mix that is corrected for bias."""
+"""optax.contrib.muon as a recipe: its routing, and Nesterov momentum with bias correction."""
 
 import functools
 import math
@@ -58,16 +58,16 @@ def optax_muon(
     distribute: Distribute = "auto",
     rules: Sequence[Rule] = (),
 ) -> optax.GradientTransformationExtraArgs:
-    """Trains as `optax.contrib.muon` does, by the arguments of that function.
+    """Trains like `optax.contrib.muon`, with the arguments of that function.
 
-    Every array of two axes is a matrix, embeddings too, and all else goes to AdamW, unless a rule
-    says otherwise. The Nesterov mix is corrected for bias, which matters in the first 1/(1 − β)
-    steps or so.
+    Every array of two axes is a matrix, embeddings included, and AdamW trains all others, unless a
+    rule changes that. Nesterov momentum has bias correction, which matters in about the first
+    1/(1 − β) steps.
 
     Args:
       learning_rate: of both optimizers, or a schedule of it.
       beta: decay of the average, in [0, 1).
-      nesterov: look one step ahead, in both optimizers.
+      nesterov: whether both optimizers use Nesterov momentum.
       weight_decay: Muon's, decoupled.
       weight_decay_mask: which of Muon's leaves decay; None is all.
       consistent_rms: scale updates by this times √max(rows, cols); None is √max(1, cols/rows).
@@ -79,7 +79,7 @@ def optax_muon(
       momentum_dtype: dtype in which Muon's average is stored; None is that of the parameters.
       distribute: which device orthogonalises which matrix on a mesh, as for
         `muon_jax.scale_by_muon`.
-      rules: views, or the label `"adamw"`, by path; they stand for the source's dimension numbers.
+      rules: views, or the label `"adamw"`, by path, instead of the source's dimension numbers.
 
     Returns:
       An optimizer for any tree of parameters.
@@ -115,7 +115,7 @@ def optax_muon(
     scaled_with = functools.partial(
         _scale_by_optax_muon, beta, nesterov, orthogonalizer, scale, momentum_dtype, distribute
     )
-    scaled_with(None)  # raises for unusable arguments now, before there is a tree to route
+    scaled_with(None)  # raises for unusable arguments now, not at `init`
 
     @once_per_structure
     def read(tree: Any) -> tuple[Any, list[bool]]:
@@ -167,12 +167,12 @@ def _scale_by_optax_muon(
     distribute: Distribute,
     axes: AxesLike,
 ) -> optax.GradientTransformation:
-    r"""Makes `scale_by_muon` with the Nesterov mix of optax.
+    r"""Makes `scale_by_muon` with the Nesterov momentum of optax.
 
     After :math:`t` gradients that is :math:`\beta M / (1 - \beta^{t+1}) + (1 - \beta) G / (1 -
-    \beta^t)`. The polar factor ignores a common factor, so only the ratio of the two divisors is
-    left: the gradient weighs :math:`1 + \beta` times as much as in `scale_by_muon` at the first
-    step, and as much after many. Without Nesterov nothing is left.
+    \beta^t)`. The polar factor ignores a common factor, so only the ratio of the two divisors
+    matters: the weight of the gradient is :math:`1 + \beta` times that of `scale_by_muon` at the
+    first step, and the same after many. Without Nesterov there is no difference.
     """
     plain = scale_by_muon(
         momentum=beta,

@@ -1,16 +1,16 @@
-"""The published Muons by name, each with the rates, decays and number format of its source.
+"""Published Muons by name, each with the learning rates, decays and number format of its source.
 
-`muon_jax.muon` is the library's own choice; these are for results that should be comparable with
-those of others. Every recipe is held to its source by twenty and more steps of both; the table in
-`docs/reference/parity.md` says how closely, and where they differ. Matrices are found by the
-library's rules, since most sources leave that to the user; `optax` alone brings a rule of its own.
+Use them for results that are comparable with the sources. Tests compare every recipe with its
+source over at least twenty steps; `docs/reference/parity.md` has the differences. The rules of this
+library find the matrices, because most sources leave that to the user; only `optax` has its own
+rule.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-# The name alone: one of the recipes is called `optax`.
+# Not `import optax`, because one of the recipes is called `optax`.
 from optax import GradientTransformationExtraArgs
 
 from muon_jax import _checks
@@ -26,7 +26,7 @@ from muon_jax.polar._svd import polar_by_svd
 __all__ = ["keller", "kimi_k2", "moonlight", "optax", "procrustes", "torch"]
 
 _ADJUSTMENTS = MappingProxyType({"original": "keller", "match_rms_adamw": "match_rms"})
-"""What `torch.optim.Muon` calls the scales."""
+"""Scales by their names in `torch.optim.Muon`."""
 
 
 @public("recipes.keller", passes_to=muon)
@@ -39,7 +39,7 @@ def keller(
     dtype: Any = "bfloat16",
     **muon_arguments: Any,
 ) -> GradientTransformationExtraArgs:
-    """Trains as `MuonWithAuxAdam` of KellerJordan/Muon does.
+    """Trains like `MuonWithAuxAdam` of KellerJordan/Muon.
 
     Momentum 0.95 with Nesterov, five steps of Jordan's quintic, updates scaled by
     √max(1, outputs/inputs); Adam with b1 = 0.9, b2 = 0.95, eps = 1e-10 for the rest.
@@ -47,7 +47,7 @@ def keller(
     Args:
       learning_rate: Muon's, or a schedule of it.
       weight_decay: Muon's, decoupled.
-      adam_learning_rate: Adam's; the source's example uses 0.04 to 0.6, by kind of parameter.
+      adam_learning_rate: Adam's; the source's example uses 0.04 to 0.6, depending on the parameter.
       adam_weight_decay: Adam's, decoupled.
       dtype: format of the operands of products; `"float32"` spares the source's rounding.
       muon_arguments: any other argument of `muon_jax.muon`, such as `rules`.
@@ -79,11 +79,11 @@ def moonlight(
     dtype: Any = "bfloat16",
     **muon_arguments: Any,
 ) -> GradientTransformationExtraArgs:
-    """Trains as the Muon of MoonshotAI/Moonlight does.
+    """Trains like the Muon of MoonshotAI/Moonlight.
 
     Momentum 0.95 with Nesterov, five steps of Jordan's quintic, updates scaled by
-    0.2·√max(outputs, inputs); AdamW with b1 = 0.9, b2 = 0.95 and the same rate and decay for the
-    rest. The source accumulates heavy ball, whose polar factor is that of the average.
+    0.2·√max(outputs, inputs); AdamW with b1 = 0.9, b2 = 0.95 and the same learning rate and decay
+    for the rest. The source accumulates heavy ball, which has the same polar factor.
 
     Args:
       learning_rate: of both optimizers, or a schedule of it.
@@ -120,10 +120,10 @@ def torch(
     dtype: Any = "bfloat16",
     **muon_arguments: Any,
 ) -> GradientTransformationExtraArgs:
-    """Trains as `torch.optim.Muon` does, with `torch.optim.AdamW` beside it.
+    """Trains like `torch.optim.Muon`, with `torch.optim.AdamW` for the rest.
 
     Momentum 0.95 with Nesterov and five steps of Jordan's quintic. AdamW has PyTorch's defaults,
-    b2 = 0.999 among them.
+    such as b2 = 0.999.
 
     Args:
       learning_rate: Muon's, or a schedule of it.
@@ -136,8 +136,8 @@ def torch(
       muon_arguments: any other argument of `muon_jax.muon`: `momentum`, `nesterov`, `rules`, ….
 
     Returns:
-      An optimizer for any tree of parameters. The source takes matrices alone; fused, stacked and
-      convolution kernels are read as `muon_jax.explain` shows.
+      An optimizer for any tree of parameters. The source supports only matrices; `muon_jax.explain`
+      shows the views of fused, stacked and convolution kernels.
 
     Raises:
       TypeError or ValueError: for another `adjust_lr_fn`, and as `muon_jax.muon` does.
@@ -171,10 +171,10 @@ def kimi_k2(
     dtype: Any = "bfloat16",
     **muon_arguments: Any,
 ) -> GradientTransformationExtraArgs:
-    """Trains by MuonClip, as Kimi K2's report writes it.
+    """Trains with MuonClip, as in the report of Kimi K2.
 
     Its Algorithm 1: momentum 0.95 without Nesterov, updates scaled by 0.2·√max(outputs, inputs),
-    decay, and then QK-Clip. AdamW with the same rate and decay trains the rest, as in `moonlight`.
+    decay, and then QK-Clip. AdamW with the same learning rate and decay trains the rest.
 
     Args:
       learning_rate: of both optimizers, or a schedule of it.
@@ -220,13 +220,13 @@ def procrustes(
     momentum: float = 0.9,
     **muon_arguments: Any,
 ) -> GradientTransformationExtraArgs:
-    """Trains each parameter along the element of unit size that is nearest to its momentum.
+    """Trains matrices with the exact polar factor, and the rest with momentum over its RMS.
 
-    For a matrix that is the exact polar factor, the solution of the orthogonal Procrustes problem;
-    for everything else the momentum over its root mean square. No Nesterov, no scale by shape.
+    The polar factor solves the orthogonal Procrustes problem: it is the orthogonal matrix nearest
+    to the momentum. There is no Nesterov momentum and no scale by shape.
 
     Args:
-      learning_rate: the spectral norm of a matrix's step, and the RMS of any other.
+      learning_rate: the spectral norm of the update of a matrix, and the RMS of other updates.
       weight_decay: decoupled, of all parameters.
       momentum: decay of the average, in [0, 1).
       muon_arguments: any other argument of `muon_jax.muon`; `orthogonalizer=inverse_sqrt()` is the
@@ -259,12 +259,12 @@ def procrustes(
 
 
 def _check_adam(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule) -> None:
-    """Checks the arguments of a recipe under their names there."""
+    """Checks arguments that recipes pass to `adamw` under other names."""
     call = _checks.call_in_progress()
     _checks.check_non_negative(call, "adam_learning_rate", learning_rate)
     _checks.check_non_negative(call, "adam_weight_decay", weight_decay)
 
 
 def _jordan(dtype: Any) -> Orthogonalizer:
-    """Five steps of Jordan's quintic from the Frobenius norm, as all of these sources take them."""
+    """Returns the orthogonalizer of these sources: five steps of Jordan's quintic."""
     return newton_schulz("keller", dtype=dtype, normalization="frobenius")

@@ -11,11 +11,11 @@ from muon_jax.optimizers._muon import muon
 
 @public("recipes.best", passes_to=muon)
 def best(learning_rate: ScalarOrSchedule, **muon_arguments: Any) -> GradientTransformationExtraArgs:
-    """Trains as `muon` with the second moment of the gradients: the best loss for its cost.
+    """Trains like `muon`, preconditioned by the second moment: the best loss for its cost.
 
     This is Muon²: the momentum is divided by the root mean square of earlier gradients, entry by
-    entry, before its polar factor is taken. A step costs little more than one of `muon`, and the
-    state is that of AdamW, two numbers a parameter. `docs/explanation/family.md` has what it gains.
+    entry, before orthogonalisation. A step costs little more than that of `muon`, and the state is
+    as large as AdamW's. `docs/explanation/family.md` has measurements.
 
     Args:
       learning_rate: as for `muon`, or a schedule of it.
@@ -42,12 +42,12 @@ def best(learning_rate: ScalarOrSchedule, **muon_arguments: Any) -> GradientTran
 def strongest(
     learning_rate: ScalarOrSchedule, **muon_arguments: Any
 ) -> GradientTransformationExtraArgs:
-    """Trains as `muon` with the momentum divided in the eigenbases of SOAP: the lowest loss.
+    """Trains like `muon`, preconditioned in the eigenbases of SOAP: the lowest loss.
 
-    This is SOAP-Muon, with the defaults of `muon_jax.Soap`. It costs three more products and, every
+    This is SOAP-Muon, with the defaults of `muon_jax.Soap`. It needs three more products and, every
     five steps, a QR decomposition of the short side of a matrix, and twice that for a square one. A
-    matrix of r rows and c columns has 2·r·c + 2·min(r, c)² numbers of state, a square one six times
-    r². On a mesh XLA places this work under `jit`.
+    matrix of r rows and c columns has 2·r·c + 2·min(r, c)² numbers of state, a square one 6r². On a
+    mesh XLA places this work under `jit`.
 
     Args:
       learning_rate: as for `muon`, or a schedule of it.

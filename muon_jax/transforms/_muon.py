@@ -92,8 +92,8 @@ def scale_by_muon(
 
     Returns:
       A transformation whose updates have the shape and dtype of the gradients, the sharding of the
-      parameters, singular values near the scale, and the sign of the gradient: chain it with
-      `optax.scale_by_learning_rate`.
+      parameters and singular values near the scale. They point along the gradient, not against it:
+      chain it with `optax.scale_by_learning_rate`.
 
     Raises:
       TypeError or ValueError: at once for an unusable argument, and at `init` for parameters that

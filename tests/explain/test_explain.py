@@ -263,7 +263,7 @@ REFUSED = {
     "another library's": (
         lambda: explained_by(PARAMS, optax.adam(0.1)),
         ValueError,
-        "explain: tx holds no optimizer of muon_jax that routes parameters. Give muon_jax.muon",
+        "explain: tx contains no optimizer of muon_jax that routes parameters. Give muon_jax.muon",
     ),
     "AdamW": (lambda: explained_by(PARAMS, adamw(0.1)), ValueError, "Give muon_jax.muon"),
     "a factory": (lambda: explained_by(PARAMS, muon), TypeError, "give an optimizer, such as"),

@@ -257,9 +257,9 @@ REFUSED = {
     "another shape": (
         lambda: migrate.from_optax(optax.contrib.muon(0.1).init(DENSE), TX.init(WIDER)),
         "muon_jax.migrate.from_optax: 'dense/kernel' has Muon's momentum of shape (4, 6) in "
-        "optax_state and Muon's momentum of shape (4, 9) in state. Enter an optimizer with the "
+        "optax_state and Muon's momentum of shape (4, 9) in state. Use an optimizer with the "
         "same routing, by recipes.optax or rules=[...], and AdamW for the rest; migrate.from_adamw "
-        "lets Muon take over what Adam trained.",
+        "converts moments of Adam to Muon's.",
     ),
     "another branch": (
         lambda: migrate.from_optax(optax.contrib.muon(0.1).init(EMBEDDED), TX.init(EMBEDDED)),
@@ -275,8 +275,8 @@ REFUSED = {
     "a leaf too many": (
         lambda: migrate.from_adamw(optax.adam(0.1).init(EMBEDDED), TX.init(DENSE)),
         "'embed/embedding' has Adam's moments of shape (8, 4) in adamw_state and no moments in "
-        "state. Leave a run with the same parameters, and enter an optimizer that trains with "
-        "AdamW what Muon does not take.",
+        "state. Use a state of a run with the same parameters, and a new optimizer that trains all "
+        "parameters but Muon's with AdamW.",
     ),
     "a decay of one": (
         lambda: migrate.from_adamw(optax.adam(0.1).init(DENSE), TX.init(DENSE), b1=1.0),
@@ -298,16 +298,16 @@ REFUSED = {
     ),
     "an unknown parameter": (
         lambda: from_torch(weights={"dense/kernel": "fc.weight"}),
-        "muon_jax.migrate.from_torch: 'dense/kernel' stands for parameter 'fc.weight', which "
-        "state_dict does not have. Choose of 0; names are there if the optimizer was made from "
-        "`named_parameters()`.",
+        "muon_jax.migrate.from_torch: 'dense/kernel' names parameter 'fc.weight', which "
+        "state_dict does not have. Choose from 0; state_dict has names if the optimizer was made "
+        "from `named_parameters()`.",
     ),
     "a parameter of two matrices": (
         lambda: migrate.to_torch(
             TX.init(TWICE), BUFFER, dict.fromkeys(("a/kernel", "b/kernel"), 0), axes=AXES
         ),
-        "muon_jax.migrate.to_torch: 'a/kernel' and 'b/kernel' both stand for parameter 0. Name a "
-        "parameter of its own for each.",
+        "muon_jax.migrate.to_torch: 'a/kernel' and 'b/kernel' both name parameter 0. Name a "
+        "different parameter for each.",
     ),
     "no buffer": (
         lambda: from_torch({**BUFFER, "state": {}}),
@@ -318,8 +318,8 @@ REFUSED = {
     "a buffer that lies like JAX's": (
         lambda: from_torch(with_buffer(np.ones((4, 6)))),
         "muon_jax.migrate.from_torch: 'dense/kernel' of shape (4, 6), by MatrixAxes(rows=0, "
-        "cols=1), is 1 of shape (6, 4) in PyTorch, but the buffers have shapes (4, 6). Name its "
-        "own parameters in weights, and its view in axes.",
+        "cols=1), is 1 of shape (6, 4) in PyTorch, but the buffers have shapes (4, 6). Give the "
+        "right parameters in weights, and the right view in axes.",
     ),
     "a buffer out of reach": (
         lambda: from_torch(with_buffer(OnAnotherDevice())),

@@ -92,7 +92,7 @@ def test_a_bfloat16_buffer_is_refused_with_the_remedy():
     state_dict = {"state": {0: {"momentum_buffer": buffer}}, "param_groups": [{"params": [0]}]}
     params = {"square": PARAMS["square"]}
     fresh = muon_jax.muon(run.RATE).init(params)
-    with pytest.raises(TypeError, match=r"Put `buffer.float\(\).cpu\(\).numpy\(\)` in its place"):
+    with pytest.raises(TypeError, match=r"Replace it by `buffer.float\(\).cpu\(\).numpy\(\)`"):
         migrate.from_torch(
             state_dict, fresh, {"square/kernel": 0}, axes=muon_jax.matrix_axes(params), steps=1
         )

@@ -12,8 +12,8 @@ from muon_jax.polar import _batching
 
 orthogonalize_all = functools.partial(_batching.orthogonalize_all, call="muon")
 SQUARE = (
-    r"^muon_jax\.muon\(orthogonalizer=<function .*\): it makes \(1, 4, 4\) of \(1, 4, 8\): "
-    r"return the shape that came\."
+    r"^muon_jax\.muon\(orthogonalizer=<function .*\): it returns \(1, 4, 4\) for \(1, 4, 8\): "
+    r"return the same shape\."
 )
 SHAPES = [(1, 4, 8), (3, 8, 4), (2, 4, 8), (1, 5, 5), (0, 4, 8), (2, 0, 4)]
 

@@ -10,7 +10,7 @@ from muon_jax.routing._rule import Rule
 from muon_jax.transforms._same_leaves import check_same_leaves
 
 FITS = "the state does not fit the parameters, rules and schedules"
-RESTORE = "Restore those that it was made with, or make a new state with `init`."
+RESTORE = "Restore those that made the state, or make a new state with `init`."
 PARAMS = {"Xception": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
 KERNEL = {"Xception": {"kernel": jnp.ones((2, 3))}}
 FROZEN = {"rules": [Rule("*/bias", "frozen")], "transforms": {"frozen": optax.set_to_zero()}}
