@@ -25,10 +25,10 @@ INTRODUCTION = """\
 
 <!-- Written by docs/make_models.py: change that, or the rules, and run it again. -->
 
-Muon wants every weight that maps a hidden state to another as a matrix, inputs by outputs, and
-nothing else. `muon_jax` finds out by ordered rules on the names and shapes of parameters, in Flax
-NNX, Flax Linen, Equinox, Haiku, Keras, torch-like and plain trees. See what they do to your model
-before you train it; shapes are enough, so the model need not fit on the machine:
+Muon trains weights that map one hidden state to another, as matrices of inputs by outputs. Ordered
+rules on the names and shapes of parameters find them, in Flax NNX, Flax Linen, Equinox, Haiku,
+Keras, torch-like and plain trees. Check the routes of your model before training; shapes are
+enough, so the model need not fit on the machine:
 
 ```python
 params = jax.eval_shape(model.init, key, inputs)  # or nnx.state(nnx.eval_shape(...), nnx.Param)
@@ -37,30 +37,30 @@ print(muon_jax.explain(params, tx))
 
 ## The rules
 
-The first rule that applies decides.
+The first matching rule decides.
 
 | rule | goes to | why |
 |---|---|---|
 """
 
 MORE = """
-The rules find three things by themselves:
+The rules also recognise:
 
-- **Stacks.** An axis that only repeats a layer (`nn.scan`, `nnx.vmap`, pipeline stages, experts) is
-  a batch axis. The rules read it from the axis names that Flax keeps (`nn.PARTITION_NAME`), or from
-  parameters whose rank is known: a norm's gain of shape (layers, width) shows that everything
-  around it that starts with the same size was stacked with it, along the first axis or the second.
+- **Stacks.** An axis that repeats a layer (`nn.scan`, `nnx.vmap`, pipeline stages, experts) is a
+  batch axis. The rules read it from the axis names that Flax stores (`nn.PARTITION_NAME`), or from
+  parameters of known rank: a norm's gain of shape (layers, width) shows that its siblings with the
+  same leading size are stacked too, along the first axis or the second.
 - **Orientation.** `kernel`, `w` and `weights` are stored as (inputs, outputs), `weight` as
   (outputs, inputs); where a weight has a bias, its width decides. The scales `"keller"` and
   `"spectral"` and splits depend on it.
-- **Fused axes.** Queries, keys and values side by side, gate and up, and the gates of recurrent
-  cells are matrices of their own. For queries, keys and values of unequal width, the output layer
-  beside them shows the widths.
+- **Fused axes.** Concatenated queries, keys and values, gate and up, and the gates of recurrent
+  cells are separate matrices. For queries, keys and values of unequal width, the sibling output
+  layer shows the widths.
 
 ## Rules of your own
 
-They come first, and the table of `explain` shows them. A rule whose pattern fits no path of the
-tree raises an error that lists the nearest paths.
+They have precedence, and the table of `explain` shows them. A rule whose pattern matches no path
+raises an error that lists the nearest paths.
 
 ```python
 from muon_jax import MatrixAxes, Rule, Split
@@ -74,40 +74,42 @@ rules = [
 tx = muon_jax.muon(3e-4, rules=rules)
 ```
 
-An array that no rule knows and that has several candidate views, such as a bare array of three
-axes, raises an error that shows the views as the lines to write.
+An array that no rule matches and that has several candidate views, such as an array of three axes
+with an unknown name, raises an error that shows the views as rules to write.
 
 Where names and shapes do not decide, the rules assume the most frequent case:
 
-- Fused parts lie one after the other, not head by head or column by column.
+- Fused parts are contiguous, not interleaved by head or column.
 - The groups of a grouped convolution are one matrix, unless a rule splits its outputs.
-- A filter that sees one channel is depthwise, also in the first layer of a network on gray images.
+- A filter with one input channel is depthwise, also in the first layer for gray images.
 - A layer or a filter with one output goes to AdamW, since its matrix is a vector.
-- A bare two-axis array of an unusual name is a weight, not a table.
-- A last layer that no name, table or convolution shows to be the head, such as `Dense_1` or `fc`,
-  is a matrix like the others; `muon` then warns at `init`, and `explain` names the candidate.
-- A layer is the head if it has as many outputs as the largest embedding has rows and nothing else
-  has; or if it has a usual name of a last layer and the shape of an embedding beside it.
-- A named head that makes the width of another part's embedding feeds that part, and is a matrix.
-- The one dense layer at the top of a convolutional network is its head, unless the network makes
-  images and the layer widens a latent or a time, as in a generator or a U-Net.
-- Of the layers of a head, those that feed another or a norm are matrices, and the last one is the
-  logits; in a `policy_head` and the like, if nothing outside heads is as wide.
-- A layer twice as wide as the way down beside it holds gate and up, one half each.
-- A dense layer that reads pixels or patches is a map like others, and goes to Muon; an embedding of
-  tokens, whose rows are trained only when their token occurs, does not.
+- A two-axis array with an unknown name is a weight, not a table.
+- A last layer that no name, table or convolution identifies as the head, such as `Dense_1` or `fc`,
+  is a matrix; `muon` then warns at `init`, and `explain` names the candidate.
+- A layer is the head if it has as many outputs as the largest embedding has rows and no other layer
+  has; or if it has a usual name of a last layer and the shape of a sibling embedding.
+- A named head whose outputs have the width of another part's embedding is an input of that part,
+  and a matrix.
+- The only dense layer at the top of a convolutional network is its head, unless the network
+  generates images and the layer expands a latent or a time, as in a generator or a U-Net.
+- Of the layers of a head, those followed by another or a norm are matrices, and the last one has
+  the logits; in a `policy_head` and the like, only if no layer outside heads is as wide.
+- A layer twice as wide as its sibling down projection holds gate and up, one half each.
+- A dense layer on pixels or patches goes to Muon; an embedding of tokens, whose rows are trained
+  only when their token occurs, does not.
 
-Inside `optax.masked` and `optax.multi_transform` a transformation sees its own parameters only. The
-rules then read matrices of two axes by their names, and refuse arrays of more axes, whose views
-depend on the norms and biases that the mask hides. Give such a chain the views of the whole tree,
-`scale_by_muon(axes=muon_jax.matrix_axes(params))`. `muon` sees the whole tree unless you mask it,
-and then takes the same `axes`; to freeze parameters, [use rules](../how-to/finetuning.md) instead.
+Inside `optax.masked` and `optax.multi_transform` a transformation gets only its own parameters. The
+rules then route matrices of two axes by their names, and raise an error for arrays of more axes,
+whose views depend on the norms and biases that the mask hides. Give such a chain the views of the
+whole tree, `scale_by_muon(axes=muon_jax.matrix_axes(params))`. `muon` gets the whole tree unless
+you mask it; then give it the same `axes`. To freeze parameters, [use
+rules](../how-to/finetuning.md) instead.
 
-## Where the loss tells otherwise
+## Differences to routes from the loss
 
 The loss of a model shows what names only suggest, and [trace_axes](../how-to/trace.md) reads it. On
 the architectures below and on models made of the layers of Flax, Equinox, Haiku and Keras, names
-and loss send every parameter the same way and view it as the same matrices, except these. The tests
+and loss give every parameter the same route and the same matrices, except these. The tests
 hold this list: a difference that is missing here fails, and so does one that no longer occurs.
 
 | model | parameter | by name | by the loss | why the name cannot tell |
