@@ -71,11 +71,7 @@ def check_choice(call: str, argument: str, value: Any, choices: Collection[str])
 
 def check_fraction(call: str, argument: str, value: Any) -> None:
     """Raises for a number outside [0, 1); schedules and arrays pass, as they are known later."""
-    if callable(value) or isinstance(value, jax.Array):
-        return
-    _check_real(call, argument, value)
-    if not 0 <= value < 1:
-        raise invalid(call, argument, value, "give a number in [0, 1)")
+    _check_range(call, argument, value, 1, "give a number in [0, 1)")
 
 
 def check_no_schedule(call: str, argument: str, value: Any) -> None:
@@ -87,11 +83,7 @@ def check_no_schedule(call: str, argument: str, value: Any) -> None:
 
 def check_non_negative(call: str, argument: str, value: Any) -> None:
     """Raises for a negative or non-finite number; schedules and arrays pass."""
-    if callable(value) or isinstance(value, jax.Array):
-        return
-    _check_real(call, argument, value)
-    if not 0 <= value < float("inf"):
-        raise invalid(call, argument, value, "give a finite number of at least 0")
+    _check_range(call, argument, value, float("inf"), "give a finite number of at least 0")
 
 
 def check_number(call: str, argument: str, value: Any) -> None:
@@ -141,9 +133,13 @@ def check_float_dtype(call: str, argument: str, value: Any) -> Any:
     return dtype
 
 
-def _check_real(call: str, argument: str, value: Any) -> None:
+def _check_range(call: str, argument: str, value: Any, limit: float, remedy: str) -> None:
+    if callable(value) or isinstance(value, jax.Array):
+        return
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise invalid(call, argument, value, "give a number or a schedule", TypeError)
+    if not 0 <= float(value) < limit:
+        raise invalid(call, argument, value, remedy)
 
 
 def _shown(value: Any) -> str:

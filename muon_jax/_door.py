@@ -85,11 +85,10 @@ class _Signature(inspect.Signature):
             for name, parameter in self.parameters.items()
             if name in bound or not isinstance(parameter, _Passed)
         }
-        values = {name: bound.get(name, parameter.default) for name, parameter in own.items()}
-        wrapped = {
-            name: value if own[name].annotation in _HYPERPARAMETERS else _Static(value)
-            for name, value in values.items()
-        }
+        wrapped = {}
+        for name, parameter in own.items():
+            value = bound.get(name, parameter.default)
+            wrapped[name] = value if parameter.annotation in _HYPERPARAMETERS else _Static(value)
         return inspect.BoundArguments(
             inspect.Signature(list(own.values())),
             wrapped,  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""Small versions of known architectures, of which only the parameters matter.
+"""The parameters of small versions of known architectures.
 
 Every entry of `ARCHITECTURES` returns the tree of parameters that a training loop would hand to the
 optimizer, as shapes. The names are those of well-known implementations, where there is one.

@@ -1,4 +1,4 @@
-"""What every test shares: one CPU device, quiet XLA, and matrices with known singular values."""
+"""Shared by all tests: one CPU device, quiet XLA, and matrices with known singular values."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Parametrisations of which `make test` runs a covering part and `make test-all` every value."""
+"""Parametrisations: `make test` runs a covering subset, `make test-all` every value."""
 
 from collections.abc import Collection, Iterable
 from typing import Any

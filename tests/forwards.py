@@ -1,4 +1,4 @@
-"""Losses of the models in `architectures`, whose parameters alone that file has."""
+"""Losses of the models whose parameters are in `architectures`."""
 
 import architectures as a
 import equinox as eqx

@@ -1,4 +1,4 @@
-"""Measures all that needs eight devices, in one process, and prints it as JSON.
+"""Runs all cases that need eight devices in one process, and prints the results as JSON.
 
 Arguments are words that the names of the cases contain, and `--fast`, which leaves out slow cases.
 `test_mesh.py` starts this file and asserts case by case. Eight CPU devices stand for a cluster:

@@ -1,4 +1,4 @@
-"""Cases: whole steps on every layout, and leaves of every sort."""
+"""Cases: whole steps on every layout, and leaves of every kind."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -193,7 +193,7 @@ TURNS: Mapping[str, tuple[tuple[int, ...], P, P]] = {
 
 @case("Auto", "Explicit")
 def turned(kind: str) -> dict[str, Any]:
-    """The momentum lies in one sharding and the parameter in another."""
+    """The momentum has one sharding and the parameter another."""
     mesh = make_mesh({"data": 4, "tensor": 2}, kind)
     host = random_leaves({name: shape for name, (shape, _, _) in TURNS.items()})
     held = on(mesh, host, {name: spec for name, (_, spec, _) in TURNS.items()})

@@ -1,4 +1,4 @@
-"""Cases: what is wrong, and the refusal and its remedy that each must end in."""
+"""Cases: wrong input, and its error message with the remedy."""
 
 import collections
 import functools

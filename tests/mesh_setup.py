@@ -75,7 +75,7 @@ def orthogonalize(tree: Any, distribute: Any = "auto", like: Any = None, **argum
     return tx.update(tree, tx.init(tree), like)[0]
 
 
-# Models, and where they lie.
+# Models, and their shardings.
 
 BOTH = {"qkv": P("fsdp", "tensor"), "up": P("fsdp", "tensor")}
 BOTH |= {"out": P("tensor", "fsdp"), "down": P("tensor", "fsdp")}

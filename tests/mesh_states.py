@@ -1,4 +1,4 @@
-"""Cases: where state lies from the first step on, and what a step that overflowed leaves of it."""
+"""Cases: shardings of state from the first step on, and state after a step that overflowed."""
 
 import functools
 from typing import Any

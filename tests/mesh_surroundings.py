@@ -1,4 +1,4 @@
-"""Cases: what a user may put around a step, and what shard_map needs."""
+"""Cases: wrappers around a step, and steps inside shard_map."""
 
 import contextlib
 import functools
@@ -116,7 +116,7 @@ def left_to_the_compiler(*kinds: str) -> dict[str, Any]:
 
 @case("first", "last")
 def beside_leaves_on_no_mesh(where: str) -> dict[str, Any]:
-    """An array that lies on one device goes along with those of an Explicit mesh."""
+    """An array on one device can be used with those of an Explicit mesh."""
     host = random_leaves(dict.fromkeys(("first", "last"), (32, 64)))
     mesh = make_mesh({"fsdp": 8}, "Explicit")
     placed = on(mesh, host, {"first": P("fsdp"), "last": P("fsdp")})
@@ -208,7 +208,7 @@ def before_shardy() -> dict[str, Any]:
 
 @case()
 def training_adds_only_the_exchange() -> dict[str, Any]:
-    """A whole step of a small model under FSDP, beside the same step with AdamW."""
+    """A whole step of a small model under FSDP, and the same step with AdamW."""
     mesh = make_mesh({"fsdp": 8})
     host = random_leaves({"up": (8, 64, 128), "down": (8, 128, 64)})
     params = on(mesh, host, dict.fromkeys(host, P(None, "fsdp")))

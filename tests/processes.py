@@ -1,4 +1,4 @@
-"""Runs what needs devices of its own: in another process, or in several that meet over gloo."""
+"""Runs code that needs other devices in one or several processes, connected by gloo."""
 
 import json
 import os

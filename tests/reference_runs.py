@@ -1,4 +1,4 @@
-"""One training run for all references: weights, gradients and rates, and the references in NumPy.
+"""The training run of all references: weights, gradients, learning rates, and NumPy references.
 
 Matrices lie as PyTorch stores them, (outputs, inputs). The gradients do not depend on the weights,
 so that a difference of two optimizers is one of method or rounding and never of two trajectories.
@@ -143,6 +143,6 @@ def adam(
 
 
 def distance(found: Array, expected: Array, start: Array) -> float:
-    """How far two ends of a run lie apart, as a part of the way that the second went."""
+    """Distance between two final weights, relative to the distance that the second run trained."""
     found, expected, start = (np.asarray(array, np.float64) for array in (found, expected, start))
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected - start))

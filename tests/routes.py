@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def array(*shape, dtype=jnp.float32, sharding=None):
-    """Stands for an array: nothing but its shape and dtype, and how it lies."""
+    """Replaces an array: only its shape, dtype and sharding."""
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 

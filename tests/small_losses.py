@@ -214,7 +214,7 @@ def quantised(p, x):
     out_specs=P(),
 )
 def on_shards(w0, w1, w2, x):
-    """Gathers the first weight; the columns of the others lie on two devices."""
+    """Gathers the first weight; the columns of the others are sharded over two devices."""
     gate, up = jnp.split(x @ jax.lax.all_gather(w0, "t", axis=0, tiled=True) @ w1, 2, -1)
     return jax.lax.psum((jax.nn.silu(gate) * up) @ w2, "t")
 

@@ -1,4 +1,4 @@
-"""What the benchmarks stand on: models, layouts and topologies."""
+"""Inputs of the benchmarks: models, layouts and topologies."""
 
 import os
 import subprocess

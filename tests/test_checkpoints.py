@@ -1,4 +1,4 @@
-"""A state saved in any common format comes back bit for bit, and training goes on from it so."""
+"""Every common format restores a state bit for bit, and training continues equally."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""The checks one by one: what each lets through, and the words with which it refuses the rest."""
+"""Each check: the values that pass, and the errors for others."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The cookbook and the guides for newcomers: every block runs as pasted and does what it says."""
+"""The cookbook and the guides for newcomers: every block runs as pasted, as described."""
 
 import re
 from pathlib import Path

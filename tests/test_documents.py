@@ -1,4 +1,4 @@
-"""The pages: every public name stands in the reference, links lead somewhere, examples run."""
+"""The pages: the reference has every public name, links resolve, examples run."""
 
 import doctest
 import re

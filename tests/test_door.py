@@ -1,4 +1,4 @@
-"""The door of the public factories: whose name an error has, and what `inspect` sees."""
+"""The decorator of public factories: names in errors, and signatures."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""No file that is read can run code, and nothing is fetched: in the source, and while it runs."""
+"""Reading a file never runs code, and nothing is downloaded: in the source, and at run time."""
 
 import ast
 import subprocess

@@ -1,4 +1,4 @@
-"""Training steps of every kind, compiled for a mesh of TPUs, and what must hold for all of them."""
+"""Training steps of every kind, compiled for a mesh of TPUs, and their common assertions."""
 
 import contextlib
 import functools
@@ -76,7 +76,7 @@ class Case:
     def at_most(self) -> float:
         """Returns the bytes that all-gathers and all-reduces may leave on each device.
 
-        The shards of a leaf that lies on several devices may go to all of them, there and back;
+        The shards of a leaf on several devices may be sent to all of them, in both directions;
         an eighth of the parameters is left for what the partitioner moves on its way.
         """
         leaves = jax.tree.leaves(self.params)
@@ -165,7 +165,7 @@ def local_bytes(leaf: Any) -> int:
 
 
 def copies(leaf: Any) -> int:
-    """Returns on how many devices each entry lies."""
+    """Returns the number of devices that hold each entry."""
     return leaf.sharding.num_devices * local_bytes(leaf) // (leaf.size * leaf.dtype.itemsize)
 
 

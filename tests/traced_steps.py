@@ -1,4 +1,4 @@
-"""What `trace_axes` reads through loops, calls, casts and whatever else stands around a layer."""
+"""What `trace_axes` reads through loops, calls, casts and other operations around a layer."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Every public transformation with parameters that it can train, for the laws that bind all."""
+"""Every public transformation with suitable parameters, for the tests that apply to all."""
 
 import functools
 from collections.abc import Callable, Mapping

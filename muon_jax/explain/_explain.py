@@ -16,6 +16,7 @@ from muon_jax.explain._compare import differences
 from muon_jax.explain._explanation import ExplainedLeaf, Explanation
 from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.routing._notices import notices
+from muon_jax.routing._route import Route
 from muon_jax.routing.trace._trace_axes import read_routes, without_module
 from muon_jax.transforms._orthogonalize import flops_of
 from muon_jax.transforms._record import RecordedLeaf, recording
@@ -121,29 +122,18 @@ def _explained(
     path: str, leaf: Any, known: RecordedLeaf | None, factor: float, state_bytes: int
 ) -> ExplainedLeaf:
     """Describes one parameter; `known` is None if an optimizer of another library trains it."""
-    described = {"path": path, "shape": tuple(leaf.shape), "dtype": str(leaf.dtype)}
-    counted = {"state_bytes": state_bytes, "sharding": _partition(leaf)}
     if known is None:
-        return ExplainedLeaf(
-            **described,
-            **counted,
-            label="other",
-            rule="other",
-            why="an optimizer of another library",
-            axes=None,
-            matrices=(),
-            scale=(),
-            weight_decay=None,
-            learning_rate_multiplier=factor,
-            flops=0,
-        )
+        why = "an optimizer of another library"
+        other = Route(path, leaf.shape, leaf.dtype, "other", None, "other", why)
+        known = RecordedLeaf(other, newton_schulz(), "none", None)
     found = known.route
     matrices = found.axes.matrix_shapes(found.shape) if found.axes else ()
     of_shape, flops = shape_scale(known.scale), flops_of(known.orthogonalizer)
     costs = [flops(rows, cols) * count for count, rows, cols in matrices] if flops else []
     return ExplainedLeaf(
-        **described,
-        **counted,
+        path=path,
+        shape=tuple(leaf.shape),
+        dtype=str(leaf.dtype),
         label=found.label,
         rule=found.rule,
         why=found.why,
@@ -153,6 +143,8 @@ def _explained(
         weight_decay=known.weight_decay,
         learning_rate_multiplier=known.factor * factor,
         flops=None if matrices and flops is None else sum(costs),
+        state_bytes=state_bytes,
+        sharding=_partition(leaf),
     )
 
 

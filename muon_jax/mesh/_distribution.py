@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from muon_jax._checks import invalid, refused
-from muon_jax.mesh._specs import AnyMesh, Axes
+from muon_jax.mesh._specs import AnyMesh, Axes, spec_of
 
 _WIRE_DTYPES = ("bfloat16", "float32")
 
@@ -51,32 +51,26 @@ class Distribution:
     wire_dtype: Any = None
 
     def __post_init__(self):
-        if self.mesh is not None and not isinstance(self.mesh, Mesh | AbstractMesh):
-            raise invalid("Distribution", "mesh", self.mesh, "give a jax.sharding.Mesh", TypeError)
+        call = "Distribution"
+        if not isinstance(self.mesh, Mesh | AbstractMesh | None):
+            raise invalid(call, "mesh", self.mesh, "give a jax.sharding.Mesh", TypeError)
         if self.mesh is not None and self.specs is None:
-            raise invalid("Distribution", "mesh", self.mesh, "give specs with it, or neither")
+            raise invalid(call, "mesh", self.mesh, "give specs with it, or neither")
         for spec in jax.tree.leaves(self.specs, is_leaf=is_spec):
-            if not isinstance(spec, PartitionSpec | NamedSharding):
-                raise invalid(
-                    "Distribution",
-                    "specs",
-                    spec,
-                    "give a tree of PartitionSpec or NamedSharding",
-                    TypeError,
-                )
+            if not is_spec(spec):
+                remedy = "give a tree of PartitionSpec or NamedSharding"
+                raise invalid(call, "specs", spec, remedy, TypeError)
         if self.axes is not None:
             axes = (self.axes,) if isinstance(self.axes, str) else tuple(self.axes)
             if not all(isinstance(axis, str) for axis in axes):
-                raise invalid(
-                    "Distribution", "axes", self.axes, "give the names of mesh axes", TypeError
-                )
+                raise invalid(call, "axes", self.axes, "give the names of mesh axes", TypeError)
             object.__setattr__(self, "axes", axes)
         if self.wire_dtype is not None:
             # float16 would flush small gradients to zero.
             names = [name for name in _WIRE_DTYPES if self.wire_dtype in (name, jnp.dtype(name))]
             if not names:
                 remedy = "give jnp.bfloat16, jnp.float32 or None"
-                raise invalid("Distribution", "wire_dtype", self.wire_dtype, remedy)
+                raise invalid(call, "wire_dtype", self.wire_dtype, remedy)
             object.__setattr__(self, "wire_dtype", names[0])
 
     @classmethod
@@ -109,14 +103,7 @@ class Distribution:
                 f"the parameters are on {len(meshes) or 'no'} meshes",
                 "Put all of them on one mesh with jax.device_put and NamedSharding",
             )
-        specs = jax.tree.map(
-            lambda leaf: (
-                leaf.sharding.spec
-                if isinstance(getattr(leaf, "sharding", None), NamedSharding)
-                else PartitionSpec()
-            ),
-            params,
-        )
+        specs = jax.tree.map(spec_of, params)
         return cls(meshes.pop(), specs, axes, wire_dtype)  # pyright: ignore[reportArgumentType]
 
 

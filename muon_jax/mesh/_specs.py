@@ -38,6 +38,12 @@ def partition_spec(spec: Spec) -> PartitionSpec:
     return PartitionSpec(*(axes or None for axes in spec))
 
 
+def spec_of(leaf: Any) -> PartitionSpec:
+    """Returns the spec of a leaf; without a `NamedSharding` it counts as replicated."""
+    sharding = getattr(leaf, "sharding", None)
+    return sharding.spec if isinstance(sharding, NamedSharding) else PartitionSpec()
+
+
 def along(spec: Spec, axes: Collection[str]) -> Spec:
     """Returns a spec with only these mesh axes."""
     return tuple(tuple(axis for axis in entry if axis in axes) for entry in spec)

@@ -20,6 +20,7 @@ from muon_jax.mesh._specs import (
     manual_axes,
     partition_spec,
     spec_axes,
+    spec_of,
 )
 
 Tree = TypeVar("Tree")
@@ -109,8 +110,7 @@ def zero1_shardings(params: Any, mesh: Mesh, axis: str | Sequence[str]) -> Any:
         raise invalid("zero1_shardings", "axis", axis, f"name axes of the mesh: {names}")
 
     def sharded(path: Any, leaf: Any) -> NamedSharding:
-        has = getattr(leaf, "sharding", None)
-        spec = has.spec if isinstance(has, NamedSharding) else PartitionSpec()
+        spec = spec_of(leaf)
         check_spec("zero1_shardings", path_name(path), leaf.shape, spec, mesh.shape)
         sharding = list(spec_axes(spec, leaf.ndim))
         if not any(name in entry for entry in sharding for name in axes):

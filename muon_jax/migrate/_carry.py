@@ -48,15 +48,11 @@ def from_optax(optax_state: Any, state: Any) -> Any:
     """
     call = "migrate.from_optax"
     moments = _moments.read(call, "optax_state", optax_state)
-    return _moments.carry(
-        call,
-        moments,
-        state,
-        source="optax_state",
-        target="state",
-        remedy="Use an optimizer with the same routing, by recipes.optax or rules=[...], and "
-        "AdamW for the rest; migrate.from_adamw converts moments of Adam to Muon's",
+    remedy = (
+        "Use an optimizer with the same routing, by recipes.optax or rules=[...], and AdamW for "
+        "the rest; migrate.from_adamw converts moments of Adam to Muon's"
     )
+    return _moments.carry(call, moments, state, ("optax_state", "state"), remedy)
 
 
 def to_optax(state: Any, optax_state: Any) -> Any:
@@ -83,15 +79,11 @@ def to_optax(state: Any, optax_state: Any) -> Any:
     """
     call = "migrate.to_optax"
     moments = _moments.read(call, "state", state)
-    return _moments.carry(
-        call,
-        moments,
-        optax_state,
-        source="state",
-        target="optax_state",
-        remedy="Give optax.contrib.muon the same routing, by muon_weight_dimension_numbers=; it "
-        "trains all other parameters with AdamW",
+    remedy = (
+        "Give optax.contrib.muon the same routing, by muon_weight_dimension_numbers=; it trains "
+        "all other parameters with AdamW"
     )
+    return _moments.carry(call, moments, optax_state, ("state", "optax_state"), remedy)
 
 
 def from_adamw(adamw_state: Any, state: Any, *, momentum: float = 0.95, b1: float = 0.9) -> Any:
@@ -133,15 +125,11 @@ def from_adamw(adamw_state: Any, state: Any, *, momentum: float = 0.95, b1: floa
             ratio = (1 - momentum**steps) / (1 - b1**steps) if steps else 1.0
             first = jnp.asarray(known.first, wide_dtype(known.first.dtype))
             moments[path] = MuonMoment(steps, ratio * first)
-    return _moments.carry(
-        call,
-        moments,
-        state,
-        source="adamw_state",
-        target="state",
-        remedy="Use a state of a run with the same parameters, and a new optimizer that trains all "
-        "parameters but Muon's with AdamW",
+    remedy = (
+        "Use a state of a run with the same parameters, and a new optimizer that trains all "
+        "parameters but Muon's with AdamW"
     )
+    return _moments.carry(call, moments, state, ("adamw_state", "state"), remedy)
 
 
 def from_torch(

@@ -64,12 +64,20 @@ def read(call: str, argument: str, state: Any) -> Moments:
     return found
 
 
-def carry(call: str, moments: Moments, state: Any, *, source: str, target: str, remedy: str) -> Any:
+def carry(call: str, moments: Moments, state: Any, names: tuple[str, str], remedy: str) -> Any:
     """Returns the state with these moments, after checking that it has the same paths and shapes.
 
+    Args:
+      call: the public call, for messages.
+      moments: the moments of the old state.
+      state: the fresh state.
+      names: the arguments of the old and the fresh state, for messages.
+      remedy: for messages.
+
     Raises:
-      ValueError: lists the paths that differ, with the moments in `source` and `target`.
+      ValueError: lists the paths that differ, with the moments in both states.
     """
+    source, target = names
     expected = read(call, target, state)
 
     def shown(side: Moments, path: str) -> str:

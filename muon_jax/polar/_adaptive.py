@@ -1,6 +1,7 @@
 """Orthogonalises until the measured residual is below a tolerance."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import jax.numpy as jnp
 from jax import lax
@@ -22,6 +23,10 @@ _SMALLEST_TOLERANCE = 1e-5
 _POLISH = (15 / 8, -10 / 8, 3 / 8)
 
 
+_State: TypeAlias = tuple[Wide, Square, Int[Array, ""]]
+"""The iterate, its Gram matrix and the number of quintic steps so far."""
+
+
 @dataclass(frozen=True)
 class PolarTo:
     """The value that `polar_to` returns."""
@@ -38,13 +43,11 @@ class PolarTo:
         polished, _, _ = lax.while_loop(self._unfinished, self._polish, state)
         return polished
 
-    def _unfinished(self, state: tuple[Wide, Square, Int[Array, ""]]) -> Array:
+    def _unfinished(self, state: _State) -> Array:
         _, gram, step = state
         return (step < self.max_steps) & jnp.any(residual(gram) > self.tolerance)
 
-    def _polish(
-        self, state: tuple[Wide, Square, Int[Array, ""]]
-    ) -> tuple[Wide, Square, Int[Array, ""]]:
+    def _polish(self, state: _State) -> _State:
         matrix, gram, step = state
         linear, cubic, quintic = _POLISH
         factor = cubic * gram + quintic * _EXACT.multiply(gram, gram)

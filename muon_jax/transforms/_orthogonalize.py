@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from muon_jax import _checks
-from muon_jax._types import Matrices, Orthogonalizer, Scale, Solve
+from muon_jax._types import Matrices, Orthogonalizer, Scale
 from muon_jax.mesh._distribution import Distribute, check_distribute
 from muon_jax.mesh._layout import resolve_layout
 from muon_jax.mesh._notice import warn_if_distributed
@@ -106,26 +106,32 @@ def tree_solver(
         leaves, treedef = jax.tree.flatten(tree)
         views = [view if leaf.size else None for leaf, view in zip(leaves, views, strict=True)]
         layout = resolve_layout(call, tree, views, distribute, like)
+        if layout is None and distribute != "off" and leaves:
+            leaves[0] = warn_if_distributed(leaves[0], call)
+        viewed = {place: view for place, view in enumerate(views) if view is not None}
+        matrix_axes, targets = list(viewed.values()), jax.tree.leaves(like)
+        arrays, targets = [leaves[place] for place in viewed], [targets[place] for place in viewed]
         if layout is None:
-            if distribute != "off" and leaves:
-                leaves = [warn_if_distributed(leaves[0], call), *leaves[1:]]
-            return treedef.unflatten(_solve_here(leaves, views, solve, jax.tree.leaves(like)))
-        done = list(leaves)
-        places = [place for place, view in enumerate(views) if view is not None]
-        paths, targets = [path for path, _ in named_leaves(tree)], jax.tree.leaves(like)
-        results = solve_on_mesh(
-            [paths[place] for place in places],
-            [leaves[place] for place in places],
-            [view for view in views if view is not None],
-            [targets[place] for place in places],
-            layout,
-            solve=solve,
-            cost=cost,
-            operands=functools.partial(_operands, polar),
-        )
-        for place, result in zip(places, results, strict=True):
-            done[place] = result
-        return treedef.unflatten(done)
+
+            def solve_all(*arrays: Array) -> list[Array]:
+                return solve_leaves(arrays, matrix_axes, solve)
+
+            results = with_explicit_as_auto(solve_all, targets)(*arrays)
+        else:
+            paths = [path for path, _ in named_leaves(tree)]
+            results = solve_on_mesh(
+                [paths[place] for place in viewed],
+                arrays,
+                matrix_axes,
+                targets,
+                layout,
+                solve=solve,
+                cost=cost,
+                operands=functools.partial(_operands, polar),
+            )
+        for place, result in zip(viewed, results, strict=True):
+            leaves[place] = result
+        return treedef.unflatten(leaves)
 
     return solve_tree
 
@@ -140,24 +146,6 @@ def _operands(polar: Orthogonalizer, platform: str) -> Callable[[int, int], str 
     """Returns from (rows, cols) to the dtype to which an orthogonalizer rounds, or None."""
     on = getattr(polar, "on", None)
     return on(platform).operands if on else lambda rows, cols: None
-
-
-def _solve_here(
-    leaves: Sequence[Array],
-    views: Sequence[MatrixAxes | None],
-    solve: Solve,
-    like: Sequence[Array],
-) -> list[Array]:
-    """Orthogonalises all leaves that have a view in one call; XLA places the work."""
-    viewed = {place: view for place, view in enumerate(views) if view is not None}
-
-    def solve_all(*arrays: Array) -> list[Array]:
-        return solve_leaves(arrays, list(viewed.values()), solve)
-
-    run = with_explicit_as_auto(solve_all, [like[place] for place in viewed])
-    results = run(*(leaves[place] for place in viewed))
-    done = dict(zip(viewed, results, strict=True))
-    return [done.get(place, leaf) for place, leaf in enumerate(leaves)]
 
 
 def resolve_views(call: str, tree: Any, axes: AxesLike) -> list[MatrixAxes | None]:

@@ -1,4 +1,4 @@
-"""The HLO that XLA prints on one backend or another, and the figures that it stands for."""
+"""The HLO that XLA prints on each backend, and the figures read from it."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Programs of every platform, read as one: `golden/write_hlo.py` compiled the same one for each."""
+"""Reads one program, which `golden/write_hlo.py` compiled for every platform."""
 
 from collections import Counter
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_every_collective_of_a_cpu_program_counts_once():
 
 def test_prices_are_those_of_the_busiest_branch_and_multiply_in_loops():
     # In the order of the text: the loop of five, the loop of n with the loop of six in it, the
-    # first branch, and what stands outside.
+    # first branch, and operations outside.
     program = saved("tpu")
     assert program.product_cycles == 5 * 320 + 320 + 673 + 384 + 2845
     assert program.other_cycles == (

@@ -1,4 +1,4 @@
-"""The wrapper that measures now and then: it changes nothing, and costs nothing in between."""
+"""`monitor` leaves updates unchanged, and costs nothing between measurements."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""`explain` with a loss: names beside what the loss tells, and every difference marked."""
+"""`explain` with a loss: routes by name and by the loss, and every difference marked."""
 
 import dataclasses
 import io
@@ -190,8 +190,8 @@ BAD = {
     "an array for args": (
         {"args": TOKENS},
         TypeError,
-        "muon_jax.explain(args=ShapeDtypeStruct(shape=(2, 5), dtype=int32)): give a tuple of what "
-        "the loss takes after the parameters.",
+        "muon_jax.explain(args=ShapeDtypeStruct(shape=(2, 5), dtype=int32)): give a tuple of "
+        "the arguments of the loss after the parameters.",
     ),
     "no function": (
         {"loss": "loss"},

@@ -1,4 +1,4 @@
-"""`explain` tells what `muon` then does, in numbers and in a table."""
+"""`explain` describes what `muon` does, in numbers and in a table."""
 
 import dataclasses
 import io

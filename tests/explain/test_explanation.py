@@ -1,4 +1,4 @@
-"""What `explain` answers, to the letter: the table, its units, its JSON."""
+"""The exact output of `explain`: the table, its units, its JSON."""
 
 import pytest
 from routes import tree_of

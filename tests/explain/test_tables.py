@@ -1,4 +1,4 @@
-"""A table reads alike as text, in a terminal of any width and in a notebook."""
+"""A table has the same cells as text, in a terminal of any width, and in a notebook."""
 
 import io
 

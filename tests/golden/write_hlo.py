@@ -1,4 +1,4 @@
-"""Writes the programs that `tests/diagnostics/test_hlo.py` reads, without what nothing reads.
+"""Writes the programs for `tests/diagnostics/test_hlo.py`, without unused parts.
 
     python -m tests.golden.write_hlo cpu
     python -m tests.golden.write_hlo tpu    # after pip install --group tpu
@@ -29,7 +29,7 @@ READ = ("known_trip_count", "async_collective_fusion_config")
 
 
 def program(mesh: Mesh) -> Any:
-    """Sums shards, gathers beside a product, counts to five and to n, and takes a branch."""
+    """Sums shards, gathers during a product, counts to five and to n, and takes a branch."""
 
     def moved(x: Any, *spec: Any) -> Any:
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*spec)))

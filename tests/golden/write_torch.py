@@ -1,4 +1,4 @@
-"""Writes the weights that PyTorch's own Muons reach in the run of `tests/reference_runs.py`.
+"""Writes the final weights of PyTorch's Muons in the run of `tests/reference_runs.py`.
 
     pip install torch==2.13.0
     git clone https://github.com/KellerJordan/Muon keller

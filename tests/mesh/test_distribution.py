@@ -1,4 +1,4 @@
-"""What a user may say about a mesh is checked where it is said."""
+"""`Distribution` checks its arguments at construction."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Every device does its part of the work, and nothing moves twice.
+"""Matrices are distributed over all devices, and nothing is sent twice.
 
 `mesh_cases.py` measures the cases once, in a process of its own with eight devices. It leaves out
 those that it names in `SLOW` if no slow test of this file is selected.
@@ -32,7 +32,7 @@ WIDTH, LAYERS, STEPS = 128, 8, 2
 WEIGHTS = LAYERS * 12 * WIDTH**2 * 4
 MATRIX_COSTS = [STEPS * (4 * k + 2) * WIDTH**3 for k in (3, 1, 4, 4)]
 EXACT = 2e-5
-"""How far float32 on a mesh may lie from one device, by the largest entry."""
+"""Largest float32 difference allowed between a mesh and one device, in any entry."""
 
 WHOLE_STEPS = [
     (layout, kind, "scanned") for layout in COLLECTIVES for kind in ("Auto", "Explicit")
@@ -114,7 +114,7 @@ def test_communication_in_bfloat16_costs_its_rounding(measured, layout, kind):
 
 @pytest.mark.parametrize("count", choices("layers", [2, 6, 8, 12]))
 def test_any_number_of_layers_moves_in_the_same_collectives(measured, count):
-    """Who works on what where layers do not divide the devices stands in `test_slots.py`."""
+    """Layers that do not divide the devices evenly are tested in `test_slots.py`."""
     assert found(measured, "layers", count)["kinds"] == {"all-to-all": 8}
 
 
@@ -305,7 +305,7 @@ def test_vmap_over_a_sharded_axis_moves_nothing_along_it(measured):
 
 
 def test_a_training_step_adds_only_the_exchange(measured):
-    """The case itself asserts it, as a user would: by `assert_lean` beside AdamW."""
+    """The case itself asserts it as a user would, by `assert_lean` with AdamW as baseline."""
     ours, adamw = found(measured, "training_adds_only_the_exchange").values()
     assert ours["count"] - adamw["count"] == 4
 

@@ -1,4 +1,4 @@
-"""The page on sharding: its blocks print what it says, and updates do what it promises."""
+"""The page on sharding: its blocks print the text shown, and its claims hold."""
 
 import re
 

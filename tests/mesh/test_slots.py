@@ -1,4 +1,4 @@
-"""Which device orthogonalises which matrix."""
+"""The assignment of matrices to devices."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""State is spread over the devices that repeat the parameters, on top of how these lie."""
+"""State is sharded over the devices that replicate the parameters, on top of their sharding."""
 
 import re
 

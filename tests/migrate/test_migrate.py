@@ -1,4 +1,4 @@
-"""A run that changes its optimizer halfway ends where one that never changed it ends."""
+"""A run that changes its optimizer halfway ends like one that does not."""
 
 import re
 from pathlib import Path
@@ -324,8 +324,8 @@ REFUSED = {
     "a buffer out of reach": (
         lambda: from_torch(with_buffer(OnAnotherDevice())),
         "muon_jax.migrate.from_torch: NumPy cannot read the 'momentum_buffer' of parameter 0, for "
-        "'dense/kernel': can't convert cuda:0 device type tensor to numpy. Put "
-        "`buffer.float().cpu().numpy()` in its place.",
+        "'dense/kernel': can't convert cuda:0 device type tensor to numpy. "
+        "Replace it by `buffer.float().cpu().numpy()`.",
     ),
     "no view": (
         lambda: from_torch(axes={"dense": {"kernel": None}}),

@@ -1,4 +1,4 @@
-"""The page on fine-tuning: its blocks run, and what it claims of them holds."""
+"""The page on fine-tuning: its blocks run, and its claims hold."""
 
 import re
 from pathlib import Path
@@ -183,7 +183,7 @@ def test_factors_are_matrices_in_any_tree(params, views):
 
 
 def test_stacked_factors_by_themselves_are_ambiguous():
-    """Nothing beside them tells three layers of rank two from one of more axes."""
+    """No sibling distinguishes three layers of rank two from one of more axes."""
     params = nnx.state(
         nnx.vmap(lambda rngs: nnx.LoRALinear(8, 16, lora_rank=2, rngs=rngs))(nnx.Rngs(0).split(3)),
         nnx.LoRAParam,

@@ -1,4 +1,4 @@
-"""The recipe is Muon, unchanged where no head is over the threshold, and then QK-Clip."""
+"""muon_clip is muon, followed by QK-Clip for heads above the threshold."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The recipes whose sources are in JAX or on paper; those of PyTorch are in test_parity_torch."""
+"""Recipes with sources in JAX or in papers; test_parity_torch has those in PyTorch."""
 
 import functools
 import re

@@ -1,4 +1,4 @@
-"""The recipes whose sources are in PyTorch, over the run of `reference_runs`.
+"""Recipes with sources in PyTorch, over the run of `reference_runs`.
 
 Three comparisons make a chain: what PyTorch computed (tests/golden) against our NumPy account of
 the source, its rounding to bfloat16 included; that account without the rounding against the recipe
@@ -42,7 +42,7 @@ def rms_factor(outputs: int, inputs: int) -> float:
 
 
 class Source(NamedTuple):
-    """An optimizer of PyTorch, and the recipe that stands for it."""
+    """An optimizer of PyTorch, and its recipe."""
 
     recipe: Any  # from the dtype of products
     factor: Any  # from (outputs, inputs)

@@ -1,4 +1,4 @@
-"""muon: equal to the chain by hand, with every part of the fallback replaceable."""
+"""muon equals a chain of its parts, and every part of the fallback can be replaced."""
 
 import functools
 

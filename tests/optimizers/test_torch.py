@@ -1,4 +1,4 @@
-"""torch.optim.Muon itself beside the recipe, and runs that cross between the two.
+"""torch.optim.Muon itself and the recipe, and runs that continue from one in the other.
 
 `tests/golden` holds the same comparison for machines without PyTorch; here it is live, for whatever
 release is installed: `python -m pip install --group torch`, then `pytest -m torch`.

@@ -1,4 +1,4 @@
-"""polar_to goes on until the measured residual is small, and stops there or after its last step."""
+"""polar_to stops when the residual is small, or after its last step."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Matrices of one shape share one computation, whatever the chunk."""
+"""Matrices of one shape share one computation, with chunks of any size."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The derivation of schedules: best polynomials, chains of them, and the choice of their end."""
+"""The design of schedules: minimax polynomials, their composition, and the lower end."""
 
 import math
 import runpy

@@ -1,4 +1,4 @@
-"""newton_schulz as a value: its formats, its plan, its cost, and the forms that must agree."""
+"""newton_schulz: formats, plan, cost, and agreement of its forms."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Steepest descent under Schatten norms: the laws of a dual direction, and both of its ends."""
+"""Steepest descent under Schatten norms: duality, p = 1 and p = ∞."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Named schedules: published rows re-derived from their rule, and how names and tables resolve."""
+"""Named schedules: published rows re-derived from their rules; names and tables."""
 
 import math
 import runpy

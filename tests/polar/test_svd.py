@@ -1,4 +1,4 @@
-"""The yardsticks: what so many steps of the coupled iteration do, and what counts as zero."""
+"""The references: the coupled iteration by number of steps, and the rank of an SVD."""
 
 import jax.numpy as jnp
 import numpy as np

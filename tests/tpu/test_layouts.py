@@ -1,4 +1,4 @@
-"""Every layout, kind of mesh and kind of step compiles for TPUs and moves no more than it must.
+"""Every layout, kind of mesh and kind of step compiles for TPUs, with a bound on communication.
 
 Each test compiles one program; what it checks of it stands in `tpu_programs.Case.check`.
 """

@@ -1,4 +1,4 @@
-"""The reader of HLO on living TPU programs; `diagnostics/test_hlo.py` reads a saved one."""
+"""The reader of HLO on newly compiled TPU programs; `diagnostics/test_hlo.py` reads a saved one."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Training on a mesh: where parameters lie, several processes, and meshes that are refused."""
+"""Training on a mesh: shardings of parameters, several processes, and unusable meshes."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A run that is killed, again and again and while it saves, ends as one that never was."""
+"""A run that is killed repeatedly, also while it saves, ends like an uninterrupted one."""
 
 import json
 import os
@@ -92,7 +92,7 @@ def wait(for_what: Callable[[], bool], alive: Callable[[], bool]) -> None:
 
 
 def starts(folder: RunFolder) -> Callable[[], bool]:
-    """Returns what tells whether a run has begun since: it first writes its metrics anew."""
+    """Returns the marker of a new run, which first rewrites its metrics."""
 
     def written() -> int | None:
         try:

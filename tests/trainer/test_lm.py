@@ -1,4 +1,4 @@
-"""The language model program in whole runs: what they leave, resumes, and wrong input."""
+"""The language model program in whole runs: output files, resumes, and wrong input."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Every program of the trainer, from its command line to the files it leaves, in two steps."""
+"""Every program of the trainer, from its command line to its output files, for two steps."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Where Optax, Equinox, Flax and NumPy hand over: wrappers, structures and number formats."""
+"""Input from Optax, Equinox, Flax and NumPy: wrappers, structures and dtypes."""
 
 import functools
 import warnings

@@ -1,4 +1,4 @@
-"""What Optax may do to any transformation of the library: inject, schedule, accumulate, mask it."""
+"""Every transformation inside wrappers of Optax: injection, schedules, accumulation, masks."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What JAX may do to any transformation of the library: compile, batch, scan, donate, watch it."""
+"""Every transformation under transformations of JAX: jit, vmap, scan, donation, checks."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""The average and its storage: what they compute, and what never becomes infinite in them."""
+"""The moving average and its cast: values, and no overflow."""
 
 import jax.numpy as jnp
 import numpy as np

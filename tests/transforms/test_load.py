@@ -1,4 +1,4 @@
-"""Under load: many steps, many leaves, a large leaf, and programs that do not grow with them."""
+"""Many steps, many leaves, a large leaf, and the size of their programs."""
 
 import re
 from functools import cache

@@ -1,4 +1,4 @@
-"""Preconditioned momenta: their formulas, their laws, what is refused."""
+"""Preconditioners: formulas, invariances, and wrong input."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""States that do not fit: made under other rules or schedules, or for a model of other widths."""
+"""States of other rules, schedules or widths raise an error."""
 
 import jax.numpy as jnp
 import optax

@@ -1,4 +1,4 @@
-"""scale_by_muon: the recurrence, the momentum identity, the state, what passes through."""
+"""scale_by_muon: the recurrence, the momentum identity, the state, leaves without a view."""
 
 import jax
 import jax.numpy as jnp

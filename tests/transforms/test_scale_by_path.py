@@ -1,4 +1,4 @@
-"""Factors by path: the whole step of a leaf, times a number, whoever takes it."""
+"""Factors by path multiply the whole update of a leaf, of any optimizer."""
 
 import jax
 import jax.numpy as jnp

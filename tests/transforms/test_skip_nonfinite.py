@@ -1,4 +1,4 @@
-"""An overflowed step is as if it had never been: same weights, same state, to the last bit."""
+"""A skipped step leaves weights and state unchanged, to the last bit."""
 
 import functools
 

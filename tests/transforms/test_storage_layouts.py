@@ -1,4 +1,4 @@
-"""One model, written in many ways, gets one update.
+"""One model in many storage layouts gets the same update.
 
 The gradients of a small transformer are laid out as different libraries and styles store them. The
 update, laid back, must be that of every weight as a plain (inputs, outputs) matrix by itself.

@@ -1,4 +1,4 @@
-"""Laws of the views: a round trip changes nothing, and every part is the part it claims to be."""
+"""Views: a round trip changes nothing, and every part is the right one."""
 
 import jax
 import jax.numpy as jnp
