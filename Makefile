@@ -15,7 +15,7 @@ TPU_READY := .venv/.tpu
 TPU_MARK = tpu and not slow
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_REQUIRE_VIRTUALENV PIP_USER PIP_TARGET
 
-.PHONY: demo test test-all test-tpu test-oldest test-newest test-wheel audit accelerators check docs format clean
+.PHONY: demo test test-all test-tpu test-oldest test-newest test-wheel audit accelerators check docs notebooks format clean
 .DELETE_ON_ERROR:
 
 # Bytecode of modules that the demo never imports would be a seventh of its environment.
@@ -40,7 +40,7 @@ $(TPU_READY): $(READY)
 	@touch $@
 
 demo: $(DEMO_READY)
-	$(BIN)/python -m trainer lm --out runs/demo --overwrite
+	$(BIN)/python -m trainer demo --overwrite
 
 # Stealing leaves neighbouring tests to one worker, so that they share what they compile.
 test: $(READY)
@@ -102,6 +102,10 @@ check: $(READY)
 docs: $(DOCS_READY)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d docs/_build/doctrees docs docs/_build/html
 	$(BIN)/python docs/check_links.py docs/_build/html
+
+# Executes the text of every notebook and writes it with its outputs beside it, which the site shows.
+notebooks: $(DOCS_READY)
+	JAX_PLATFORMS=cpu $(BIN)/python docs/execute_notebooks.py
 
 format: $(READY)
 	$(BIN)/ruff format .

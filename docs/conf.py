@@ -1,35 +1,43 @@
 """How Sphinx builds the site; `make docs` runs it. Nothing here needs a network."""
 
-import os
+import re
+import shutil
 import sys
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Any
 
-# A list of fonts that another environment left behind would fill the notebooks with warnings.
-os.environ["MPLCONFIGDIR"] = str(Path(__file__).parent / "_build" / "matplotlib")
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # on a busy machine XLA reports slow compilation
-sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_extensions"))
 
 project = "muon_jax"
 version = release = installed("muon_jax")
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "mathml",
+    "short_types",
+]
 exclude_patterns = ["_build", "_extensions", "*.py"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"
 
-# Notebooks are Python files; their outputs are made here, and kept until their text changes.
-nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
-nb_execution_mode = "cache"
-nb_execution_timeout = 300
-nb_execution_raise_on_error = True
+nb_execution_mode = "off"  # `make notebooks` executes them
 nb_merge_streams = True
 
-default_role = "code"
-autodoc_typehints = "none"  # the docstrings say types, ranges and units in words
+default_role = "py:obj"  # `name` in a docstring links to a public name, and is code otherwise
+autodoc_typehints = "description"  # beside each argument; a signature would be unreadable
+autodoc_typehints_description_target = "documented"
+autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
+autosummary_generate = False
+viewcode_line_numbers = True
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 add_module_names = False
@@ -51,3 +59,25 @@ html_theme_options = {
     "use_download_button": False,
     "use_fullscreen_button": False,
 }
+
+# Notebooks stand at the top of the repository, for readers on GitHub; on the site they are the
+# tutorial, and links to and from them change accordingly.
+shutil.copytree(
+    HERE.parent / "notebooks",
+    HERE / "tutorial",
+    ignore=lambda folder, names: [name for name in names if not name.endswith(".ipynb")],
+    dirs_exist_ok=True,
+)
+
+
+def _relink(app: Any, docname: str, source: list[str]) -> None:
+    """Turns the links of the repository into those of the site."""
+    del app
+    if docname.startswith("tutorial/"):
+        source[0] = source[0].replace("](../docs/", "](../")
+    else:
+        source[0] = re.sub(r"\]\(\.\./((?:\.\./)*)notebooks/", r"](\1tutorial/", source[0])
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", _relink)

@@ -13,7 +13,7 @@ LONGEST = 25  # lines, without blank ones
 FLAGS = re.MULTILINE | re.DOTALL
 ENTRY = re.compile(r"^## (.+?)\n.*?^```python\n(.+?)^```", FLAGS)
 BLOCKS = ENTRY.findall(PAGE.read_text(encoding="utf-8"))
-OPTIONAL = {"Haiku": "haiku"}
+OPTIONAL = {"Haiku": "haiku", "Keras": "keras"}
 FAST = {"Flax Linen", "A population, by vmap", "Optimizer state in host memory"}
 ENTRIES = [
     pytest.param(title, code, id=title, marks=[] if title in FAST else [pytest.mark.slow])

@@ -14,7 +14,7 @@ PAGES = [
     *(file for file in ROOT.glob("*.md")),
     *(file for file in (ROOT / "docs").rglob("*.md") if "_build" not in file.parts),
 ]
-SOURCES = [*PAGES, *(ROOT / "docs" / "tutorial").glob("*.py")]
+SOURCES = [*PAGES, *(ROOT / "notebooks").glob("*.py")]
 LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
 
 

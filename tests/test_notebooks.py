@@ -1,16 +1,20 @@
-"""The notebooks are plain Python: they parse, and the slow tests run them to the last assertion."""
+"""The notebooks: their texts, which slow tests run to the last assertion, and executed cells."""
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "tutorial"
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.py"))
+LARGEST = 600_000  # bytes; all of them are read on GitHub and kept in the history
 LIMIT_SECONDS = 60  # of CPU time: less on the two cores that a reader is promised
+
+IMPORT = re.compile(r"^(?:import (\w+)|from (\w+)[\w.]* import)", re.MULTILINE)
 
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda file: file.stem)
 
@@ -33,6 +37,38 @@ def test_a_notebook_opens_with_a_title_and_asserts_what_it_says(notebook):
     assert len(checks) >= 3
 
 
+@each_notebook
+def test_the_executed_notebook_has_the_cells_of_its_text(notebook):
+    jupytext = pytest.importorskip("jupytext")
+    text = jupytext.read(notebook, fmt="py:percent").cells
+    executed = read(notebook).cells
+    assert [(cell.cell_type, cell.source) for cell in executed] == [
+        (cell.cell_type, cell.source) for cell in text
+    ]
+
+
+@each_notebook
+def test_the_executed_notebook_is_small_and_shows_what_its_cells_made(notebook):
+    assert notebook.with_suffix(".ipynb").stat().st_size < LARGEST
+    cells = [cell for cell in read(notebook).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    figures = [output for output in outputs if "image/png" in output.get("data", {})]
+    made = sum(cell.source.count("plt.subplots(") for cell in cells)
+    assert len(figures) >= made
+
+
+@each_notebook
+def test_the_first_code_cell_installs_what_the_notebook_imports(notebook):
+    cells = [cell for cell in read(notebook).cells if cell.cell_type == "code"]
+    needed = re.findall(r'^    "(\w+)": ', cells[0].source, re.MULTILINE)
+    program = "\n".join(cell.source for cell in cells)
+    modules = {name for found in IMPORT.findall(program) for name in found if name}
+    brought = {"jax", "numpy", "optax"}  # by muon_jax
+    assert modules - brought - sys.stdlib_module_names == set(needed)
+
+
 @pytest.mark.slow
 @each_notebook
 def test_a_notebook_runs(notebook):
@@ -50,3 +86,8 @@ def test_a_notebook_runs(notebook):
     )
     assert run.returncode == 0, run.stderr
     assert float(run.stdout.splitlines()[-1]) < LIMIT_SECONDS
+
+
+def read(notebook):
+    jupytext = pytest.importorskip("jupytext")
+    return jupytext.read(notebook.with_suffix(".ipynb"))

@@ -1,4 +1,4 @@
-"""The built site in a browser: no error in its console, every figure drawn, no dead link.
+"""The built site in a browser: no error in its console, every figure drawn, nothing clipped.
 
 `make docs` builds it. Without the site or without Chromium there is nothing to open.
 """
@@ -33,6 +33,7 @@ PAGES = [
     "how-to/installation.html",
     "how-to/hyperparameters.html",
     "how-to/cookbook.html",
+    "how-to/faq.html",
     "how-to/muonclip.html",
     "how-to/experts.html",
     "how-to/finetuning.html",
@@ -42,11 +43,14 @@ PAGES = [
     "explanation/norms.html",
     "explanation/orthogonalizers.html",
     "explanation/scaling.html",
+    "reference/api.html",
     "reference/optimizers.html",
     "reference/diagnostics.html",
 ]
 FIGURES = {"index": 1, "1": 1, "2": 3, "3": 1, "4": 1, "5": 1, "6": 1, "7": 5, "muonclip": 1}
 FIGURES |= {"experts": 1, "finetuning": 1, "comparison": 3, "norms": 2, "scaling": 4}
+
+WIDTHS = [1280, 500]  # pixels; the second is the narrowest window of headless Chromium
 
 # These run in the page, the first before all else, and leave what they saw where the test finds it.
 LISTENER = """<head><script>
@@ -62,7 +66,8 @@ addEventListener("load", () => {
   const formulas = [...document.querySelectorAll("article math")].map(
     (formula) => formula.getBoundingClientRect().width > 0);
   document.documentElement.dataset.seen = JSON.stringify(
-    {images: seen, formulas: formulas, problems: problems});
+    {images: seen, formulas: formulas, problems: problems,
+     clipped: document.documentElement.scrollWidth - innerWidth});
 });
 </script></body>"""
 
@@ -106,12 +111,14 @@ def server() -> Iterator[tuple[str, list[str]]]:
         listening.shutdown()
 
 
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_opens_without_error_and_with_its_figures(server, page, tmp_path):
+def test_a_page_opens_whole_without_error_and_with_its_figures(server, page, width, tmp_path):
     address, missing = server
     missing.clear()
     options = ["--headless", "--no-sandbox", "--disable-gpu"]
     options += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=10000", "--dump-dom"]
+    options += [f"--window-size={width},900"]
     opened = subprocess.run(
         [str(BROWSER), *options, f"{address}/{page}"],
         capture_output=True,
@@ -124,6 +131,7 @@ def test_a_page_opens_without_error_and_with_its_figures(server, page, tmp_path)
     assert witness, "the page did not finish loading"
     seen = json.loads(unescape(witness[1]))
     assert seen["problems"] == []
+    assert seen["clipped"] <= 0
     assert all(seen["images"])
     assert all(seen["formulas"])
     assert len(seen["images"]) >= FIGURES.get(re.split(r"[._]", Path(page).name)[0], 0)

@@ -3,9 +3,10 @@
 import importlib
 import sys
 
-from trainer.errors import run_command
+from trainer.errors import UsageError, run_command
 
 PROGRAMS = {
+    "demo": "trains a small language model by Muon and by AdamW, side by side",
     "lm": "trains a language model on text",
     "moe": "trains a language model with a mixture of experts in every block",
     "mla": "trains a language model with multi-head latent attention, by MuonClip",
@@ -26,7 +27,14 @@ def main() -> None:
     if name not in PROGRAMS:
         print(USAGE)
         sys.exit(name not in ("-h", "--help"))
-    importlib.import_module(f"trainer.programs.{name.replace('-', '_')}").main(arguments)
+    try:
+        program = importlib.import_module(f"trainer.programs.{name.replace('-', '_')}")
+    except ModuleNotFoundError as error:  # `make demo` installs what the demo needs, no more
+        raise UsageError(
+            f"python -m trainer {name} needs the package {error.name}; install what all programs "
+            "need by `.venv/bin/python -m pip install --group trainer`"
+        ) from error
+    program.main(arguments)
 
 
 if __name__ == "__main__":

@@ -128,13 +128,40 @@ def train_on(
         training: other parts of the `Task`, such as `MEASURING_LOGITS`; `objective` is
             `next_token_loss` unless given.
     """
+    task = language_task(
+        source, tokens, model, name=name, settings=settings, text=text, seed=run.seed, **training
+    )
+    result = fit(task, optimizer, run, devices)
+    prompt, written = _write(result.model, tokens, text.context, sample, run.seed)
+    write_whole(result.folder.sample, prompt + written)
+    nats_per_byte = result.held_out_loss[run.steps] / tokens.bytes_per_token
+    return LanguageResult(result, nats_per_byte, prompt, written)
+
+
+def language_task(
+    source: Text,
+    tokens: Tokens,
+    model: nnx.Module,
+    *,
+    name: str,
+    settings: Mapping[str, Any],
+    text: TextConfig,
+    seed: int,
+    **training: Any,
+) -> Task:
+    """Describes the training of a model on the tokens of a text.
+
+    Args:
+        name, settings, training: as in `train_on`.
+        seed: of the order of the batches.
+    """
     shape = {"context": text.context, "batch_size": text.batch_size}
-    task = Task(
+    return Task(
         name=name,
         data=source.name,
         amount=source.amount,
         model=model,
-        batches=training_batches(tokens, seed=run.seed, **shape),
+        batches=training_batches(tokens, seed=seed, **shape),
         held_out=held_out_batches(tokens, **shape),
         items=text.context * text.batch_size,
         unit="tokens",
@@ -147,11 +174,6 @@ def train_on(
         },
         **{"objective": next_token_loss, **training},
     )
-    result = fit(task, optimizer, run, devices)
-    prompt, written = _write(result.model, tokens, text.context, sample, run.seed)
-    write_whole(result.folder.sample, prompt + written)
-    nats_per_byte = result.held_out_loss[run.steps] / tokens.bytes_per_token
-    return LanguageResult(result, nats_per_byte, prompt, written)
 
 
 def next_token_loss(

@@ -5,7 +5,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from trainer.optimizers import OptimizerConfig, learning_rate_schedule
 from trainer.records.checkpoints import Checkpoints
 from trainer.records.metrics import Metrics
 from trainer.records.plots import plot_loss
-from trainer.records.progress import TrainingProgress
+from trainer.records.progress import Progress, TrainingProgress
 from trainer.records.run_folder import RunFolder
 from trainer.task import Batch, Measured, Result, Task
 
@@ -77,6 +77,48 @@ def fit(
         StoppedError: a signal came, or `stop_at` was reached; a checkpoint was saved.
         DivergenceError: the loss is not finite.
     """
+    quiet = run.quiet or not devices.first
+    with (
+        TrainingProgress(run.steps, task.unit, quiet=quiet) as progress,
+        Interrupts() as interrupts,
+    ):
+        running = by_steps(task, optimizer, run, devices, progress, interrupts)
+        return take_turns([running])[0]
+
+
+def take_turns(running: Sequence[Generator[None, None, Result]]) -> list[Result]:
+    """Advances runs by a step each until all have ended.
+
+    Raises:
+        StoppedError: of a run that was stopped, after all have ended.
+    """
+    results: dict[int, Result] = {}
+    stopped: list[StoppedError] = []
+    left = dict(enumerate(running))
+    while left:
+        for index, run in list(left.items()):
+            try:
+                next(run)
+                continue
+            except StopIteration as end:
+                results[index] = end.value
+            except StoppedError as error:
+                stopped.append(error)
+            del left[index]
+    if stopped:
+        raise stopped[0]
+    return [results[index] for index in range(len(running))]
+
+
+def by_steps(
+    task: Task,
+    optimizer: OptimizerConfig,
+    run: RunConfig,
+    devices: Devices,
+    progress: Progress,
+    interrupts: Interrupts,
+) -> Generator[None, None, Result]:
+    """Does what `fit` does, and yields after every step, so that several runs can take turns."""
     began = time.monotonic()
     settings = _settings(task, optimizer, run)
     title, described = f"{optimizer.optimizer} on {task.data}", _described(task, optimizer, run)
@@ -102,16 +144,9 @@ def fit(
     start, state = checkpoints.restore(state, task.batches) if run.resume else (0, state)
     if start > run.steps:
         raise UsageError(f"--steps {run.steps}: the run has done {start} already; give more")
-    quiet = run.quiet or not devices.first
-    with (
-        Metrics(folder, start=start) as metrics,
-        TrainingProgress(start, run.steps, task.unit, quiet=quiet) as progress,
-        Interrupts() as interrupts,
-    ):
-        progress.say(title, style="bold")
-        progress.say(f"{described}\n{task.amount}")
+    with Metrics(folder, start=start) as metrics:
         begins = f"going on after step {start}" if run.resume else "writing"
-        progress.say(f"{begins} in {folder.path}")
+        progress.begin(start, title, [described, task.amount, f"{begins} in {folder.path}"])
         log = _StepLog(metrics, progress, learning_rate_schedule(optimizer, run.steps), task)
         step, limit = start, min(run.steps, run.stop_at or run.steps)
         while step < limit and not devices.agree(step, bool(interrupts.received)):
@@ -124,6 +159,7 @@ def fit(
             if step % run.checkpoint_every == 0:
                 log.write_pending()
                 checkpoints.save(step, state, task.batches)
+            yield
         log.write_pending()
         if step == run.steps and step not in metrics.series("held_out/loss"):
             log.add_held_out(step, measure_held_out(state))
@@ -171,7 +207,7 @@ class _StepLog:
     """Writes what each step measured, one step late, so that the device never waits for it."""
 
     def __init__(
-        self, metrics: Metrics, progress: TrainingProgress, schedule: optax.Schedule, task: Task
+        self, metrics: Metrics, progress: Progress, schedule: optax.Schedule, task: Task
     ) -> None:
         self._metrics, self._progress = metrics, progress
         self._schedule, self._items = schedule, task.items

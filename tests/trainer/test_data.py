@@ -1,14 +1,16 @@
 """From texts on disk to batches of tokens."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from trainer.data import tokens as tokens_module
+from trainer.data import bpe
 from trainer.data.text import HELD_OUT_FRACTION, read_text, split_documents
 from trainer.data.tokens import Tokens, tokenize
 from trainer.data.windows import training_batches
+from trainer.errors import UsageError
 
 
 def test_split_is_of_whole_files_and_depends_on_nothing_but_them():
@@ -64,7 +66,7 @@ def test_tokens_give_back_the_text(texts, tmp_path, spec):
 def test_trained_tokenizer_is_kept_by_content(texts, tmp_path, monkeypatch):
     text = read_text(texts)
     first = tokenize(text, "bpe:300", tmp_path)
-    monkeypatch.setattr(tokens_module, "_train_bpe", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(bpe, "_train_bpe", lambda *_: pytest.fail("trained again"))
     again = tokenize(text, "bpe:300", tmp_path)
     assert again.digest == first.digest
     assert again.encode("quick brown") == first.encode("quick brown")
@@ -110,3 +112,10 @@ def test_batches_go_on_from_a_saved_position():
     later.set_state(batches.get_state())
     for _ in range(100):  # into the second epoch
         np.testing.assert_array_equal(next(later), next(batches))
+
+
+def test_without_tokenizers_the_error_names_the_package_and_the_remedy(texts, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    monkeypatch.delitem(sys.modules, "trainer.data.bpe")
+    with pytest.raises(UsageError, match=r"needs the package tokenizers; install it by .*--group"):
+        tokenize(read_text(texts), "bpe:300")

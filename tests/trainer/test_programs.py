@@ -1,8 +1,11 @@
 """Every program of the trainer, from its command line to its output files, for two steps."""
 
+import sys
+
 import pytest
 
 from trainer import __main__ as trainer
+from trainer.errors import UsageError
 from trainer.programs import finetune, images, lm, mla, moe, plot_max_logits
 from trainer.records.run_folder import RunFolder
 
@@ -67,3 +70,12 @@ def test_without_a_program_the_programs_are_listed(monkeypatch, capsys, argument
         trainer.main()
     assert ended.value.code == status
     assert capsys.readouterr().out == f"{trainer.USAGE}\n"
+
+
+def test_a_program_whose_packages_are_missing_says_how_to_install_them(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    for module in ("programs.moe", "records.load_plots"):
+        monkeypatch.delitem(sys.modules, f"trainer.{module}")
+    monkeypatch.setattr(trainer.sys, "argv", ["trainer", "moe"])
+    with pytest.raises(UsageError, match=r"moe needs the package matplotlib.* --group trainer"):
+        trainer.main()

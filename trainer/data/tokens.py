@@ -1,21 +1,15 @@
-"""Text to tokens and back: bytes as they are, or byte-level BPE trained on the training part.
-
-A trained BPE and the text that it encoded are kept in the user's cache, one file for each pair of
-text and tokenizer, so that a second run starts at once.
-"""
+"""Text to tokens and back: bytes as they are, or byte-level BPE trained on the training part."""
 
 import hashlib
+import importlib
 import os
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from trainer.data.text import Text
 from trainer.errors import UsageError
@@ -32,8 +26,8 @@ class Tokens:
     held_out: UInt[np.ndarray, "held_out"]
     bytes_per_token: float
     """Of the held-out part: what turns nats per token into nats per byte."""
-    bpe: Tokenizer | None = None
-    """None where tokens are bytes."""
+    bpe: Any = None
+    """The tokenizer; None where tokens are bytes."""
 
     @property
     def vocabulary(self) -> int:
@@ -62,22 +56,14 @@ def tokenize(text: Text, spec: str, cache: Path | None = None) -> Tokens:
         )
         return Tokens(train, held_out, 1.0)
     size = _bpe_size(spec)
-    file = (cache or default_cache()) / f"{_cache_key(text, spec)}.npz"
-    cached = _load(file)
-    if cached is None:
-        bpe = _train_bpe(text.train, size)
-        train, held_out = _encode(bpe, text.train), _encode(bpe, text.held_out)
-        _save(file, bpe, train, held_out)
-    else:
-        bpe, train, held_out = cached
-    return _of_bpe(text, bpe, train, held_out)
+    return _of_bpe(text, *_bpe_module().train_and_encode(text, size, cache or default_cache()))
 
 
 def tokenize_like(text: Text, tokens: Tokens) -> Tokens:
     """Encodes a text by the tokenizer that another has."""
     if tokens.bpe is None:
         return tokenize(text, "bytes")
-    encoded = (_encode(tokens.bpe, part) for part in (text.train, text.held_out))
+    encoded = (_bpe_module().encode(tokens.bpe, part) for part in (text.train, text.held_out))
     return _of_bpe(text, tokens.bpe, *encoded)
 
 
@@ -95,55 +81,17 @@ def _bpe_size(spec: str) -> int:
     return int(size)
 
 
-def _train_bpe(documents: list[str], size: int) -> Tokenizer:
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    bpe.train_from_iterator(documents, trainer)
-    return bpe
-
-
-def _of_bpe(text: Text, bpe: Tokenizer, train: np.ndarray, held_out: np.ndarray) -> Tokens:
+def _of_bpe(text: Text, bpe: Any, train: np.ndarray, held_out: np.ndarray) -> Tokens:
     held_out_bytes = sum(len(document.encode()) for document in text.held_out)
     return Tokens(train, held_out, held_out_bytes / max(1, len(held_out)), bpe)
 
 
-def _encode(bpe: Tokenizer, documents: list[str]) -> UInt[np.ndarray, "tokens"]:
-    encoded = bpe.encode_batch_fast(documents)
-    return np.concatenate([np.asarray(document.ids, np.uint16) for document in encoded])
-
-
-def _cache_key(text: Text, spec: str) -> str:
-    made_from = f"{text.digest} {spec} tokenizers {version('tokenizers')}"
-    return hashlib.sha256(made_from.encode()).hexdigest()[:32]
-
-
-def _load(file: Path) -> tuple[Tokenizer, np.ndarray, np.ndarray] | None:
-    """Reads a cached encoding; None where there is none, or none whole."""
+def _bpe_module() -> Any:
+    """Returns `trainer.data.bpe`, loaded on demand because `make demo` installs no tokenizers."""
     try:
-        # numpy itself would leave a damaged file open
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
-            bpe = Tokenizer.from_str(stored["tokenizer"].tobytes().decode())
-            return bpe, stored["train"], stored["held_out"]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
-
-
-def _save(file: Path, bpe: Tokenizer, train: np.ndarray, held_out: np.ndarray) -> None:
-    """Writes beside the place and renames, so that no reader ever sees half a file."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as part:
-            text = np.frombuffer(bpe.to_str().encode(), np.uint8)
-            np.savez(part, tokenizer=text, train=train, held_out=held_out)
-        os.replace(part.name, file)
-    except OSError as error:
+        return importlib.import_module("trainer.data.bpe")
+    except ModuleNotFoundError as error:
         raise UsageError(
-            f"cannot write the token cache {file.parent}: {error.strerror}; "
-            "set XDG_CACHE_HOME to a folder that can be written"
+            f"--tokenizer bpe:N needs the package {error.name}; install it by "
+            "`.venv/bin/python -m pip install --group trainer`, or give --tokenizer bytes"
         ) from error

@@ -3,9 +3,25 @@
 #
 # A small network learns to guess the next byte of Python's own standard library from the sixteen bytes before it. We look at where Muon sends each parameter, train, and compare with AdamW. Everything runs on a CPU in under a minute.
 
+# %% tags=["remove-cell"]
+# Installs what this page needs and does not find.
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+needed = {
+    "muon_jax": ".." if Path("../pyproject.toml").exists() else "muon-jax",
+    "flax": "flax",
+    "matplotlib": "matplotlib",
+}
+missing = [needed[name] for name in needed if find_spec(name) is None]
+if missing:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, *missing], check=True)
+
 # %%
 import sysconfig
-from pathlib import Path
 
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -15,7 +31,8 @@ from flax import nnx
 
 import muon_jax
 
-plt.style.use("notebooks.mplstyle")
+if Path("notebooks.mplstyle").exists():  # looks alone
+    plt.style.use("notebooks.mplstyle")
 
 files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
 text = np.frombuffer(b"".join(file.read_bytes() for file in files), np.uint8)
@@ -117,7 +134,7 @@ assert final < 3
 # %% [markdown]
 # ## Beside AdamW
 #
-# A comparison is fair only if both sides choose their learning rate, so each gets the same four. Best against best, Muon ends lower here, though not at every rate; and this is one seed of one small model. [The page of claims](../claims.md) has more.
+# A comparison is fair only if both sides choose their learning rate, so each gets the same four. Best against best, Muon ends lower here, though not at every rate; and this is one seed of one small model. [The page of claims](../docs/claims.md) has more.
 
 # %%
 RATES = [3e-3, 1e-2, 3e-2, 1e-1]

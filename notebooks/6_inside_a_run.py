@@ -3,9 +3,24 @@
 #
 # A loss says that training works, not how. `muon_jax.diagnostics` measures weights and steps while they happen: in the state of the optimizer, at an interval of your choice, and without cost in between. It goes around any Optax optimizer, so that two can be compared.
 
+# %% tags=["remove-cell"]
+# Installs what this page needs and does not find.
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+needed = {
+    "muon_jax": ".." if Path("../pyproject.toml").exists() else "muon-jax",
+    "matplotlib": "matplotlib",
+}
+missing = [needed[name] for name in needed if find_spec(name) is None]
+if missing:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, *missing], check=True)
+
 # %%
 import sysconfig
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +31,8 @@ import optax
 import muon_jax
 from muon_jax.diagnostics import monitor, singular_value_entropy, stable_rank
 
-plt.style.use("notebooks.mplstyle")
+if Path("notebooks.mplstyle").exists():  # looks alone
+    plt.style.use("notebooks.mplstyle")
 
 files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
 text = np.frombuffer(b"".join(file.read_bytes() for file in files), np.uint8)

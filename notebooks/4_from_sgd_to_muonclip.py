@@ -3,6 +3,22 @@
 #
 # Each optimizer answers a shortcoming of the one before it. One small problem shows the line: fit a matrix $W$ so that $A W B \approx C$, where $A$ and $B$ stretch some directions a hundred times more than others. The gradient $A^\top (AWB - C) B^\top$ is then dominated by few directions, as gradients of real layers are.
 
+# %% tags=["remove-cell"]
+# Installs what this page needs and does not find.
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+needed = {
+    "muon_jax": ".." if Path("../pyproject.toml").exists() else "muon-jax",
+    "matplotlib": "matplotlib",
+}
+missing = [needed[name] for name in needed if find_spec(name) is None]
+if missing:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, *missing], check=True)
+
 # %%
 import functools
 
@@ -15,7 +31,8 @@ import optax
 import muon_jax
 from muon_jax import attention, diagnostics
 
-plt.style.use("notebooks.mplstyle")
+if Path("notebooks.mplstyle").exists():  # looks alone
+    plt.style.use("notebooks.mplstyle")
 
 SIZE, STEPS = 32, 200
 AXES = muon_jax.MatrixAxes(rows=0, cols=1)
@@ -111,7 +128,7 @@ axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 assert min(best, key=lambda name: best[name][-1]) == "Muon"
 
 # %% [markdown]
-# This problem is made for Muon: its whole difficulty is that directions differ. Look at [what we measured](../claims.md) before you expect as much of a model.
+# This problem is made for Muon: its whole difficulty is that directions differ. Look at [what we measured](../docs/claims.md) before you expect as much of a model.
 #
 # ## The last step: QK-Clip
 #
@@ -165,4 +182,4 @@ for name in ("query", "key"):
     )
 
 # %% [markdown]
-# [MuonClip](../how-to/muonclip.md) tells how to have your own model report its logits, and how to choose the threshold.
+# [MuonClip](../docs/how-to/muonclip.md) tells how to have your own model report its logits, and how to choose the threshold.

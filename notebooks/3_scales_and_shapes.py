@@ -3,6 +3,22 @@
 #
 # An orthogonal matrix has a size of its own. How large a step should be is a second question, and its answer depends on the shape. This page measures both.
 
+# %% tags=["remove-cell"]
+# Installs what this page needs and does not find.
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+needed = {
+    "muon_jax": ".." if Path("../pyproject.toml").exists() else "muon-jax",
+    "matplotlib": "matplotlib",
+}
+missing = [needed[name] for name in needed if find_spec(name) is None]
+if missing:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, *missing], check=True)
+
 # %%
 import jax
 import jax.numpy as jnp
@@ -11,7 +27,8 @@ import numpy as np
 
 import muon_jax
 
-plt.style.use("notebooks.mplstyle")
+if Path("notebooks.mplstyle").exists():  # looks alone
+    plt.style.use("notebooks.mplstyle")
 
 
 def rms(array):

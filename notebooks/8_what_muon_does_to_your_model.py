@@ -3,6 +3,23 @@
 #
 # Muon wants the matrices of a model and nothing else, each the right way round and fused ones taken apart. It finds them by the names and shapes of parameters, which always exist and sometimes mislead, or by reading the loss, which shows what the model does with each parameter. This page looks at three models both ways, in Flax, in Equinox and as a plain function, finds where the names are wrong, and hands the optimizer what the loss tells. Up to the training at the end nothing is computed: shapes are enough.
 
+# %% tags=["remove-cell"]
+# Installs what this page needs and does not find.
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+needed = {
+    "muon_jax": ".." if Path("../pyproject.toml").exists() else "muon-jax",
+    "equinox": "equinox",
+    "flax": "flax",
+}
+missing = [needed[name] for name in needed if find_spec(name) is None]
+if missing:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, *missing], check=True)
+
 # %%
 import equinox as eqx
 import jax
@@ -250,4 +267,4 @@ assert unread.parameters == {"adamw": WIDTH * WIDTH}
 # %% [markdown]
 # ## In your own project
 #
-# Print the table once before a long run. If names and loss agree, `muon(learning_rate)` is all you need; if not, give `axes=muon_jax.trace_axes(loss, params, *args)` or a `Rule`. And let a test hold it, so that a layer that someone adds later cannot go astray unnoticed: `assert not muon_jax.explain(params, tx, loss=loss, args=args).differences`. [Routes from the loss](../how-to/trace.md) lists what is read and where it goes, and [the page of models](../reference/models.md) shows both for many architectures.
+# Print the table once before a long run. If names and loss agree, `muon(learning_rate)` is all you need; if not, give `axes=muon_jax.trace_axes(loss, params, *args)` or a `Rule`. And let a test hold it, so that a layer that someone adds later cannot go astray unnoticed: `assert not muon_jax.explain(params, tx, loss=loss, args=args).differences`. [Routes from the loss](../docs/how-to/trace.md) lists what is read and where it goes, and [the page of models](../docs/reference/models.md) shows both for many architectures.

@@ -3,6 +3,22 @@
 #
 # A matrix must be whole to be orthogonalised, while on a mesh its parts lie on different devices. The library gives every matrix to one device: shards travel to their owner once, results travel back once, and every device does its part of the work. You need not say anything for it. This page looks at what really happens, on eight virtual devices of one CPU.
 
+# %% tags=["remove-cell"]
+# Installs what this page needs and does not find.
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+needed = {
+    "muon_jax": ".." if Path("../pyproject.toml").exists() else "muon-jax",
+    "matplotlib": "matplotlib",
+}
+missing = [needed[name] for name in needed if find_spec(name) is None]
+if missing:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, *missing], check=True)
+
 # %%
 import functools
 
@@ -16,7 +32,8 @@ import muon_jax
 from muon_jax.diagnostics import assert_lean, collectives
 
 jax.config.update("jax_num_cpu_devices", 8)  # before the first array
-plt.style.use("notebooks.mplstyle")
+if Path("notebooks.mplstyle").exists():  # looks alone
+    plt.style.use("notebooks.mplstyle")
 assert len(jax.devices()) == 8
 
 # %% [markdown]

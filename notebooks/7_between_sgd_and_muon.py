@@ -7,11 +7,26 @@
 #
 # which is normalised SGD for $p = 2$ and Muon for $p = \infty$. So there is a line from one to the other, and `muon_jax.steepest_descent(p)` walks along it.
 
+# %% tags=["remove-cell"]
+# Installs what this page needs and does not find.
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+needed = {
+    "muon_jax": ".." if Path("../pyproject.toml").exists() else "muon-jax",
+    "matplotlib": "matplotlib",
+}
+missing = [needed[name] for name in needed if find_spec(name) is None]
+if missing:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, *missing], check=True)
+
 # %%
 import functools
 import json
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +36,8 @@ import optax
 
 import muon_jax
 
-plt.style.use("notebooks.mplstyle")
+if Path("notebooks.mplstyle").exists():  # looks alone
+    plt.style.use("notebooks.mplstyle")
 
 NORMS = (2, 3, 4, 8, 32, math.inf)
 COLORS = dict(
@@ -141,7 +157,7 @@ assert 0 < np.argmax(faintest) < len(NORMS) - 1, "neither SGD nor Muon"
 # %% [markdown]
 # ## What training makes of it
 #
-# The problem of [From SGD to MuonClip](4_from_sgd_to_muonclip.py), where $A$ and $B$ stretch some directions a hundred times more than others, with noise on the gradient. Every $p$ may choose among the same learning rates.
+# The problem of [From SGD to MuonClip](4_from_sgd_to_muonclip.ipynb), where $A$ and $B$ stretch some directions a hundred times more than others, with noise on the gradient. Every $p$ may choose among the same learning rates.
 
 # %%
 SIZE, STEPS = 32, 150
@@ -223,7 +239,7 @@ assert NORMS[loud.argmin()] == 2
 # `python -m experiments.schatten run` trains a small decoder on Python's standard library with each $p$ for its matrices and one AdamW for everything else. Of every $p$ seven learning rates were tried with one seed, and the best of them with three. Here are the saved results.
 
 # %%
-saved = Path("../../experiments/results/schatten.jsonl").read_text()
+saved = Path("../experiments/results/schatten.jsonl").read_text()
 runs = {}
 for row in map(json.loads, saved.splitlines()):
     trial = row["trial"]
@@ -249,7 +265,7 @@ for p, mean in zip(NORMS, means, strict=True):
     print(f"{LABELS[p]:6} {mean:.4f}")
 
 # %% [markdown]
-# The flatter the better, all the way to Muon: at a batch of 1,024 bytes noise does not ask for a smaller $p$. [The page on norms](../explanation/norms.md) has the rates, and says what papers report of larger models.
+# The flatter the better, all the way to Muon: at a batch of 1,024 bytes noise does not ask for a smaller $p$. [The page on norms](../docs/explanation/norms.md) has the rates, and says what papers report of larger models.
 
 # %%
 assert (np.diff(means) < 0).all()

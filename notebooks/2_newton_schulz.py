@@ -5,6 +5,22 @@
 #
 # $$ a X + b\,(XX^\top) X + c\,(XX^\top)^2 X \;=\; U \,(aS + bS^3 + cS^5)\, V^\top. $$
 
+# %% tags=["remove-cell"]
+# Installs what this page needs and does not find.
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+needed = {
+    "muon_jax": ".." if Path("../pyproject.toml").exists() else "muon-jax",
+    "matplotlib": "matplotlib",
+}
+missing = [needed[name] for name in needed if find_spec(name) is None]
+if missing:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, *missing], check=True)
+
 # %%
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -12,7 +28,8 @@ import numpy as np
 
 import muon_jax
 
-plt.style.use("notebooks.mplstyle")
+if Path("notebooks.mplstyle").exists():  # looks alone
+    plt.style.use("notebooks.mplstyle")
 
 rng = np.random.default_rng(0)
 left, _ = np.linalg.qr(rng.normal(size=(256, 256)))
