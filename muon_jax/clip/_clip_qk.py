@@ -139,7 +139,7 @@ def _clipped(
     update: Float[Array, "..."],
     param: Float[Array, "..."],
     scalings: Sequence[Scaling],
-    gamma: Mapping[str, Float[Array, "*layers heads"]],
+    gamma: Mapping[str, Float[Array, "..."]],
 ) -> Float[Array, "..."]:
     """Returns the update to the clipped weight; where no factor applies, the update as it is."""
     update, param = jnp.asarray(update), jnp.asarray(param)
