@@ -13,7 +13,10 @@ from jaxtyping import Array, Float
 Matrices: TypeAlias = Float[Array, "batch rows cols"]
 """A batch of matrices: the form in which orthogonalizers get every parameter."""
 
-Solve: TypeAlias = Callable[[Sequence[Matrices]], list[Matrices]]
+Batch: TypeAlias = Float[Array, "_batch _rows _cols"]
+"""A batch of matrices in a list of batches whose shapes differ."""
+
+Solve: TypeAlias = Callable[[Sequence[Batch]], list[Batch]]
 """Orthogonalises batches of whole matrices of any shapes; the results are in the same order."""
 
 Orthogonalizer: TypeAlias = Callable[[Matrices], Matrices]

@@ -11,8 +11,11 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from array_annotations import PACKAGES
 from hypothesis.database import DirectoryBasedExampleDatabase
+from jaxtyping import install_import_hook
 
+install_import_hook(PACKAGES, "array_annotations.checked")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 WORDS = "the quick brown fox jumps over a lazy dog, größer und schöner; 0 1 2\n"

@@ -1,6 +1,7 @@
 """QK-Clip: keeps the attention logits of every head in bounds by scaling its weights."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,18 +9,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from muon_jax import _checks
+from muon_jax._checks import check_no_schedule, check_non_negative, invalid, listed, refused
 from muon_jax._door import public
 from muon_jax._types import wide_dtype
 from muon_jax.clip._plan import Scaling, plan
-from muon_jax.clip._targets import QKPart, QKTarget, Shape
+from muon_jax.clip._projection import Layer
+from muon_jax.clip._targets import QKTarget
 from muon_jax.mesh._specs import replicated
 from muon_jax.mesh._state import on_mesh_of
+from muon_jax.transforms._per_tree import once_per_structure
 from muon_jax.transforms._same_leaves import params_beside
 from muon_jax.trees._paths import is_placeholder, map_named, named_leaves
 
 _CALL = "clip_qk"
 _UPDATE = "clip_qk(...).update"
+_refused = functools.partial(refused, _UPDATE)
 
 
 class QKClipState(NamedTuple):
@@ -52,19 +56,22 @@ def clip_qk(
     Args:
       threshold: τ, above 0. Kimi K2 uses 100.
       targets: `QKTarget`s by the path of their layer in the parameters, or by a pattern of paths
-        as in `Rule`, such as `"blocks/*/attn"`. None infers them for the attention of Flax, NNX
-        and Linen, and for `qkv` kernels of shape (inputs, 3, heads, head_dim), each alone or
-        stacked by a scan along axis 0.
+        as in `Rule`, such as `"blocks/*/attn"`. None takes every module with kernels for queries
+        and keys, under the names and in the shapes that `matrix_axes` knows: those of Flax,
+        Equinox, Haiku and torch, one kernel each or fused, alone or stacked by a scan. Modules
+        that normalise queries or keys are left out.
 
     Returns:
       A transformation whose `update` takes `max_logits=`, a tree with the targets' paths and
       (heads,) maxima, or (layers, heads) where a scan stacks layers; for parameters that are one
-      layer the array alone. NaN and +inf leave their heads unclipped and are counted in the state.
-      With accumulated gradients, pass the largest of all micro-batches.
+      layer the array alone. Where a kernel has all heads on one axis, the maxima count the heads.
+      NaN and +inf leave their heads unclipped and are counted in the state. With accumulated
+      gradients, pass the largest of all micro-batches.
 
     Raises:
-      ValueError: no parameter fits a target, or a mask hides one that does; or `max_logits` is
-        missing, lacks a target, names a layer that is none, or has a wrong shape.
+      ValueError: no parameter fits a target, a mask hides one that does, or a kernel has no
+        certain view; or `max_logits` is missing, lacks a target, names a layer that is none, or has
+        a wrong shape.
 
     Examples:
       >>> params = {"attn": {"query": {"kernel": jnp.ones((8, 2, 4))},
@@ -76,16 +83,18 @@ def clip_qk(
     References:
       Kimi Team, Kimi K2: Open Agentic Intelligence, 2025, https://arxiv.org/abs/2507.20534
     """
-    _checks.check_no_schedule(_CALL, "threshold", threshold)
-    _checks.check_non_negative(_CALL, "threshold", threshold)
+    check_no_schedule(_CALL, "threshold", threshold)
+    check_non_negative(_CALL, "threshold", threshold)
     if not isinstance(threshold, jax.Array) and threshold == 0:
-        raise _checks.invalid(_CALL, "threshold", threshold, "give a number above 0")
+        raise invalid(_CALL, "threshold", threshold, "give a number above 0")
     if targets is not None:
         _check_targets(targets)
 
+    planned = once_per_structure(functools.partial(plan, targets))
+
     def init(params: optax.Params) -> QKClipState:
         if not is_placeholder(params):
-            plan(targets, params)
+            planned(params)
         state = QKClipState(
             clipped_heads=jnp.zeros((), jnp.int32),
             nonfinite_heads=jnp.zeros((), jnp.int32),
@@ -103,17 +112,15 @@ def clip_qk(
     ) -> tuple[optax.Updates, Any]:
         del extra_args
         if params is None:
-            raise _checks.refused(
-                _UPDATE, "params is missing", "Pass params: the clipped weight is made from them"
-            )
+            remedy = "Pass params: the clipped weight is made from them"
+            raise _refused("params is missing", remedy)
         params = params_beside(updates, params, call=_UPDATE)
-        work = plan(targets, params)
-        maxima = _named_maxima(max_logits, work.maxima)
+        layers, scalings = planned(params)
+        maxima = _named_maxima(max_logits, layers)
         gamma = {layer: _head_factors(logits, threshold) for layer, logits in maxima.items()}
 
         def clip(path: str, update: Array, param: Array) -> Array:
-            scalings = work.scalings.get(path)
-            return update if scalings is None else _clipped(update, param, scalings, gamma)
+            return _clipped(update, param, scalings[path], gamma) if path in scalings else update
 
         return map_named(clip, updates, params), _counted(state, maxima, gamma)
 
@@ -131,99 +138,57 @@ def _head_factors(
 def _clipped(
     update: Float[Array, "..."],
     param: Float[Array, "..."],
-    scalings: list[Scaling],
+    scalings: Sequence[Scaling],
     gamma: Mapping[str, Float[Array, "..."]],
 ) -> Float[Array, "..."]:
     """Returns the update to the clipped weight; where no factor applies, the update as it is."""
     update, param = jnp.asarray(update), jnp.asarray(param)
     factor = jnp.ones(())
-    for scaling in scalings:
-        of_head = gamma[scaling.layer]
-        if not scaling.whole:
-            of_head = jnp.sqrt(of_head)
-        factor *= _spread(of_head, param.shape, scaling.part, scaling.layer_axis)
+    for layer, projection in scalings:
+        of_head = jnp.sqrt(gamma[layer]) if projection.power == 0.5 else gamma[layer]
+        spread = projection.spread(of_head)
+        factor *= spread if spread.ndim == param.ndim else spread.reshape(param.shape)  # a bias
     wide = wide_dtype(update.dtype, param.dtype)
     weight = param.astype(wide)
     clipped = factor.astype(wide) * (weight + update.astype(wide)) - weight
     return jnp.where(factor == 1, update, clipped.astype(update.dtype))
 
 
-def _spread(
-    of_head: Float[Array, "..."], shape: Shape, part: QKPart, layer_axis: int | None
-) -> Float[Array, "..."]:
-    """Lays factors out against a parameter: (heads,) or (layers, heads) along its axes.
-
-    Beside the stretch of the part they are 1. Only factors are ever reshaped: the parameter may
-    be large and sharded, and stays as it lies.
-    """
-    viewed = part.viewed(shape)
-    axes = [part.head_axis % len(viewed)]
-    if layer_axis is not None:
-        axes.insert(0, part.viewed_axis(layer_axis, shape))
-    if axes != sorted(axes):
-        of_head = of_head.T
-    factor = jnp.expand_dims(of_head, [axis for axis in range(len(viewed)) if axis not in axes])
-    if part.stretch is not None:
-        axis, start, stop = part.stretch
-        axis %= len(viewed)
-        width = [n if i != axis else stop - start for i, n in enumerate(factor.shape)]
-        around = [(0, 0) if i != axis else (start, n - stop) for i, n in enumerate(viewed)]
-        factor = jnp.pad(jnp.broadcast_to(factor, width), around, constant_values=1)
-    if part.fused is not None:
-        axis, inner = part.fused
-        axis %= len(shape)
-        before, after = factor.shape[:axis], factor.shape[axis + len(inner) :]
-        factor = jnp.broadcast_to(factor, (*before, *inner, *after))
-        factor = factor.reshape(*before, shape[axis], *after)
-    return factor
-
-
-def _named_maxima(max_logits: Any, expected: Mapping[str, Shape]) -> dict[str, Array]:
+def _named_maxima(max_logits: Any, layers: Mapping[str, Layer]) -> dict[str, Array]:
     """Checks the maxima against the layers that have targets."""
     if max_logits is None:
-        raise _checks.refused(
-            _UPDATE,
-            "max_logits is missing",
-            "Pass max_logits=muon_jax.attention.collect_max_logits(intermediates), or "
-            "max_attention_logits(query, key) by layer",
+        remedy = "Pass max_logits=muon_jax.attention.collect_max_logits(intermediates), or "
+        raise _refused(
+            "max_logits is missing", f"{remedy}max_attention_logits(query, key) by layer"
         )
     maxima = {path: jnp.asarray(leaf, jnp.float32) for path, leaf in named_leaves(max_logits)}
-    if unknown := [repr(layer) for layer in maxima if layer not in expected]:
-        raise _checks.refused(
-            _UPDATE,
-            f"max_logits names layers without a target: {_checks.listed(unknown)}",
-            "Declare them in targets, or leave them out, as layers with query-key norms should be: "
-            f"targets are {_checks.listed(map(repr, expected))}",
-        )
-    if missing := [repr(layer) for layer in expected if layer not in maxima]:
-        raise _checks.refused(
-            _UPDATE,
-            f"max_logits lacks {_checks.listed(missing)}",
-            "Report the maxima of every layer that is a target, or declare fewer targets",
-        )
-    for layer, S in maxima.items():
-        if S.shape != expected[layer]:
-            raise _checks.refused(
-                _UPDATE,
-                f"max_logits[{layer!r}] has shape {S.shape}, the layer's heads {expected[layer]}",
-                "Give one maximum a head, (heads,) or (layers, heads); if heads are miscounted, "
-                "declare by QKPart where they lie",
+    if unknown := [repr(layer) for layer in maxima if layer not in layers]:
+        problem = f"max_logits names layers without a target: {listed(unknown)}"
+        remedy = "Declare them in targets, or leave them out, as layers with query-key norms should"
+        raise _refused(problem, f"{remedy} be: targets are {listed(map(repr, layers))}")
+    if missing := [repr(layer) for layer in layers if layer not in maxima]:
+        remedy = "Report the maxima of every layer that is a target, or declare fewer targets"
+        raise _refused(f"max_logits lacks {listed(missing)}", remedy)
+    for name, S in maxima.items():
+        layer = layers[name]
+        if not layer.fits(S.shape):
+            problem = f"max_logits[{name!r}] has shape {S.shape}, which does not fit {layer}"
+            remedy = (
+                f"Give one maximum a head, {(*layer.layers, layer.heads or 'heads')}; if heads "
             )
+            remedy += "are miscounted, say by QKPart(path, MatrixAxes(...)) where they lie"
+            raise _refused(problem, remedy)
     # The axes of a small array would collide with those of a weight.
     return {layer: replicated(S) for layer, S in maxima.items()}
 
 
 def _check_targets(targets: Any) -> None:
-    remedy = "give {layer path: QKTarget(...)}, or None"
-    if not isinstance(targets, Mapping):
-        raise _checks.invalid(_CALL, "targets", targets, remedy, TypeError)
-    if not targets:
-        raise _checks.invalid(_CALL, "targets", targets, remedy)
+    if not (isinstance(targets, Mapping) and targets):
+        kind = ValueError if isinstance(targets, Mapping) else TypeError
+        raise invalid(_CALL, "targets", targets, "give {layer path: QKTarget(...)}, or None", kind)
     for layer, target in targets.items():
         if not isinstance(target, QKTarget):
-            raise _checks.invalid(
-                _CALL, f"targets[{layer!r}]", target, "give a QKTarget", TypeError
-            )
+            raise invalid(_CALL, f"targets[{layer!r}]", target, "give a QKTarget", TypeError)
 
 
 def _counted(

@@ -219,8 +219,7 @@ def muon_clip(
     Args:
       learning_rate: as for `muon`.
       threshold: the largest attention logit without clipping, above 0.
-      targets: `QKTarget`s by the path of their layer, as for `clip_qk`; None finds them in Flax
-        attention.
+      targets: `QKTarget`s by the path of their layer, as for `clip_qk`; None infers them.
       muon_arguments: any other argument of `muon`.
 
     Returns:

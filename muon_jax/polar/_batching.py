@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from muon_jax import _checks
-from muon_jax._types import Matrices, Orthogonalizer
+from muon_jax._types import Batch, Matrices, Orthogonalizer
 
 # One matrix at a time: it uses all cores of a CPU, and its iterates stay in the cache. `python
 # benchmarks/batching.py` compares chunk sizes on this machine.
@@ -28,14 +28,16 @@ _CPU_CHUNK_BYTES = 1
 # stack; for 24 of 512 × 512, 1.08 of that with chunks of 4 MiB, which compile five times as long.
 _ACCELERATOR_CHUNK_BYTES = 2**20
 
+_OneShape = Float[Array, "_batch rows cols"]
+
 
 def orthogonalize_all(
-    matrices: Sequence[Matrices],
+    matrices: Sequence[Batch],
     orthogonalizer: Orthogonalizer,
     chunk_bytes: int | None = None,
     *,
     call: str,
-) -> list[Matrices]:
+) -> list[Batch]:
     """Orthogonalises batches of matrices of any shapes.
 
     Args:
@@ -57,15 +59,15 @@ def orthogonalize_all(
 # Jitted, so that an update outside of jit compiles once.
 @functools.partial(jax.jit, static_argnames=("orthogonalizer", "chunk_bytes", "call"))
 def _compiled(
-    matrices: tuple[Matrices, ...],
+    matrices: tuple[Batch, ...],
     orthogonalizer: Orthogonalizer,
     chunk_bytes: int | None,
     call: str,
-) -> tuple[Matrices, ...]:
-    def by_shape(*matrices: Matrices) -> tuple[Matrices, ...]:
+) -> tuple[Batch, ...]:
+    def by_shape(*matrices: Batch) -> tuple[Batch, ...]:
         return _by_shape(matrices, orthogonalizer, chunk_bytes or _CPU_CHUNK_BYTES, call)
 
-    def one_by_one(*matrices: Matrices) -> tuple[Matrices, ...]:
+    def one_by_one(*matrices: Batch) -> tuple[Batch, ...]:
         chunk = chunk_bytes or _ACCELERATOR_CHUNK_BYTES
         return tuple(_by_itself(each, orthogonalizer, chunk, call) for each in matrices)
 
@@ -85,13 +87,13 @@ def _by_itself(
 
 
 def _by_shape(
-    matrices: Sequence[Matrices], orthogonalizer: Orthogonalizer, chunk_bytes: int, call: str
-) -> tuple[Matrices, ...]:
+    matrices: Sequence[Batch], orthogonalizer: Orthogonalizer, chunk_bytes: int, call: str
+) -> tuple[Batch, ...]:
     buckets: dict[tuple[int, int, jnp.dtype], list[int]] = {}
     for index, batch in enumerate(matrices):
         short, long = sorted(batch.shape[1:])
         buckets.setdefault((short, long, batch.dtype), []).append(index)
-    results = dict[int, Matrices]()
+    results = dict[int, Batch]()
     for members in buckets.values():
         batches = [matrices[index] for index in members]
         stack = jnp.concatenate([each.mT if _is_tall(each) else each for each in batches])
@@ -135,7 +137,7 @@ def _chunk_size(count: int, matrix_bytes: int, chunk_bytes: int) -> int:
     return math.ceil(count / chunks)
 
 
-def _unstacked(stack: Matrices, batches: Sequence[Matrices]) -> list[Matrices]:
+def _unstacked(stack: Matrices, batches: Sequence[Batch]) -> list[_OneShape]:
     """Splits a stack into its batches."""
     ends = list(itertools.accumulate(map(len, batches)))
     starts = [end - len(batch) for end, batch in zip(ends, batches, strict=True)]

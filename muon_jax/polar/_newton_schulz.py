@@ -22,6 +22,7 @@ from muon_jax._types import Matrices
 from muon_jax.polar._gram_plan import TOLERANCE, Plan, plan
 from muon_jax.polar._minimax import Schedule
 from muon_jax.polar._normalize import (
+    Matrix,
     Square,
     Wide,
     identity_like,
@@ -105,7 +106,7 @@ class NewtonSchulz:
         """Orthogonalises a wide matrix, or a batch of them, with entries of order one."""
         return self._wide_or_tall(matrix, narrow=True)
 
-    def _wide_or_tall(self, matrix: Matrices, *, narrow: bool = False) -> Matrices:
+    def _wide_or_tall(self, matrix: Matrix, *, narrow: bool = False) -> Matrix:
         """Orthogonalises a matrix, or a batch, with entries of order one, wide or tall."""
         rows, cols = matrix.shape[-2:]
         arithmetic = self._arithmetic(min(rows, cols))

@@ -76,7 +76,7 @@ def on_wide(call: str, matrices: Matrices, polar: Callable[[Wide], Wide]) -> Mat
 def on_wide_or_tall(
     call: str,
     matrices: Matrices,
-    polar: Callable[[Matrices], Matrices],
+    polar: Callable[[Matrix], Matrix],
     operands: Callable[[int, int], str | None],
 ) -> Matrices:
     """Calls a function of wide and tall matrices, on platforms that flush subnormals.

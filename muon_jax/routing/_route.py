@@ -196,18 +196,18 @@ def _by_default(leaf: Leaf) -> tuple[Rule, Outcome]:
         applied = ((rule, rule.outcome(leaf)) for rule in default_rules_for("/".join(leaf.names)))
         rule, outcome = next(each for each in applied if each[1] is not None)
         if isinstance(outcome, tuple):
-            outcome = tuple(_as_stored(view, leaf) for view in outcome)
+            outcome = tuple(as_stored(view, leaf) for view in outcome)
         elif isinstance(outcome, MatrixAxes):
             one = any(
                 math.prod(leaf.layer_shape[axis] for axis in group) == 1
                 for group in (outcome.rows, outcome.cols)
             )
-            outcome = FALLBACK if one else _as_stored(outcome, leaf)
+            outcome = FALLBACK if one else as_stored(outcome, leaf)
         tree.decided[seen] = rule, outcome
     return tree.decided[seen]
 
 
-def _as_stored(axes: MatrixAxes, leaf: Leaf) -> MatrixAxes:
+def as_stored(axes: MatrixAxes, leaf: Leaf) -> MatrixAxes:
     """Renames the axes of one layer to those of the stored array, which may be a stack."""
     kept = [axis for axis in range(len(leaf.shape)) if axis not in leaf.stack]
     rows, cols = ([kept[axis] for axis in group] for group in (axes.rows, axes.cols))

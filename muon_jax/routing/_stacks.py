@@ -98,6 +98,8 @@ def _rank_by_name(leaf: Leaf) -> int:
     bare = layer_path == leaf.names
     if vocabulary.is_norm(layer) and (bare or matches(vocabulary.NORM_VECTOR, last)):
         return 1
+    if len(shape) == 5 and matches(vocabulary.FUSED_QUERY_KEY_VALUE, layer):
+        return 4  # (inputs, 3, heads, head_dim)
     is_filter = len(shape) > 3 and (shape[0] == shape[1] or shape[-2] == shape[-1])
     if len(shape) < 3 or is_filter or not (bare or matches(vocabulary.WEIGHT, last)):
         return 0

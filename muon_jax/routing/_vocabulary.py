@@ -42,7 +42,9 @@ DENSE = (
 """Layers whose weight is a matrix in every library, so that a third axis repeats it."""
 
 _SUFFIX = "{,_w,_proj,_projection,_einsum,_dense,_lin,_linear,_kernel,_weight}"
-ATTENTION_INPUT = f"{{,w,w_,to_,c_,linear_}}{{q,k,v,query,key,value}}{_SUFFIX}"
+_PREFIX = "{,w,w_,to_,c_,linear_}"
+QUERY, KEY, _VALUE = (f"{_PREFIX}{{{of}}}{_SUFFIX}" for of in ("q,query", "k,key", "v,value"))
+ATTENTION_INPUT = f"{QUERY},{KEY},{_VALUE}"
 FUSED_KEY_VALUE = f"{{,w,w_,to_,c_}}kv{_SUFFIX},key_value{_SUFFIX}"
 FUSED_QUERY_KEY_VALUE = f"*qkv{_SUFFIX},c_attn,*att*/in_proj,*att*/in_proj_weight"
 ATTENTION_OUTPUT = (

@@ -97,7 +97,7 @@ def tree_solver(
     rescale = scaler(scale)
     cost = functools.cache(flops_of(polar) or quintic_flops)
 
-    def solve(matrices: Sequence[Matrices]) -> list[Matrices]:
+    def solve(matrices: Sequence[Batch]) -> list[Batch]:
         return [
             rescale(each) for each in orthogonalize_all(matrices, polar, chunk_bytes, call=call)
         ]

@@ -282,6 +282,8 @@ def _root_mean_square(old: Array, new: Array, decay: float) -> Array:
     return jnp.hypot(math.sqrt(decay) * old, math.sqrt(1 - decay) * new.astype(old.dtype))
 
 
-def _product(left: Matrices, right: Matrices) -> Matrices:
+def _product(
+    left: Float[Array, "batch rows inner"], right: Float[Array, "batch inner cols"]
+) -> Matrices:
     """Multiplies in three bfloat16 passes on TPUs, TF32 on GPUs, float32 on CPUs."""
     return jnp.matmul(left, right, precision=lax.Precision.HIGH)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from muon_jax._checks import check_choice, check_positive_int, invalid, refused
-from muon_jax._types import Matrices, Solve
+from muon_jax._types import Batch, Matrices, Solve
 
 Shape: TypeAlias = tuple[int, ...]
 MatricesShape: TypeAlias = tuple[int, int, int]
@@ -88,7 +88,7 @@ class Split:
             return tuple((batch, size * repeats, cols) for size in sizes)
         return tuple((batch, rows, size * repeats) for size in sizes)
 
-    def cut(self, matrices: Matrices) -> tuple[Matrices, ...]:
+    def cut(self, matrices: Matrices) -> tuple[Batch, ...]:
         """Separates the parts: equal ones become batch entries, unequal ones separate arrays."""
         axis, sizes, repeats = self._pattern(matrices.shape)
         before, after = matrices.shape[:axis], matrices.shape[axis + 1 :]
@@ -101,7 +101,7 @@ class Split:
         parts = jnp.split(pattern, starts, axis=axis + 1)
         return tuple(part.reshape(target) for part, target in zip(parts, targets, strict=True))
 
-    def join(self, parts: Sequence[Matrices], shape: Shape) -> Matrices:
+    def join(self, parts: Sequence[Batch], shape: Shape) -> Matrices:
         """Concatenates the parts again; the inverse of `cut`."""
         axis, sizes, repeats = self._pattern(shape)
         before, after = shape[:axis], shape[axis + 1 :]
@@ -214,7 +214,7 @@ class MatrixAxes:
         whole = self._whole(shape)
         return (whole,) if self.split is None else self.split.part_shapes(whole)
 
-    def to_matrices(self, leaf: Float[Array, "..."]) -> tuple[Matrices, ...]:
+    def to_matrices(self, leaf: Float[Array, "..."]) -> tuple[Batch, ...]:
         """Reshapes a weight to batches of matrices.
 
         Returns:
@@ -225,7 +225,7 @@ class MatrixAxes:
         matrices = _transposed(leaf, self._order(leaf.ndim)).reshape(whole)
         return (matrices,) if self.split is None else self.split.cut(matrices)
 
-    def from_matrices(self, matrices: Sequence[Matrices], shape: Shape) -> Float[Array, "..."]:
+    def from_matrices(self, matrices: Sequence[Batch], shape: Shape) -> Float[Array, "..."]:
         """Restores a weight of this shape; the exact inverse of `to_matrices`."""
         whole = self._whole(shape)
         joined = matrices[0] if self.split is None else self.split.join(matrices, whole)

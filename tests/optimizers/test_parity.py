@@ -99,11 +99,11 @@ def test_the_nesterov_mix_of_optax_tends_to_that_of_muon():
     assert difference(400) < 1e-5
 
 
-VALUE, QUERY, KEY = KIMI = ("wide", "tall", "square")
+OUT, QKV = KIMI = ("wide", "large")
 
 
 def kimi_run(maxima: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
-    """Algorithm 1 of Kimi K2's report in float64, for two heads of queries and keys."""
+    """Algorithm 1 of Kimi K2's report in float64, for two heads in a fused kernel."""
     weights = {name: START[name].astype(np.float64) for name in KIMI}
     buffers = {name: np.zeros_like(weight) for name, weight in weights.items()}
     for step, heads in enumerate(maxima):
@@ -114,18 +114,16 @@ def kimi_run(maxima: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
             weights[name] = weight - run.RATE * (update + run.DECAY * weight)
         for head, logit in enumerate(heads):
             if logit > threshold:
-                for name in (QUERY, KEY):
-                    weight = np.split(weights[name], 2)[head]  # views of the outputs of a head
-                    weight *= np.sqrt(threshold / logit)
+                of_heads = weights[QKV].reshape(3, 2, 12, -1)  # query, key, value by head
+                of_heads[:2, head] *= np.sqrt(threshold / logit)
     return weights
 
 
 def test_the_recipe_of_kimi_k2_is_its_algorithm():
     maxima = 100 * np.exp(0.3 * np.random.default_rng(0).normal(size=(run.STEPS, 2)))
-    target = muon_jax.QKTarget(
-        query=muon_jax.QKPart(f"{QUERY}/kernel", fused=(-1, (2, 20))),
-        key=muon_jax.QKPart(f"{KEY}/kernel", fused=(-1, (2, 12))),
-    )
+    thirds = muon_jax.MatrixAxes(rows=0, cols=1, split=3)
+    query, key = (muon_jax.QKPart(QKV, thirds, part) for part in (0, 1))
+    target = muon_jax.QKTarget(query=query, key=key)
     tx = recipes.kimi_k2(
         run.RATE, weight_decay=run.DECAY, targets={"attn": target}, dtype="float32"
     )

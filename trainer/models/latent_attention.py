@@ -91,10 +91,13 @@ class LatentAttention(nnx.Module):
 
 def clip_target(config: LatentConfig) -> muon_jax.QKTarget:
     """Says what QK-Clip scales: content parts by √(τ/S), the rotary query by τ/S."""
-    content, rotary = (-1, 0, config.content), (-1, config.content, config.head)
+    queries, keys_and_values = (
+        muon_jax.MatrixAxes(0, (1, 2), muon_jax.Split((config.content, width), interleaved=True))
+        for width in (config.rotary, config.head)
+    )
     return muon_jax.QKTarget(
-        query=muon_jax.QKPart("q_up", stretch=content),
-        rotary_query=muon_jax.QKPart("q_up", stretch=rotary),
-        key=muon_jax.QKPart("kv_up", stretch=content),
+        query=muon_jax.QKPart("q_up", queries, part=0),
+        rotary_query=muon_jax.QKPart("q_up", queries, part=1),
+        key=muon_jax.QKPart("kv_up", keys_and_values, part=0),
         shared_key="k_rotary",
     )
