@@ -25,7 +25,9 @@ Orthogonalizer: TypeAlias = Callable[[Matrices], Matrices]
 ShapeScale: TypeAlias = Callable[[int, int], float]
 """Maps (rows, cols) = (inputs, outputs) of a matrix to the factor on its orthogonal update."""
 
-Scale: TypeAlias = Literal["match_rms", "keller", "spectral", "update_norm", "none"] | ShapeScale
+Scale: TypeAlias = (
+    Literal["outputs", "match_rms", "keller", "spectral", "update_norm", "none"] | ShapeScale
+)
 """The size of orthogonal updates: see `scale_by_muon`."""
 
 Mask: TypeAlias = Any | Callable[[optax.Params], Any]

@@ -37,7 +37,8 @@ BAD_VALUES = [
     ),
     (
         lambda: muon_jax.scale_by_muon(scale="rms"),
-        "muon_jax.scale_by_muon(scale='rms'): choose one of 'match_rms', 'keller', 'spectral', "
+        "muon_jax.scale_by_muon(scale='rms'): choose one of 'outputs', 'match_rms', 'keller', "
+        "'spectral', "
         "'none', 'update_norm', muon_jax.hidden_size(width), or a callable of (rows, cols).",
     ),
     (

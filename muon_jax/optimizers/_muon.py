@@ -34,24 +34,28 @@ from muon_jax.transforms._precondition import PreconditionerLike
 from muon_jax.transforms._record import RecordedLeaf
 from muon_jax.transforms._scale_by_path import times
 
-TABLE_RATE = 10.0
-"""Factor on the learning rate of embeddings and output heads, from the comparison in
-`docs/explanation/comparison.md`."""
+ADAMW_RATES = MappingProxyType(
+    {"outputs": 2.5, "match_rms": 2.5, "update_norm": 2.5, "keller": 1.0, "spectral": 1.0}
+)
+"""AdamW's learning rate over that of the matrices, by the scale of their updates."""
 
-_TABLES = ("embedding", "head")  # names of their default rules
-_TRACED_TABLES = ("lookup table", "logits")  # their names in `trace_axes`
+TABLE_RATES = MappingProxyType({"embedding": 8.0, "lookup table": 8.0, "head": 2.0, "logits": 2.0})
+"""Further factors for embeddings and output heads, by their rules by name and in `trace_axes`.
+
+All were chosen by the comparison in `docs/explanation/comparison.md`.
+"""
 
 
 @public("muon", other_names=OTHER_NAMES)
 def muon(
     learning_rate: ScalarOrSchedule,
     *,
-    weight_decay: ScalarOrSchedule = 0.1,
+    weight_decay: ScalarOrSchedule = 0.25,
     weight_decay_mask: Mask | None = None,
     momentum: ScalarOrSchedule = 0.95,
     nesterov: bool = True,
     orthogonalizer: Orthogonalizer | None = None,
-    scale: Scale = "match_rms",
+    scale: Scale = "outputs",
     momentum_dtype: Any = None,
     distribute: Distribute = "auto",
     precondition: PreconditionerLike = None,
@@ -68,14 +72,13 @@ def muon(
     convolution kernels are matrices; embeddings, positional tables, output heads, vectors and
     scalars are not. `label_params` returns the label of each parameter; `rules` take precedence.
 
-    The learning rate is η for matrices, vectors and scalars, and 10 η for embeddings, positional
-    tables and output heads. Only matrices decay. Both defaults come from the comparison in
-    `docs/explanation/comparison.md`, and hold for the default scale, whose updates have the RMS of
-    AdamW's. With `scale="keller"` or `"spectral"` a good η is larger, usually 0.02, and AdamW has η
-    for all its parameters: give `fallback_learning_rate`.
+    The learning rate is η for matrices. For AdamW it is 2.5 η, 5 η for output heads and 20 η for
+    embeddings. Only matrices decay. The comparison in `docs/explanation/comparison.md` chose these
+    defaults. With `scale="keller"` or `"spectral"` a good η is larger, usually 0.02, and AdamW has
+    η, 2 η and 8 η; with `"none"` or a function as scale it has η for all its parameters.
 
-    To train parameters at another learning rate, chain `scale_by_path`. Its factors multiply the 10
-    of embeddings and heads; `fallback_learning_rate` replaces that 10.
+    To train parameters at another learning rate, chain `scale_by_path`, whose factors multiply
+    these; `fallback_learning_rate` replaces them.
 
     Args:
       learning_rate: η, or a schedule of it by step.
@@ -102,7 +105,7 @@ def muon(
         `muon_jax.adamw(1e-3, b2=0.999)`, `optax.lion(1e-4)`, `muon_jax.momentum_rms(1e-3)`. None is
         `muon_jax.adamw`.
       fallback_learning_rate: learning rate or schedule of that AdamW for all its parameters; None
-        is `learning_rate`, times 10 for embeddings and output heads under the default scale.
+        is the factors above times `learning_rate`.
 
     Returns:
       An optimizer for any tree of parameters; apply its updates with `optax.apply_updates`.
@@ -148,7 +151,8 @@ def muon(
         precondition=precondition,
     )
     scaled_with()  # raises for unusable arguments now, not at `init`
-    one_rate = fallback is not None or fallback_learning_rate is not None or scale != "match_rms"
+    given = fallback is not None or fallback_learning_rate is not None
+    adamw_rate = None if given or callable(scale) else ADAMW_RATES.get(scale)
     rate = learning_rate if fallback_learning_rate is None else fallback_learning_rate
 
     @once_per_structure
@@ -162,7 +166,9 @@ def muon(
         return routes, mask_by_leaf(call, "weight_decay_mask", tree, weight_decay_mask)
 
     def factor_of(found: Route) -> float:
-        return 1.0 if one_rate else default_factor(found)
+        if found.label != FALLBACK or adamw_rate is None:
+            return 1.0
+        return adamw_rate * TABLE_RATES.get(found.rule, 1.0)
 
     def build(tree: Any) -> optax.GradientTransformationExtraArgs:
         routes, kept = read(tree)
@@ -238,12 +244,6 @@ def muon_clip(
       >>> updates, state = tx.update(params, tx.init(params), params, max_logits=maxima)
     """
     return optax.chain(muon(learning_rate, **muon_arguments), clip_qk(threshold, targets))
-
-
-def default_factor(found: Route) -> float:
-    """Returns the factor on the learning rate of a parameter under the default scale."""
-    tables = _TABLES if found.by_default else _TRACED_TABLES
-    return TABLE_RATE if found.label == FALLBACK and found.rule in tables else 1.0
 
 
 def shown_decay(weight_decay: ScalarOrSchedule) -> float | str:

@@ -43,7 +43,7 @@ def scale_by_muon(
     momentum: ScalarOrSchedule = 0.95,
     nesterov: bool = True,
     orthogonalizer: Orthogonalizer | None = None,
-    scale: Scale = "match_rms",
+    scale: Scale = "outputs",
     axes: AxesLike = None,
     momentum_dtype: Any = None,
     chunk_bytes: int | None = None,
@@ -73,10 +73,11 @@ def scale_by_muon(
       momentum: decay of the average, in [0, 1), or a schedule of it by step.
       nesterov: whether to use Nesterov momentum, as in the formula.
       orthogonalizer: from (batch, rows, cols) to the same shape; None is `newton_schulz()`.
-      scale: size of the update. `"match_rms"`: 0.2·√max(rows, cols), the RMS of a typical AdamW
-        update; `"keller"`: √max(1, cols/rows); `"spectral"`: √(cols/rows); `"update_norm"`: 0.2
-        over the measured RMS; `"none"`; `hidden_size(width)`; or any callable of (rows, cols),
-        which are always (inputs, outputs).
+      scale: size of the update. `"outputs"`: 0.2·√cols, the RMS of a typical AdamW update unless
+        there are fewer outputs than inputs; `"match_rms"`: 0.2·√max(rows, cols), that RMS for every
+        shape; `"keller"`: √max(1, cols/rows); `"spectral"`: √(cols/rows); `"update_norm"`: 0.2 over
+        the measured RMS; `"none"`; `hidden_size(width)`; or any callable of (rows, cols), which are
+        always (inputs, outputs).
       axes: views of leaves as matrices: a `MatrixAxes`, a prefix tree of them (None passes the
         gradient of a leaf on unchanged), a function from parameters to such a tree, or the result
         of `trace_axes`; None applies the default rules by path and shape.

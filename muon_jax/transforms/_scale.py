@@ -21,6 +21,16 @@ UPDATE_NORM = "update_norm"
 """The only named scale that depends on the update, not on its shape."""
 
 
+def outputs(rows: int, cols: int) -> float:
+    """Gives the update the RMS of a typical AdamW update, or less for more inputs than outputs.
+
+    The factor is 0.2·√cols, which lets every output change by the same amount at most, whatever the
+    number of inputs. `docs/explanation/comparison.md` compares its loss with `match_rms`.
+    """
+    del rows
+    return ADAMW_UPDATE_RMS * math.sqrt(cols)
+
+
 def match_rms(rows: int, cols: int) -> float:
     """Gives the update the RMS of a typical AdamW update: 0.2·√max(rows, cols).
 
@@ -66,7 +76,13 @@ def hidden_size(width: int) -> ShapeScale:
 
 
 SHAPE_SCALES = MappingProxyType(
-    {"match_rms": match_rms, "keller": keller, "spectral": spectral, "none": unscaled}
+    {
+        "outputs": outputs,
+        "match_rms": match_rms,
+        "keller": keller,
+        "spectral": spectral,
+        "none": unscaled,
+    }
 )
 
 

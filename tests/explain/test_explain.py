@@ -55,14 +55,17 @@ def test_the_rest_is_told_too():
     leaf = by_path(explain(PARAMS))["wte/embedding"]
     assert (leaf.label, leaf.rule, leaf.axes, leaf.matrices) == ("adamw", "embedding", None, ())
     assert (leaf.flops, leaf.state_bytes) == (0, 2 * 11 * 4 * 4)
-    assert (leaf.weight_decay, leaf.learning_rate_multiplier) == (0.0, 10.0)
+    assert (leaf.weight_decay, leaf.learning_rate_multiplier) == (0.0, 20.0)
 
 
-def test_only_tables_have_another_rate_and_only_under_the_default_scale():
-    vector, matrix = (by_path(explain(PARAMS))[p] for p in ("norm/scale", "blocks/0/mlp/up/kernel"))
-    assert (vector.learning_rate_multiplier, matrix.learning_rate_multiplier) == (1.0, 1.0)
-    table = by_path(explain(PARAMS, scale="spectral"))["wte/embedding"]
-    assert table.learning_rate_multiplier == 1.0
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [("outputs", (2.5, 1.0, 20.0)), ("spectral", (1.0, 1.0, 8.0)), ("none", (1.0, 1.0, 1.0))],
+)
+def test_the_scale_decides_the_learning_rates_of_adamw(scale, expected):
+    leaves = by_path(explain(PARAMS, scale=scale))
+    paths = "norm/scale", "blocks/0/mlp/up/kernel", "wte/embedding"
+    assert tuple(leaves[path].learning_rate_multiplier for path in paths) == expected
 
 
 def test_totals_are_the_sums():
@@ -185,8 +188,8 @@ def test_parameters_of_another_optimizer_have_its_state():
 def test_factors_by_path_multiply_those_of_muon():
     tx = optax.chain(muon(1.0), scale_by_path({"wte/*": 0.5}))
     leaves = by_path(explained_by(PARAMS, tx))
-    assert leaves["wte/embedding"].learning_rate_multiplier == 5.0
-    assert leaves["norm/scale"].learning_rate_multiplier == 1.0
+    assert leaves["wte/embedding"].learning_rate_multiplier == 10.0
+    assert leaves["norm/scale"].learning_rate_multiplier == 2.5
 
 
 def test_parameters_that_differ_in_a_number_share_a_row():

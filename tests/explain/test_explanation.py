@@ -47,7 +47,9 @@ def explained(**options):
 
 
 def test_a_table_to_the_letter():
-    table = str(explained(scale="update_norm", weight_decay=lambda step: 0.1))
+    table = str(
+        explained(scale="update_norm", weight_decay=lambda step: 0.1, fallback_learning_rate=1.0)
+    )
     lines = table.splitlines()
     assert set(lines.pop(1)) == set(lines.pop(5)) == {"-"}
     assert "\n".join(lines) == TABLE

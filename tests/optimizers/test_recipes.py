@@ -35,41 +35,55 @@ def run(tx: optax.GradientTransformation, steps: int = 3):
     return params
 
 
+RATE = 2.0**-5  # a power of two, so that the order of factors does not matter
+
+
 def test_equals_the_chain_by_hand():
     by_hand = optax.multi_transform(
         {
             "muon": optax.chain(
                 muon_jax.scale_by_muon(axes=muon_jax.matrix_axes(PARAMS)),
                 optax.add_decayed_weights(0.1),
-                optax.scale_by_learning_rate(3e-2),
+                optax.scale_by_learning_rate(RATE),
             ),
-            "tables": ADAMW(0.3, weight_decay=0.0),
-            "vectors": ADAMW(3e-2, weight_decay=0.0),
+            "table": ADAMW(20 * RATE, weight_decay=0.0),
+            "head": ADAMW(5 * RATE, weight_decay=0.0),
+            "vectors": ADAMW(2.5 * RATE, weight_decay=0.0),
         },
         {
-            "embed": {"embedding": "tables"},
+            "embed": {"embedding": "table"},
             "dense": {"kernel": "muon", "bias": "vectors"},
-            "head": {"kernel": "tables"},
+            "head": {"kernel": "head"},
         },
     )
-    ours = run(muon_jax.muon(3e-2, weight_decay=0.1))
+    ours = run(muon_jax.muon(RATE, weight_decay=0.1))
     chex.assert_trees_all_close(ours, run(by_hand), rtol=1e-6, atol=LAST_BIT)
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"scale": "keller"}, {"scale": "spectral"}, {"fallback_learning_rate": 0.1}],
-    ids=["keller", "spectral", "rate given"],
+    [{"scale": "none"}, {"scale": muon_jax.hidden_size(8)}, {"fallback_learning_rate": 0.1}],
+    ids=["none", "function", "rate given"],
 )
-def test_tables_have_the_rate_of_vectors_with_another_scale_or_a_rate_given(options):
+def test_adamw_has_one_rate_with_other_scales_or_a_rate_given(options):
     trained = run(muon_jax.muon(0.1, **options))
     alone = run(ADAMW(0.1, weight_decay=0.0))
     chex.assert_trees_all_close(without_muon(trained), without_muon(alone), rtol=1e-5)
 
 
+@pytest.mark.parametrize("scale", ["keller", "spectral"])
+def test_scales_of_order_one_leave_vectors_the_rate_of_the_matrices(scale):
+    trained = run(muon_jax.muon(0.1, scale=scale))
+    for name, factor in (("embed", 8), ("head", 2)):
+        alone = run(ADAMW(factor * 0.1, weight_decay=0.0))
+        chex.assert_trees_all_close(trained[name], alone[name], rtol=1e-5)
+    alone = run(ADAMW(0.1, weight_decay=0.0))
+    np.testing.assert_allclose(trained["dense"]["bias"], alone["dense"]["bias"], rtol=1e-5)
+
+
 def test_a_rule_of_ones_own_gives_a_table_the_rate_of_vectors():
     trained = run(muon_jax.muon(0.1, rules=[muon_jax.Rule("head/kernel", "adamw")]))
-    alone = run(ADAMW(0.1, weight_decay=0.0))
+    alone = run(ADAMW(2.5 * 0.1, weight_decay=0.0))
     np.testing.assert_allclose(trained["head"]["kernel"], alone["head"]["kernel"], rtol=1e-5)
 
 
@@ -175,7 +189,9 @@ def test_the_default_fallback_is_the_preset():
 def test_one_mask_for_the_whole_tree_as_in_optax_contrib_muon():
     """A bias that the mask spares does not decay, and a table that it names does."""
     zeros = jax.tree.map(jnp.zeros_like, PARAMS)
-    tx = muon_jax.muon(1.0, weight_decay=0.25, weight_decay_mask=matrices, scale="keller")
+    tx = muon_jax.muon(
+        1.0, weight_decay=0.25, weight_decay_mask=matrices, fallback_learning_rate=1.0
+    )
     updates, _ = tx.update(zeros, tx.init(PARAMS), PARAMS)
     expected = jax.tree.map(lambda leaf: -0.25 * leaf * (leaf.ndim > 1), PARAMS)
     chex.assert_trees_all_close(updates, expected, rtol=1e-6)

@@ -31,6 +31,8 @@ def test_two_scales_give_the_update_rms_of_adamw(scale, shape):
     ("scale", "rows", "cols", "factor"),
     [
         ("none", 4, 16, 1.0),
+        ("outputs", 4, 16, 0.8),
+        ("outputs", 16, 4, 0.4),
         ("match_rms", 4, 16, 0.8),
         ("match_rms", 16, 4, 0.8),
         ("keller", 4, 16, 2.0),
