@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from muon_jax import _checks
-from muon_jax._types import Matrices, Orthogonalizer, Scale
+from muon_jax._types import Batch, Orthogonalizer, Scale
 from muon_jax.mesh._distribution import Distribute, check_distribute
 from muon_jax.mesh._layout import resolve_layout
 from muon_jax.mesh._notice import warn_if_distributed
