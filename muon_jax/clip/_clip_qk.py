@@ -18,7 +18,6 @@ from muon_jax.mesh._state import on_mesh_of
 from muon_jax.transforms._same_leaves import params_beside
 from muon_jax.trees._paths import is_placeholder, map_named, named_leaves
 
-_CALL = "clip_qk"
 _UPDATE = "clip_qk(...).update"
 
 
@@ -76,10 +75,10 @@ def clip_qk(
     References:
       Kimi Team, Kimi K2: Open Agentic Intelligence, 2025, https://arxiv.org/abs/2507.20534
     """
-    _checks.check_no_schedule(_CALL, "threshold", threshold)
-    _checks.check_non_negative(_CALL, "threshold", threshold)
+    _checks.check_no_schedule("threshold", threshold)
+    _checks.check_non_negative("threshold", threshold)
     if not isinstance(threshold, jax.Array) and threshold == 0:
-        raise _checks.invalid(_CALL, "threshold", threshold, "give a number above 0")
+        raise _checks.invalid("threshold", threshold, "give a number above 0")
     if targets is not None:
         _check_targets(targets)
 
@@ -104,9 +103,9 @@ def clip_qk(
         del extra_args
         if params is None:
             raise _checks.refused(
-                _UPDATE, "params is missing", "Pass params: the clipped weight is made from them"
+                "params is missing", "Pass params: the clipped weight is made from them"
             )
-        params = params_beside(updates, params, call=_UPDATE)
+        params = params_beside(updates, params)
         work = plan(targets, params)
         maxima = _named_maxima(max_logits, work.maxima)
         gamma = {layer: _head_factors(logits, threshold) for layer, logits in maxima.items()}
@@ -182,7 +181,6 @@ def _named_maxima(max_logits: Any, expected: Mapping[str, Shape]) -> dict[str, A
     """Checks the maxima against the layers that have targets."""
     if max_logits is None:
         raise _checks.refused(
-            _UPDATE,
             "max_logits is missing",
             "Pass max_logits=muon_jax.attention.collect_max_logits(intermediates), or "
             "max_attention_logits(query, key) by layer",
@@ -190,21 +188,18 @@ def _named_maxima(max_logits: Any, expected: Mapping[str, Shape]) -> dict[str, A
     maxima = {path: jnp.asarray(leaf, jnp.float32) for path, leaf in named_leaves(max_logits)}
     if unknown := [repr(layer) for layer in maxima if layer not in expected]:
         raise _checks.refused(
-            _UPDATE,
             f"max_logits names layers without a target: {_checks.listed(unknown)}",
             "Declare them in targets, or leave them out, as layers with query-key norms should be: "
             f"targets are {_checks.listed(map(repr, expected))}",
         )
     if missing := [repr(layer) for layer in expected if layer not in maxima]:
         raise _checks.refused(
-            _UPDATE,
             f"max_logits lacks {_checks.listed(missing)}",
             "Report the maxima of every layer that is a target, or declare fewer targets",
         )
     for layer, S in maxima.items():
         if S.shape != expected[layer]:
             raise _checks.refused(
-                _UPDATE,
                 f"max_logits[{layer!r}] has shape {S.shape}, the layer's heads {expected[layer]}",
                 "Give one maximum a head, (heads,) or (layers, heads); if heads are miscounted, "
                 "declare by QKPart where they lie",
@@ -216,14 +211,12 @@ def _named_maxima(max_logits: Any, expected: Mapping[str, Shape]) -> dict[str, A
 def _check_targets(targets: Any) -> None:
     remedy = "give {layer path: QKTarget(...)}, or None"
     if not isinstance(targets, Mapping):
-        raise _checks.invalid(_CALL, "targets", targets, remedy, TypeError)
+        raise _checks.invalid("targets", targets, remedy, TypeError)
     if not targets:
-        raise _checks.invalid(_CALL, "targets", targets, remedy)
+        raise _checks.invalid("targets", targets, remedy)
     for layer, target in targets.items():
         if not isinstance(target, QKTarget):
-            raise _checks.invalid(
-                _CALL, f"targets[{layer!r}]", target, "give a QKTarget", TypeError
-            )
+            raise _checks.invalid(f"targets[{layer!r}]", target, "give a QKTarget", TypeError)
 
 
 def _counted(

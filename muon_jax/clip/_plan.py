@@ -11,7 +11,6 @@ from muon_jax.clip._targets import QKPart, QKTarget, Shape
 from muon_jax.trees._paths import masked_paths, named_leaves
 from muon_jax.trees._patterns import path_fits
 
-_CALL = "clip_qk"
 _WHERE_HEADS_LIE = "Say by QKPart where the heads lie: head_axis, fused, stretch"
 
 _NORMS = frozenset(
@@ -88,7 +87,6 @@ def _inferred(
             found[layer] = QKTarget(query=of_query, key=of_key, layer_axis=layer_axis)
     if not found:
         raise _checks.refused(
-            _CALL,
             "found no attention in the parameters: no kernels 'query' and 'key' of shape "
             "(inputs, heads, head_dim) nor 'qkv' of shape (inputs, 3, heads, head_dim) without "
             "a norm behind them",
@@ -110,14 +108,13 @@ def _matched(
         ]
         if not layers:
             raise _checks.refused(
-                _CALL,
                 f"targets[{pattern!r}] matches no layer that has a {path!r}",
                 f"Name layers by their path in the parameters: {_checks.listed(shapes)}",
             )
         for layer in layers:
             if layer in found:
                 raise _checks.refused(
-                    _CALL, f"two targets match the layer {layer!r}", "Leave it to one of them"
+                    f"two targets match the layer {layer!r}", "Leave it to one of them"
                 )
             found[layer] = target
     return found
@@ -137,9 +134,7 @@ def _read(
     heads = counts["query"]
     if heads % counts.get("key", 1) or counts.get("rotary_query", heads) != heads:
         raise _checks.refused(
-            _CALL,
-            f"the heads of {layer!r} do not go together: {counts}",
-            _WHERE_HEADS_LIE,
+            f"the heads of {layer!r} do not go together: {counts}", _WHERE_HEADS_LIE
         )
     # A query that also meets the key of all heads has to bring the whole factor there.
     meets_shared = "shared_key" in parts and "rotary_query" not in parts
@@ -163,7 +158,6 @@ def _check_nothing_hidden(layer: str, target: QKTarget, hidden: Iterable[str]) -
     bases = {_join(layer, part.path) for part in target.parts().values()}
     if missed := [name for name in hidden if not bases.isdisjoint(_ancestry(name))]:
         raise _checks.refused(
-            _CALL,
             f"a mask hides {_checks.listed(map(repr, missed))}, which the layer {layer!r} scales",
             "Let it see all parameters, as optax.chain(optax.multi_transform(...), clip_qk(...))",
         )
@@ -176,9 +170,7 @@ def _below(layer: str, path: str, shapes: Mapping[str, Shape]) -> dict[str, Shap
     if not found:
         siblings = [name for name in shapes if layer in _ancestry(name)]
         raise _checks.refused(
-            _CALL,
-            f"the layer {layer!r} has no parameter {path!r}",
-            f"It has {_checks.listed(siblings)}",
+            f"the layer {layer!r} has no parameter {path!r}", f"It has {_checks.listed(siblings)}"
         )
     return found
 
@@ -187,14 +179,12 @@ def _head_count(layer: str, part: QKPart, parameters: Mapping[str, Shape]) -> in
     for name, shape in parameters.items():
         if not part.fits(shape):
             raise _checks.refused(
-                _CALL,
-                f"{name!r} of shape {shape} does not have the axes of {part}",
-                _WHERE_HEADS_LIE,
+                f"{name!r} of shape {shape} does not have the axes of {part}", _WHERE_HEADS_LIE
             )
     counts = {name: part.heads(shape) for name, shape in parameters.items()}
     if len(set(counts.values())) > 1:
         raise _checks.refused(
-            _CALL, f"the parameters of {layer!r} count different heads: {counts}", _WHERE_HEADS_LIE
+            f"the parameters of {layer!r} count different heads: {counts}", _WHERE_HEADS_LIE
         )
     return next(iter(counts.values()))
 
@@ -209,7 +199,6 @@ def _layer_count(
         counts.add(None if is_head_axis or axis >= len(shape) else shape[axis])
     if len(counts) > 1 or None in counts:
         raise _checks.refused(
-            _CALL,
             f"axis {axis} of the parameters of {layer!r} does not count layers: they are "
             f"{ {name: shapes[name] for name, _ in scaled} }",
             "Set layer_axis to the axis that the scan added, or to None",
@@ -231,7 +220,7 @@ def _check_disjoint(name: str, shape: Shape, parts: list[QKPart]) -> None:
             )
             if not apart:
                 raise _checks.refused(
-                    _CALL, f"{other} and {one} overlap in {name!r}", "Give each its own stretch"
+                    f"{other} and {one} overlap in {name!r}", "Give each its own stretch"
                 )
 
 

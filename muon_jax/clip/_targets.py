@@ -37,16 +37,17 @@ class QKPart:
     fused: tuple[int, Shape] | None = None
     stretch: tuple[int, int, int] | None = None
 
+    @_checks.named("QKPart", inside=True)
     def __post_init__(self) -> None:
         if not _whole(self.head_axis):
             remedy = "give the number of the axis that counts heads"
-            raise _checks.invalid("QKPart", "head_axis", self.head_axis, remedy, TypeError)
+            raise _checks.invalid("head_axis", self.head_axis, remedy, TypeError)
         if not (self.fused is None or _is_fused(self.fused)):
             remedy = "give (axis, shape), such as (-1, (heads, head_dim))"
-            raise _checks.invalid("QKPart", "fused", self.fused, remedy)
+            raise _checks.invalid("fused", self.fused, remedy)
         if not (self.stretch is None or _is_stretch(self.stretch)):
             remedy = "give (axis, start, stop), such as (-1, 0, head_dim)"
-            raise _checks.invalid("QKPart", "stretch", self.stretch, remedy)
+            raise _checks.invalid("stretch", self.stretch, remedy)
 
     def viewed(self, shape: Shape) -> Shape:
         """Returns the shape in which `head_axis` and `stretch` count."""
@@ -119,18 +120,17 @@ class QKTarget:
     shared_key: str | QKPart | None = None
     layer_axis: int | None = None
 
+    @_checks.named("QKTarget", inside=True)
     def __post_init__(self) -> None:
         for role in _ROLES:
             part = getattr(self, role)
             if not isinstance(part, str | QKPart) and (role == "query" or part is not None):
-                raise _checks.invalid("QKTarget", role, part, "give a path or a QKPart", TypeError)
+                raise _checks.invalid(role, part, "give a path or a QKPart", TypeError)
         if self.key is None and self.shared_key is None:
-            raise _checks.invalid(
-                "QKTarget", "key", None, "give what the query meets: key, shared_key or both"
-            )
+            raise _checks.invalid("key", None, "give what the query meets: key, shared_key or both")
         if self.layer_axis is not None and self.layer_axis < 0:
             raise _checks.invalid(
-                "QKTarget", "layer_axis", self.layer_axis, "count the axis from the front, from 0"
+                "layer_axis", self.layer_axis, "count the axis from the front, from 0"
             )
 
     def parts(self) -> dict[str, QKPart]:
