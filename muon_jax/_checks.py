@@ -19,11 +19,12 @@ _CALL: ContextVar[str | None] = ContextVar("call", default=None)
 
 
 @contextlib.contextmanager
-def named(call: str, *, inside: bool = False) -> Iterator[None]:
+def named(call: str | None, *, inside: bool = False) -> Iterator[None]:
     """Names the public call in progress, for error messages; also a decorator.
 
     Args:
-      call: the name in `muon_jax`.
+      call: the name in `muon_jax`; None for code that names its calls itself, such as an optimizer
+        that a user passes.
       inside: whether it replaces the name of a public call around it, as for a value that a user's
         function makes.
     """

@@ -87,7 +87,7 @@ def explain(
             functions = "`nnx.state(model, nnx.Param)` or `eqx.filter(model, eqx.is_inexact_array)`"
             remedy = f"Give only the arrays that are trained, such as {functions}"
             raise refused(problem, remedy, TypeError)
-    with recording() as record:
+    with recording() as record, named(None, inside=True):
         # A new function, because JAX caches the trace of `tx.init`.
         state = jax.eval_shape(lambda tree: tx.init(tree), params)
     if arrays and not record.leaves:

@@ -33,6 +33,7 @@ class PolarTo:
     tolerance: float
     max_steps: int
 
+    @_checks.named("polar_to")
     def __call__(self, matrices: Matrices) -> Matrices:
         return on_wide(matrices, self._polar)
 

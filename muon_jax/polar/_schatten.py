@@ -17,6 +17,7 @@ class SteepestDescent:
 
     p: float
 
+    @_checks.named("steepest_descent")
     def __call__(self, matrices: Matrices) -> Matrices:
         return on_wide(matrices, self._direction)
 
