@@ -249,7 +249,7 @@ for p, mean in zip(NORMS, means, strict=True):
     print(f"{LABELS[p]:6} {mean:.4f}")
 
 # %% [markdown]
-# The flatter the better, all the way to Muon: at a batch of 1,024 bytes noise does not ask for a smaller $p$. [Muon among its relatives](../explanation/norms.md) has the rates, and says what papers report of larger models.
+# The flatter the better, all the way to Muon: at a batch of 1,024 bytes noise does not ask for a smaller $p$. [The page on norms](../explanation/norms.md) has the rates, and says what papers report of larger models.
 
 # %%
 assert (np.diff(means) < 0).all()

@@ -250,4 +250,4 @@ assert unread.parameters == {"adamw": WIDTH * WIDTH}
 # %% [markdown]
 # ## In your own project
 #
-# Print the table once before a long run. If names and loss agree, `muon(learning_rate)` is all you need; if not, give `axes=muon_jax.trace_axes(loss, params, *args)` or a `Rule`. And let a test hold it, so that a layer that someone adds later cannot go astray unnoticed: `assert not muon_jax.explain(params, tx, loss=loss, args=args).differences`. [Routes from the model itself](../how-to/trace.md) lists what is read and where it goes, and [the page of models](../reference/models.md) shows both for many architectures.
+# Print the table once before a long run. If names and loss agree, `muon(learning_rate)` is all you need; if not, give `axes=muon_jax.trace_axes(loss, params, *args)` or a `Rule`. And let a test hold it, so that a layer that someone adds later cannot go astray unnoticed: `assert not muon_jax.explain(params, tx, loss=loss, args=args).differences`. [Routes from the loss](../how-to/trace.md) lists what is read and where it goes, and [the page of models](../reference/models.md) shows both for many architectures.
