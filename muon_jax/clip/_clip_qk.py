@@ -18,8 +18,6 @@ from muon_jax.mesh._state import on_mesh_of
 from muon_jax.transforms._same_leaves import params_beside
 from muon_jax.trees._paths import is_placeholder, map_named, named_leaves
 
-_UPDATE = "clip_qk(...).update"
-
 
 class QKClipState(NamedTuple):
     """What QK-Clip has seen since it began; counts stay at the largest int32 once there."""
