@@ -34,7 +34,7 @@ def leaf_by_leaf(leaves: Leaves) -> list[Any]:
 
 def in_place(leaves: Leaves, chunk_bytes: int) -> list[Any]:
     stacks = [leaf[None] for leaf in leaves]
-    return [y[0] for y in orthogonalize_all(stacks, polar, chunk_bytes, call="batching")]
+    return [y[0] for y in orthogonalize_all(stacks, polar, chunk_bytes)]
 
 
 def stacked(leaves: Leaves, run: Callable[[Any], Any]) -> list[Any]:

@@ -88,7 +88,7 @@ def orthogonalize(who: str) -> Callable[[Any], Any]:
     """Returns the polar map of a stack as a step applies it: ours goes through it in chunks."""
     if who == THEIRS:
         return optax_map()
-    return lambda stack: orthogonalize_all([stack], muon_jax.newton_schulz(), call=OURS)[0]
+    return lambda stack: orthogonalize_all([stack], muon_jax.newton_schulz())[0]
 
 
 def compile_map(who: str, shape: tuple[int, ...]) -> Figures:

@@ -19,9 +19,16 @@ _CALL: ContextVar[str | None] = ContextVar("call", default=None)
 
 
 @contextlib.contextmanager
-def named(call: str) -> Iterator[None]:
-    """Names the public call in progress, unless it is inside another one."""
-    token = _CALL.set(_CALL.get() or call)
+def named(call: str | None, *, inside: bool = False) -> Iterator[None]:
+    """Names the public call in progress, for error messages; also a decorator.
+
+    Args:
+      call: the name in `muon_jax`; None for code that names its calls itself, such as an optimizer
+        that a user passes.
+      inside: whether it replaces the name of a public call around it, as for a value that a user's
+        function makes.
+    """
+    token = _CALL.set(call if inside else _CALL.get() or call)
     try:
         yield
     finally:
@@ -29,22 +36,21 @@ def named(call: str) -> Iterator[None]:
 
 
 def call_in_progress() -> str:
-    """Returns the name of the outermost public call, for error messages."""
+    """Returns the name of the outermost public call."""
     call = _CALL.get()
-    assert call is not None, "the factory lacks muon_jax._door.public"
-    return call
+    return f"muon_jax.{call}" if call else "muon_jax"
 
 
 def invalid(
-    call: str, argument: str, value: Any, remedy: str, kind: type[Exception] = ValueError
+    argument: str, value: Any, remedy: str, kind: type[Exception] = ValueError
 ) -> Exception:
     """Returns the exception for an unusable argument, for the caller to raise."""
-    return kind(f"muon_jax.{call}({argument}={_shown(value)}): {remedy}.")
+    return kind(f"{call_in_progress()}({argument}={_shown(value)}): {remedy}.")
 
 
-def refused(call: str, problem: str, remedy: str, kind: type[Exception] = ValueError) -> Exception:
+def refused(problem: str, remedy: str, kind: type[Exception] = ValueError) -> Exception:
     """Returns the exception for a problem that is not in one argument, such as in a tree."""
-    return kind(f"muon_jax.{call}: {problem}. {remedy}.")
+    return kind(f"{call_in_progress()}: {problem}. {remedy}.")
 
 
 def listed(items: Iterable[str], limit: int = 8) -> str:
@@ -59,67 +65,67 @@ def path_name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def check_bool(call: str, argument: str, value: Any) -> None:
+def check_bool(argument: str, value: Any) -> None:
     if not isinstance(value, bool):
-        raise invalid(call, argument, value, "give True or False", TypeError)
+        raise invalid(argument, value, "give True or False", TypeError)
 
 
-def check_choice(call: str, argument: str, value: Any, choices: Collection[str]) -> None:
+def check_choice(argument: str, value: Any, choices: Collection[str]) -> None:
     if value not in tuple(choices):  # a set or mapping would raise for an unhashable value
-        raise invalid(call, argument, value, f"choose one of {', '.join(map(repr, choices))}")
+        raise invalid(argument, value, f"choose one of {', '.join(map(repr, choices))}")
 
 
-def check_fraction(call: str, argument: str, value: Any) -> None:
+def check_fraction(argument: str, value: Any) -> None:
     """Raises for a number outside [0, 1); schedules and arrays pass, as they are known later."""
-    _check_range(call, argument, value, 1, "give a number in [0, 1)")
+    _check_range(argument, value, 1, "give a number in [0, 1)")
 
 
-def check_no_schedule(call: str, argument: str, value: Any) -> None:
+def check_no_schedule(argument: str, value: Any) -> None:
     """Raises for a schedule, where the state has no step count."""
     if callable(value):
-        remedy = f"give a number, and schedule it by optax.inject_hyperparams(muon_jax.{call})"
-        raise invalid(call, argument, value, remedy, TypeError)
+        remedy = f"give a number, and schedule it by optax.inject_hyperparams({call_in_progress()})"
+        raise invalid(argument, value, remedy, TypeError)
 
 
-def check_non_negative(call: str, argument: str, value: Any) -> None:
+def check_non_negative(argument: str, value: Any) -> None:
     """Raises for a negative or non-finite number; schedules and arrays pass."""
-    _check_range(call, argument, value, float("inf"), "give a finite number of at least 0")
+    _check_range(argument, value, float("inf"), "give a finite number of at least 0")
 
 
-def check_number(call: str, argument: str, value: Any) -> None:
+def check_number(argument: str, value: Any) -> None:
     """Raises for anything but a number, schedules and arrays included."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise invalid(call, argument, value, "give a number", TypeError)
+        raise invalid(argument, value, "give a number", TypeError)
 
 
-def check_positive_int(call: str, argument: str, value: Any) -> None:
+def check_positive_int(argument: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise invalid(call, argument, value, "give a whole number of at least 1", TypeError)
+        raise invalid(argument, value, "give a whole number of at least 1", TypeError)
     if value < 1:
-        raise invalid(call, argument, value, "give a whole number of at least 1")
+        raise invalid(argument, value, "give a whole number of at least 1")
 
 
-def check_transformation(call: str, argument: str, value: Any) -> None:
+def check_transformation(argument: str, value: Any) -> None:
     if not isinstance(value, optax.GradientTransformation):
         remedy = "give a gradient transformation, such as optax.set_to_zero()"
-        raise invalid(call, argument, value, remedy, TypeError)
+        raise invalid(argument, value, remedy, TypeError)
 
 
-def check_orthogonalizer(call: str, value: Any) -> None:
+def check_orthogonalizer(value: Any) -> None:
     if not callable(value):
         remedy = "give a callable from (batch, rows, cols) to the same shape, or newton_schulz(...)"
-        raise invalid(call, "orthogonalizer", value, remedy, TypeError)
+        raise invalid("orthogonalizer", value, remedy, TypeError)
     ours = getattr(value, "__module__", "").startswith("muon_jax.")
     if isinstance(value, type) or (ours and inspect.isfunction(value)):
         name = value.__name__
         remedy = f"Give its result: orthogonalizer={name}(...)"
-        raise refused(call, f"orthogonalizer={name} is not called", remedy, TypeError)
+        raise refused(f"orthogonalizer={name} is not called", remedy, TypeError)
     if not isinstance(value, Hashable):  # jit takes it as a static argument
         remedy = "give a hashable callable, such as a function or a frozen dataclass"
-        raise invalid(call, "orthogonalizer", value, remedy, TypeError)
+        raise invalid("orthogonalizer", value, remedy, TypeError)
 
 
-def check_float_dtype(call: str, argument: str, value: Any) -> Any:
+def check_float_dtype(argument: str, value: Any) -> Any:
     """Returns the dtype, or None for None; raises for one that cannot store a moving average."""
     if value is None:
         return None
@@ -127,19 +133,19 @@ def check_float_dtype(call: str, argument: str, value: Any) -> Any:
     try:
         dtype = jnp.dtype(value)
     except TypeError:
-        raise invalid(call, argument, value, remedy, TypeError) from None
+        raise invalid(argument, value, remedy, TypeError) from None
     if dtype not in (jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16):
-        raise invalid(call, argument, value, remedy)
+        raise invalid(argument, value, remedy)
     return dtype
 
 
-def _check_range(call: str, argument: str, value: Any, limit: float, remedy: str) -> None:
+def _check_range(argument: str, value: Any, limit: float, remedy: str) -> None:
     if callable(value) or isinstance(value, jax.Array):
         return
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise invalid(call, argument, value, "give a number or a schedule", TypeError)
+        raise invalid(argument, value, "give a number or a schedule", TypeError)
     if not 0 <= float(value) < limit:
-        raise invalid(call, argument, value, remedy)
+        raise invalid(argument, value, remedy)
 
 
 def _shown(value: Any) -> str:

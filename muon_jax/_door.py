@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import optax
 
-from muon_jax._checks import call_in_progress, named, refused
+from muon_jax._checks import named, refused
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
@@ -24,8 +24,9 @@ def public(
 ) -> Callable[[Factory], Factory]:
     """Decorates a public factory.
 
-    Errors name the outermost factory: `recipes.keller`, not the `muon` that it calls. NumPy scalars
-    become Python numbers, so that they do not change the dtype of updates.
+    Errors name the outermost factory, also those of `init` and `update`: `recipes.keller`, not the
+    `muon` that it calls. NumPy scalars become Python numbers, so that they do not change the dtype
+    of updates.
     `optax.inject_hyperparams` injects only numbers and schedules, see `_Signature`.
 
     Args:
@@ -40,9 +41,12 @@ def public(
             with named(call):
                 for name in other_names.keys() & kwargs.keys():
                     problem = f"there is no argument {name!r}"
-                    raise refused(call_in_progress(), problem, other_names[name], TypeError)
+                    raise refused(problem, other_names[name], TypeError)
                 prepared = {name: _prepared(value) for name, value in kwargs.items()}
-                return factory(*map(_prepared, args), **prepared)
+                made = factory(*map(_prepared, args), **prepared)
+            if not isinstance(made, optax.GradientTransformation):
+                return made
+            return made._replace(init=named(call)(made.init), update=named(call)(made.update))
 
         signature = inspect.signature(factory)
         parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]

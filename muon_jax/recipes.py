@@ -12,16 +12,7 @@ from muon_jax.optimizers._published import torch as torch
 from muon_jax.optimizers._strongest import best as best
 from muon_jax.optimizers._strongest import strongest as strongest
 
-__all__ = [
-    "best",
-    "keller",
-    "kimi_k2",
-    "moonlight",
-    "optax",
-    "procrustes",
-    "strongest",
-    "torch",
-]
+__all__ = ["best", "keller", "kimi_k2", "moonlight", "optax", "procrustes", "strongest", "torch"]
 
 
 def __dir__() -> list[str]:

@@ -15,8 +15,14 @@ FRACTION, FINITE = "give a number in [0, 1)", "give a finite number of at least 
 NO_SCHEDULE = "give a number, and schedule it by optax.inject_hyperparams(muon_jax.call)"
 
 
-def choice(call, argument, value):
-    _checks.check_choice(call, argument, value, ("one", "two"))
+@pytest.fixture(autouse=True)
+def in_a_call():
+    with _checks.named("call"):
+        yield
+
+
+def choice(argument, value):
+    _checks.check_choice(argument, value, ("one", "two"))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +40,7 @@ def choice(call, argument, value):
 )
 def test_lets_through(check, values):
     for value in values:
-        check("call", "argument", value)
+        check("argument", value)
 
 
 @pytest.mark.parametrize(
@@ -63,15 +69,15 @@ def test_lets_through(check, values):
 )
 def test_refuses(check, kind, value, remedy):
     with pytest.raises(kind) as refusal:
-        check("call", "argument", value)
+        check("argument", value)
     assert type(refusal.value) is kind
     assert str(refusal.value) == f"muon_jax.call(argument={value!r}): {remedy}."
 
 
 def test_refuses_what_is_no_orthogonalizer():
-    _checks.check_orthogonalizer("call", abs)
+    _checks.check_orthogonalizer(abs)
     with pytest.raises(TypeError) as refusal:
-        _checks.check_orthogonalizer("call", "svd")
+        _checks.check_orthogonalizer("svd")
     assert str(refusal.value) == (
         "muon_jax.call(orthogonalizer='svd'): give a callable from (batch, rows, cols) to the same "
         "shape, or newton_schulz(...)."
@@ -79,15 +85,15 @@ def test_refuses_what_is_no_orthogonalizer():
 
 
 def test_a_dtype_is_returned_as_one():
-    assert _checks.check_float_dtype("call", "argument", None) is None
-    assert _checks.check_float_dtype("call", "argument", "bfloat16") == jnp.bfloat16
+    assert _checks.check_float_dtype("argument", None) is None
+    assert _checks.check_float_dtype("argument", "bfloat16") == jnp.bfloat16
 
 
 def test_a_tree_is_refused_by_a_sentence():
-    problem = _checks.refused("call", "two leaves differ", "Make them equal")
+    problem = _checks.refused("two leaves differ", "Make them equal")
     assert type(problem) is ValueError
     assert str(problem) == "muon_jax.call: two leaves differ. Make them equal."
-    assert type(_checks.refused("call", "", "", TypeError)) is TypeError
+    assert type(_checks.refused("", "", TypeError)) is TypeError
 
 
 @pytest.mark.parametrize(("length", "shown"), [(78, 78), (79, 77)])
@@ -95,7 +101,7 @@ def test_a_long_value_is_cut(length, shown):
     """With its two quotes a value of 78 letters fills 80 columns."""
     text = repr("x" * length)
     expected = text if shown == length else f"{text[:shown]}..."
-    problem = _checks.invalid("call", "argument", "x" * length, "shorten it")
+    problem = _checks.invalid("argument", "x" * length, "shorten it")
     assert str(problem) == f"muon_jax.call(argument={expected}): shorten it."
     assert len(expected) == 80
 

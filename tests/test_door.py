@@ -23,9 +23,9 @@ def outer(rate: float = 2.0, **rest):
 
 
 def test_the_outermost_call_gives_the_name():
-    assert inner() == ("inner", 1.0, "plain")
-    assert outer(kind="other") == ("outer", 2.0, "other")
-    assert inner() == ("inner", 1.0, "plain")
+    assert inner() == ("muon_jax.inner", 1.0, "plain")
+    assert outer(kind="other") == ("muon_jax.outer", 2.0, "other")
+    assert inner() == ("muon_jax.inner", 1.0, "plain")
 
 
 def test_a_signature_has_the_arguments_that_are_passed_on():
@@ -44,7 +44,7 @@ def test_bound_arguments_leave_the_defaults_of_another_factory_to_it():
 def test_what_a_signature_boxes_comes_out_again():
     bound = inspect.signature(outer).bind(kind=abs)
     assert not callable(bound.arguments["kind"])
-    assert outer(**bound.arguments) == ("outer", 2.0, abs)
+    assert outer(**bound.arguments) == ("muon_jax.outer", 2.0, abs)
 
 
 @pytest.mark.parametrize("number", [np.float32(0.5), np.asarray(0.5), np.int64(1), np.bool_(True)])

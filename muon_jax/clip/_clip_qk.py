@@ -21,9 +21,7 @@ from muon_jax.transforms._per_tree import once_per_structure
 from muon_jax.transforms._same_leaves import params_beside
 from muon_jax.trees._paths import is_placeholder, map_named, named_leaves
 
-_CALL = "clip_qk"
-_UPDATE = "clip_qk(...).update"
-_refused = functools.partial(refused, _UPDATE)
+_refused = functools.partial(refused)
 
 
 class QKClipState(NamedTuple):
@@ -83,10 +81,10 @@ def clip_qk(
     References:
       Kimi Team, Kimi K2: Open Agentic Intelligence, 2025, https://arxiv.org/abs/2507.20534
     """
-    check_no_schedule(_CALL, "threshold", threshold)
-    check_non_negative(_CALL, "threshold", threshold)
+    check_no_schedule("threshold", threshold)
+    check_non_negative("threshold", threshold)
     if not isinstance(threshold, jax.Array) and threshold == 0:
-        raise invalid(_CALL, "threshold", threshold, "give a number above 0")
+        raise invalid("threshold", threshold, "give a number above 0")
     if targets is not None:
         _check_targets(targets)
 
@@ -114,7 +112,7 @@ def clip_qk(
         if params is None:
             remedy = "Pass params: the clipped weight is made from them"
             raise _refused("params is missing", remedy)
-        params = params_beside(updates, params, call=_UPDATE)
+        params = params_beside(updates, params)
         layers, scalings = planned(params)
         maxima = _named_maxima(max_logits, layers)
         gamma = {layer: _head_factors(logits, threshold) for layer, logits in maxima.items()}
@@ -185,10 +183,10 @@ def _named_maxima(max_logits: Any, layers: Mapping[str, Layer]) -> dict[str, Arr
 def _check_targets(targets: Any) -> None:
     if not (isinstance(targets, Mapping) and targets):
         kind = ValueError if isinstance(targets, Mapping) else TypeError
-        raise invalid(_CALL, "targets", targets, "give {layer path: QKTarget(...)}, or None", kind)
+        raise invalid("targets", targets, "give {layer path: QKTarget(...)}, or None", kind)
     for layer, target in targets.items():
         if not isinstance(target, QKTarget):
-            raise invalid(_CALL, f"targets[{layer!r}]", target, "give a QKTarget", TypeError)
+            raise invalid(f"targets[{layer!r}]", target, "give a QKTarget", TypeError)
 
 
 def _counted(

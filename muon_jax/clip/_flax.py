@@ -23,6 +23,7 @@ _COLLECTION = "intermediates"  # what Flax, NNX and Linen, calls the values that
 _PASSED_BY_FLAX = ("mask", "is_causal", "precision")
 
 
+@_checks.named("attention.reporting")
 def reporting(attention_fn: Callable[..., Array], **options: Any) -> Callable[..., Array]:
     """Wraps an `attention_fn` of Flax so that the layer also reports its largest logits.
 
@@ -49,9 +50,7 @@ def reporting(attention_fn: Callable[..., Array], **options: Any) -> Callable[..
     """
     if not callable(attention_fn):
         remedy = "give a function such as flax.nnx.dot_product_attention"
-        raise _checks.invalid(
-            "attention.reporting", "attention_fn", attention_fn, remedy, TypeError
-        )
+        raise _checks.invalid("attention_fn", attention_fn, remedy, TypeError)
 
     # `wraps` keeps the signature, by which Linen decides what to pass.
     @functools.wraps(attention_fn)
@@ -69,6 +68,7 @@ def reporting(attention_fn: Callable[..., Array], **options: Any) -> Callable[..
     return reported
 
 
+@_checks.named("attention.collect_max_logits")
 def collect_max_logits(intermediates: Any) -> dict[str, Float[Array, "..."]]:
     """Gathers what the layers of a Flax model reported, as `clip_qk` takes it.
 
@@ -97,7 +97,6 @@ def collect_max_logits(intermediates: Any) -> dict[str, Float[Array, "..."]]:
             maxima[layer] = jnp.maximum(maxima[layer], leaf) if layer in maxima else leaf
     if not maxima:
         raise _checks.refused(
-            "attention.collect_max_logits",
             f"no layer reported {_REPORT!r}",
             "Build the layers with attention_fn=reporting(...), call them with sow_weights=True, "
             "and capture the intermediates",

@@ -12,11 +12,11 @@ from muon_jax import _checks
 from muon_jax._types import wide_dtype
 
 _SEQUENCE, _HEADS = -3, -2  # axes of queries and keys (batch…, length, heads, head_dim)
-_CALL = "attention.max_attention_logits"
 
 _Start = Int[Array, ""]
 
 
+@_checks.named("attention.max_attention_logits")
 def max_attention_logits(
     query: Float[Array, "*batch queries heads head_dim"],
     key: Float[Array, "*batch keys groups head_dim"],
@@ -160,7 +160,6 @@ def _reach(is_causal: bool, local_window_size: Any) -> tuple[int | None, int | N
     sides = np.asarray(local_window_size)
     if sides.dtype.kind != "i" or sides.shape not in ((), (2,)) or sides.min() < 0:
         raise _checks.invalid(
-            _CALL,
             "local_window_size",
             local_window_size,
             "give how many positions are seen to the left and to the right, whole numbers from 0",
@@ -170,12 +169,7 @@ def _reach(is_causal: bool, local_window_size: Any) -> tuple[int | None, int | N
 
 
 def _visible_blocks(
-    queries: int,
-    keys: int,
-    query_block: int,
-    key_block: int,
-    before: int | None,
-    after: int | None,
+    queries: int, keys: int, query_block: int, key_block: int, before: int | None, after: int | None
 ) -> tuple[Int[np.ndarray, "blocks"], Int[np.ndarray, "blocks"]]:
     """Lists the (query, key) starts of all blocks in which some query sees some key.
 
@@ -204,7 +198,6 @@ def _check_shapes(query: Array, key: Array, mask: Array | None, segment_ids: Arr
     )
     if not fit:
         raise _checks.refused(
-            _CALL,
             f"query {query.shape} and key {key.shape} do not fit together",
             "Give (batch…, queries, heads, head_dim) and (batch…, keys, groups, head_dim), none "
             "empty, where groups divides heads",
@@ -212,7 +205,6 @@ def _check_shapes(query: Array, key: Array, mask: Array | None, segment_ids: Arr
     logits = (*query.shape[:-3], query.shape[-2], query.shape[_SEQUENCE], key.shape[_SEQUENCE])
     if mask is not None and not _broadcasts(mask.shape, logits):
         raise _checks.refused(
-            _CALL,
             f"mask {mask.shape} does not broadcast to the logits {logits}",
             "Give a mask over (batch…, heads, queries, keys)",
         )
@@ -221,7 +213,6 @@ def _check_shapes(query: Array, key: Array, mask: Array | None, segment_ids: Arr
     self_attention = query.shape[_SEQUENCE] == key.shape[_SEQUENCE]
     if not (self_attention and _broadcasts(segment_ids.shape, query.shape[:-2])):
         raise _checks.refused(
-            _CALL,
             f"segment_ids {segment_ids.shape} do not number the positions of query {query.shape} "
             f"and key {key.shape} alike",
             "Give (batch…, queries) for queries and keys of one length, or a mask",
@@ -236,7 +227,7 @@ def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
 
 
 def _check_numbers(scale: Any, soft_cap: Any, block_size: Any) -> None:
-    _checks.check_positive_int(_CALL, "block_size", block_size)
+    _checks.check_positive_int("block_size", block_size)
     for name, value in (("scale", scale), ("soft_cap", soft_cap)):
         if value is not None and not isinstance(value, jax.Array) and not value > 0:
-            raise _checks.invalid(_CALL, name, value, "give a number above 0, or None")
+            raise _checks.invalid(name, value, "give a number above 0, or None")

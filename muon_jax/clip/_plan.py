@@ -15,8 +15,7 @@ from muon_jax.routing._leaves import leaves_of
 from muon_jax.trees._patterns import path_fits
 from muon_jax.views._matrix_axes import MatrixAxes
 
-_CALL = "clip_qk"
-_refused = functools.partial(refused, _CALL)
+_refused = functools.partial(refused)
 
 Scaling: TypeAlias = tuple[str, Projection]
 """A layer whose factors scale a parameter, and how these lie in it."""
@@ -29,7 +28,7 @@ def plan(
 
     None infers the targets. A parameter that is not named is never scaled.
     """
-    leaves, hidden = leaves_of(params, _CALL)
+    leaves, hidden = leaves_of(params)
     nodes = set[str]().union(*(_ancestry(leaf.path) for leaf in leaves))
     if targets is None:
         found = inferred_targets(leaves, nodes.union(*map(_ancestry, hidden)))
@@ -112,7 +111,7 @@ def _projection(layer: str, target: QKTarget, role: str, leaves: Sequence[Leaf])
         line = f"targets={{{layer!r}: {replace(target, **declared)!r}}}"
         problem = f"cannot tell how {kernel.path!r} of shape {kernel.shape} holds its heads"
         raise _refused(problem, f"Declare it, such as {line}")
-    view.check(kernel.shape, call=_CALL, path=kernel.path)
+    view.check(kernel.shape, path=kernel.path)
     biases = {leaf.path: leaf.shape for leaf in (*below, kernel.stored_bias) if leaf}
     del biases[kernel.path]
     found = Projection(kernel.path, kernel.shape, view, part.part, tuple(biases))

@@ -3,7 +3,7 @@
 import numbers
 from dataclasses import dataclass, fields
 
-from muon_jax._checks import invalid
+from muon_jax._checks import invalid, named
 from muon_jax.views._matrix_axes import MatrixAxes
 
 
@@ -38,15 +38,16 @@ class QKPart:
     axes: MatrixAxes | None = None
     part: int = 0
 
+    @named("QKPart", inside=True)
     def __post_init__(self) -> None:
         axes, part = self.axes, self.part
         if not (axes is None or isinstance(axes, MatrixAxes)):
             remedy = "give a view, such as MatrixAxes(rows=-3, cols=(-2, -1)), or None"
-            raise invalid("QKPart", "axes", axes, remedy, TypeError)
+            raise invalid("axes", axes, remedy, TypeError)
         if axes and axes.split and axes.split.of == "rows":
-            raise invalid("QKPart", "axes", axes, "split the columns, which hold the heads")
+            raise invalid("axes", axes, "split the columns, which hold the heads")
         if isinstance(part, bool) or not isinstance(part, numbers.Integral) or part < 0:
-            raise invalid("QKPart", "part", part, "give the index of a part of the split, from 0")
+            raise invalid("part", part, "give the index of a part of the split, from 0")
 
     def __repr__(self) -> str:
         axes = f", {self.axes!r}" if self.axes else ""
@@ -89,14 +90,15 @@ class QKTarget:
     rotary_query: str | QKPart | None = None
     shared_key: str | QKPart | None = None
 
+    @named("QKTarget", inside=True)
     def __post_init__(self) -> None:
         for role in (field.name for field in fields(self)):
             part = getattr(self, role)
             if not isinstance(part, str | QKPart) and (role == "query" or part is not None):
-                raise invalid("QKTarget", role, part, "give a path or a QKPart", TypeError)
+                raise invalid(role, part, "give a path or a QKPart", TypeError)
         if self.key is None and self.shared_key is None:
             remedy = "give what the query meets: key, shared_key or both"
-            raise invalid("QKTarget", "key", None, remedy)
+            raise invalid("key", None, remedy)
 
     def __repr__(self) -> str:
         return f"QKTarget({', '.join(f'{role}={part}' for role, part in self.parts().items())})"

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from muon_jax._checks import invalid, refused
+from muon_jax._checks import invalid, named, refused
 from muon_jax.diagnostics._hlo import Collective, read_program
 
 
@@ -50,6 +50,7 @@ class Collectives:
         return "\n".join(lines) or "no collectives"
 
 
+@named("diagnostics.collectives")
 def collectives(compiled: Any) -> Collectives:
     """Lists the collectives of a compiled program.
 
@@ -72,10 +73,11 @@ def collectives(compiled: Any) -> Collectives:
     program = read_program(text)
     if program is None:
         remedy = "give a compiled program, the result of jax.jit(f).lower(...).compile()"
-        raise invalid("diagnostics.collectives", "compiled", compiled, remedy, TypeError)
+        raise invalid("compiled", compiled, remedy, TypeError)
     return Collectives(program.collectives)
 
 
+@named("diagnostics.assert_lean")
 def assert_lean(
     compiled: Any,
     *,
@@ -120,7 +122,6 @@ def assert_lean(
     if problems:
         beyond = "" if baseline is None else " beyond the baseline"
         raise refused(
-            "diagnostics.assert_lean",
             f"the program has {' and '.join(problems)}{beyond}",
             f"All of its communication:\n{found}",
             AssertionError,

@@ -37,6 +37,7 @@ class Measurement(NamedTuple):
     update_to_weight: Float[Array, "matrices"]
 
 
+@_checks.named("diagnostics.by_matrix")
 def by_matrix(function: Callable[..., Any], *trees: Any, axes: AxesLike = None) -> dict[str, Any]:
     """Applies a function of matrices to every matrix of a tree.
 
@@ -61,11 +62,10 @@ def by_matrix(function: Callable[..., Any], *trees: Any, axes: AxesLike = None) 
       >>> by_matrix(muon_jax.diagnostics.stable_rank, params)
       {'dense/kernel': Array([4.], dtype=float32)}
     """
-    call = "diagnostics.by_matrix"
     if not trees:
-        raise _checks.refused(call, "there is no tree", "Give at least one")
+        raise _checks.refused("there is no tree", "Give at least one")
     first, *others = trees
-    views = resolve_views(call, first, axes)
+    views = resolve_views(first, axes)
     structure = jax.tree.structure(first)
     columns = [structure.flatten_up_to(tree) for tree in others]
     found = {}

@@ -12,7 +12,6 @@ from muon_jax.diagnostics._measure import Measurement, measure
 from muon_jax.mesh._state import on_mesh_of
 from muon_jax.transforms._orthogonalize import AxesLike
 
-_CALL = "diagnostics.monitor"
 _NEVER = -1
 
 
@@ -33,6 +32,7 @@ class MonitorState(NamedTuple):
     measurements: dict[str, Measurement]
 
 
+@_checks.named("diagnostics.monitor")
 def monitor(
     tx: optax.GradientTransformation, *, every: int = 100, axes: AxesLike = None
 ) -> optax.GradientTransformationExtraArgs:
@@ -66,8 +66,8 @@ def monitor(
       >>> float(optax.tree_utils.tree_get(state, "measurements")["dense/kernel"].stable_rank[0])
       4.0
     """
-    _checks.check_positive_int(_CALL, "every", every)
-    _checks.check_transformation(_CALL, "tx", tx)
+    _checks.check_positive_int("every", every)
+    _checks.check_transformation("tx", tx)
     inner = optax.with_extra_args_support(tx)
 
     def init(params: optax.Params) -> MonitorState:
@@ -83,11 +83,11 @@ def monitor(
         **extra_args: Any,
     ) -> tuple[optax.Updates, MonitorState]:
         if params is None:
-            raise _checks.refused(
-                f"{_CALL}(...).update",
-                "params is missing",
-                "Pass params, because updates are measured relative to them",
-            )
+            with _checks.named("diagnostics.monitor"):
+                raise _checks.refused(
+                    "params is missing",
+                    "Pass params, because updates are measured relative to them",
+                )
         updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
 
         def measured() -> tuple[Array, dict[str, Measurement]]:
@@ -95,9 +95,7 @@ def monitor(
             return state.count, optax.tree.cast_like(found, state.measurements)
 
         measured_at, measurements = jax.lax.cond(
-            state.count % every == 0,
-            measured,
-            lambda: (state.measured_at, state.measurements),
+            state.count % every == 0, measured, lambda: (state.measured_at, state.measurements)
         )
         count = jnp.asarray(optax.safe_increment(state.count))
         return updates, MonitorState(count, inner_state, measured_at, measurements)

@@ -21,6 +21,7 @@ Measure = Float[Array, "*batch"]
 _MATRIX = (-2, -1)
 
 
+@_checks.named("diagnostics.singular_value_entropy")
 def singular_value_entropy(matrices: AnyMatrices) -> Measure:
     r"""Measures how evenly the energy of a matrix is spread over its directions.
 
@@ -51,9 +52,10 @@ def singular_value_entropy(matrices: AnyMatrices) -> Measure:
       Liu et al., `Muon is Scalable for LLM Training <https://arxiv.org/abs/2502.16982>`_, 2025,
       section 3.4, after Alter et al., 2000
     """
-    return entropy_of(scaled_singular_values(_checked("singular_value_entropy", matrices)))
+    return entropy_of(scaled_singular_values(_checked(matrices)))
 
 
+@_checks.named("diagnostics.stable_rank")
 def stable_rank(matrices: AnyMatrices) -> Measure:
     r"""Returns the stable rank :math:`\|X\|_F^2 / \|X\|_2^2`.
 
@@ -75,9 +77,10 @@ def stable_rank(matrices: AnyMatrices) -> Measure:
       >>> float(stable_rank(jnp.eye(3)))
       3.0
     """
-    return stable_rank_of(scaled_singular_values(_checked("stable_rank", matrices)))
+    return stable_rank_of(scaled_singular_values(_checked(matrices)))
 
 
+@_checks.named("diagnostics.orthogonality_residual")
 def orthogonality_residual(matrices: AnyMatrices, *, up_to_scale: bool = False) -> Measure:
     r"""Measures how far matrices are from orthogonal: :math:`\|X X^\top - I\|_F / \sqrt m`.
 
@@ -103,12 +106,13 @@ def orthogonality_residual(matrices: AnyMatrices, *, up_to_scale: bool = False) 
       >>> float(orthogonality_residual(2 * jnp.eye(3), up_to_scale=True))
       0.0
     """
-    matrices = _checked("orthogonality_residual", matrices)
+    matrices = _checked(matrices)
     if up_to_scale:
         return residual_up_to_scale_of(scaled_singular_values(matrices))
     return _distance_from_one(jnp.square(_singular_values(matrices)))
 
 
+@_checks.named("diagnostics.update_to_weight_rms")
 def update_to_weight_rms(updates: AnyMatrices, weights: AnyMatrices) -> Measure:
     """Divides the root mean square of an update by that of its weight.
 
@@ -131,11 +135,9 @@ def update_to_weight_rms(updates: AnyMatrices, weights: AnyMatrices) -> Measure:
       >>> float(update_to_weight_rms(jnp.full((2, 2), 0.5), jnp.ones((2, 2))))
       0.5
     """
-    call = "update_to_weight_rms"
-    updates, weights = _checked(call, updates), _checked(call, weights)
+    updates, weights = _checked(updates), _checked(weights)
     if updates.shape != weights.shape:
         raise _checks.refused(
-            f"diagnostics.{call}",
             f"the updates have shape {updates.shape} and the weights {weights.shape}",
             "Give the update of these weights",
         )
@@ -194,16 +196,12 @@ def _widened(matrices: AnyMatrices) -> AnyMatrices:
     return matrices.astype(wide_dtype(matrices.dtype))
 
 
-def _checked(call: str, matrices: AnyMatrices) -> AnyMatrices:
+def _checked(matrices: AnyMatrices) -> AnyMatrices:
     matrices = jnp.asarray(matrices)
     if not jnp.issubdtype(matrices.dtype, jnp.floating):
-        raise _checks.refused(
-            f"diagnostics.{call}", f"the matrices are {matrices.dtype}", "Give real ones", TypeError
-        )
+        raise _checks.refused(f"the matrices are {matrices.dtype}", "Give real ones", TypeError)
     if matrices.ndim < 2:
         raise _checks.refused(
-            f"diagnostics.{call}",
-            f"an array of shape {matrices.shape} holds no matrix",
-            "Give at least two axes",
+            f"an array of shape {matrices.shape} holds no matrix", "Give at least two axes"
         )
     return matrices

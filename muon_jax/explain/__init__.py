@@ -4,11 +4,7 @@ from muon_jax.explain._explain import explain as explain
 from muon_jax.explain._explanation import ExplainedLeaf as ExplainedLeaf
 from muon_jax.explain._explanation import Explanation as Explanation
 
-__all__ = [
-    "ExplainedLeaf",
-    "Explanation",
-    "explain",
-]
+__all__ = ["ExplainedLeaf", "Explanation", "explain"]
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from muon_jax._checks import invalid, refused
+from muon_jax._checks import invalid, named, refused
 from muon_jax._types import Orthogonalizer
 from muon_jax.explain._compare import differences
 from muon_jax.explain._explanation import ExplainedLeaf, Explanation
@@ -23,11 +23,11 @@ from muon_jax.transforms._record import RecordedLeaf, recording
 from muon_jax.transforms._scale import shape_scale
 from muon_jax.trees._paths import named_leaves, owner_of
 
-_CALL = "explain"
 _ADAM_MOMENTS = 2
 _PLATFORMS = MappingProxyType({"cpu": "CPU", "tpu": "TPU", "gpu": "GPU"})
 
 
+@named("explain")
 def explain(
     params: Any,
     tx: optax.GradientTransformation,
@@ -72,13 +72,13 @@ def explain(
       ()
     """
     if not callable(getattr(tx, "init", None)):
-        raise invalid(_CALL, "tx", tx, "give an optimizer, such as muon_jax.muon(3e-4)", TypeError)
+        raise invalid("tx", tx, "give an optimizer, such as muon_jax.muon(3e-4)", TypeError)
     if not isinstance(args, Sequence):
         remedy = "give a tuple of the arguments of the loss after the parameters"
-        raise invalid(_CALL, "args", args, remedy, TypeError)
+        raise invalid("args", args, remedy, TypeError)
     if args and loss is None:
-        raise refused(_CALL, "args are given without a loss", "Give loss=..., or leave args out")
-    traced = None if loss is None else read_routes(loss, params, args, {}, call=_CALL)
+        raise refused("args are given without a loss", "Give loss=..., or leave args out")
+    traced = None if loss is None else read_routes(loss, params, args, {})
     _, params, _ = without_module(lambda: None, params, args)
     arrays = dict(named_leaves(params))
     for path, leaf in arrays.items():
@@ -86,13 +86,12 @@ def explain(
             problem = f"'{path}' is a {type(leaf).__name__}, not an array"
             functions = "`nnx.state(model, nnx.Param)` or `eqx.filter(model, eqx.is_inexact_array)`"
             remedy = f"Give only the arrays that are trained, such as {functions}"
-            raise refused(_CALL, problem, remedy, TypeError)
-    with recording() as record:
+            raise refused(problem, remedy, TypeError)
+    with recording() as record, named(None, inside=True):
         # A new function, because JAX caches the trace of `tx.init`.
         state = jax.eval_shape(lambda tree: tx.init(tree), params)
     if arrays and not record.leaves:
         raise refused(
-            _CALL,
             "tx contains no optimizer of muon_jax that routes parameters",
             "Give muon_jax.muon(...), muon_jax.muon_clip(...), a recipe, or a chain with one",
         )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from muon_jax._checks import invalid, refused
+from muon_jax._checks import invalid, named, refused
 from muon_jax.mesh._specs import AnyMesh, Axes, spec_of
 
 _WIRE_DTYPES = ("bfloat16", "float32")
@@ -50,30 +50,31 @@ class Distribution:
     axes: Axes | None = None
     wire_dtype: Any = None
 
+    @named("Distribution", inside=True)
     def __post_init__(self):
-        call = "Distribution"
         if not isinstance(self.mesh, Mesh | AbstractMesh | None):
-            raise invalid(call, "mesh", self.mesh, "give a jax.sharding.Mesh", TypeError)
+            raise invalid("mesh", self.mesh, "give a jax.sharding.Mesh", TypeError)
         if self.mesh is not None and self.specs is None:
-            raise invalid(call, "mesh", self.mesh, "give specs with it, or neither")
+            raise invalid("mesh", self.mesh, "give specs with it, or neither")
         for spec in jax.tree.leaves(self.specs, is_leaf=is_spec):
             if not is_spec(spec):
                 remedy = "give a tree of PartitionSpec or NamedSharding"
-                raise invalid(call, "specs", spec, remedy, TypeError)
+                raise invalid("specs", spec, remedy, TypeError)
         if self.axes is not None:
             axes = (self.axes,) if isinstance(self.axes, str) else tuple(self.axes)
             if not all(isinstance(axis, str) for axis in axes):
-                raise invalid(call, "axes", self.axes, "give the names of mesh axes", TypeError)
+                raise invalid("axes", self.axes, "give the names of mesh axes", TypeError)
             object.__setattr__(self, "axes", axes)
         if self.wire_dtype is not None:
             # float16 would flush small gradients to zero.
             names = [name for name in _WIRE_DTYPES if self.wire_dtype in (name, jnp.dtype(name))]
             if not names:
                 remedy = "give jnp.bfloat16, jnp.float32 or None"
-                raise invalid(call, "wire_dtype", self.wire_dtype, remedy)
+                raise invalid("wire_dtype", self.wire_dtype, remedy)
             object.__setattr__(self, "wire_dtype", names[0])
 
     @classmethod
+    @named("Distribution.like", inside=True)
     def like(
         cls, params: Any, *, axes: str | Sequence[str] | None = None, wire_dtype: Any = None
     ) -> "Distribution":
@@ -99,7 +100,6 @@ class Distribution:
         meshes = {each.mesh for each in found if isinstance(each, NamedSharding)}
         if len(meshes) != 1:
             raise refused(
-                "Distribution.like",
                 f"the parameters are on {len(meshes) or 'no'} meshes",
                 "Put all of them on one mesh with jax.device_put and NamedSharding",
             )
@@ -111,9 +111,9 @@ Distribute: TypeAlias = Literal["auto", "off"] | Distribution
 """`"auto"` distributes matrices over any mesh, `"off"` leaves placement to XLA."""
 
 
-def check_distribute(call: str, distribute: Any) -> None:
+def check_distribute(distribute: Any) -> None:
     if not (distribute in ("auto", "off") or isinstance(distribute, Distribution)):
-        raise invalid(call, "distribute", distribute, "give 'auto', 'off' or a Distribution")
+        raise invalid("distribute", distribute, "give 'auto', 'off' or a Distribution")
 
 
 def is_spec(node: Any) -> bool:

@@ -35,14 +35,12 @@ class Layout:
     """The mesh and shardings of the leaves of an update that are matrices.
 
     Attributes:
-      call: the public call, for messages.
       mesh: the mesh.
       specs: the shardings of each leaf and of its result; None if only the mesh is known.
       share: the mesh axes over which matrices are distributed.
       wire_dtype: the user's dtype for communication, if any.
     """
 
-    call: str
     mesh: AnyMesh
     specs: tuple[tuple[PartitionSpec, PartitionSpec], ...] | None
     share: Axes
@@ -53,18 +51,13 @@ class Layout:
 class _Leaves:
     """The leaves of an update that are matrices, in order."""
 
-    call: str
     paths: Sequence[str]
     arrays: Sequence[Array]
     like: Sequence[Array]
 
 
 def resolve_layout(
-    call: str,
-    tree: Any,
-    views: Sequence[MatrixAxes | None],
-    distribute: Distribute,
-    like: Any,
+    tree: Any, views: Sequence[MatrixAxes | None], distribute: Distribute, like: Any
 ) -> Layout | None:
     """Resolves the mesh and shardings of the leaves that have a view.
 
@@ -73,7 +66,6 @@ def resolve_layout(
     leaf or in the context, without specs.
 
     Args:
-      call: the public call, for messages.
       tree: the leaves to orthogonalise.
       views: the view of every leaf in order; leaves without a view are skipped.
       distribute: the user's argument.
@@ -88,14 +80,13 @@ def resolve_layout(
     distribution = Distribution() if distribute == "auto" else distribute
     named = jax.tree_util.tree_leaves_with_path(tree)
     leaves = _Leaves(
-        call,
         _viewed([path_name(path) for path, _ in named], views),
         _viewed([leaf for _, leaf in named], views),
         _viewed(jax.tree.leaves(like), views),
     )
     given = None
     if distribution.specs is not None:
-        given = _viewed(_broadcast_specs(call, distribution.specs, tree), views)
+        given = _viewed(_broadcast_specs(distribution.specs, tree), views)
 
     if manual_axes():
         mesh, specs = _inside_shard_map(leaves, given)
@@ -105,8 +96,8 @@ def resolve_layout(
         mesh, specs = _as_found(leaves)
     if mesh is None or mesh.size == 1:
         return None
-    share = _shared_axes(call, distribution.axes, mesh)
-    return Layout(call, mesh, specs, share, distribution.wire_dtype)
+    share = _shared_axes(distribution.axes, mesh)
+    return Layout(mesh, specs, share, distribution.wire_dtype)
 
 
 _Found = tuple[AnyMesh | None, tuple[tuple[PartitionSpec, PartitionSpec], ...] | None]
@@ -131,7 +122,6 @@ def _inside_shard_map(
         ]
         if shards:
             raise refused(
-                leaves.call,
                 f"{listed(shards)} inside shard_map or pmap may be shards of a parameter, and JAX "
                 "does not know their shardings",
                 "Pass distribute=Distribution(specs=...) with the PartitionSpecs of the parameters,"
@@ -143,11 +133,10 @@ def _inside_shard_map(
 
     specs = [_spec(each) for each in given]
     for path, leaf, spec in zip(leaves.paths, leaves.arrays, specs, strict=True):
-        check_spec(leaves.call, path, leaf.shape, spec, mesh.shape, divided=manual)
+        check_spec(path, leaf.shape, spec, mesh.shape, divided=manual)
         sharding = axes_in(spec_axes(spec, leaf.ndim)) & set(manual)
         if tracked and sharding != varying_axes(leaf):
             raise refused(
-                leaves.call,
                 f"{path!r} varies over {_names(varying_axes(leaf))} inside shard_map, and its spec "
                 f"{spec} shards it over {_names(sharding)}",
                 "Make both agree: average a gradient over the axes that do not shard the parameter",
@@ -159,18 +148,17 @@ def _as_given(
     leaves: _Leaves, given: Sequence[PartitionSpec | NamedSharding], given_mesh: AnyMesh | None
 ) -> _Found:
     """Uses the given specs for the parameters, except where JAX knows the sharding of a leaf."""
-    mesh = _mesh_of_specs(leaves.call, given, given_mesh)
+    mesh = _mesh_of_specs(given, given_mesh)
     divided = [axis for axis, size in mesh.shape.items() if size > 1]
     specs = []
     for path, leaf, like, spec in zip(
         leaves.paths, leaves.arrays, leaves.like, map(_spec, given), strict=True
     ):
-        check_spec(leaves.call, path, leaf.shape, spec, mesh.shape)
+        check_spec(path, leaf.shape, spec, mesh.shape)
         known, known_like = known_sharding(leaf), known_sharding(like)
         out = known_like.spec if known_like else spec
         if along(spec_axes(out, leaf.ndim), divided) != along(spec_axes(spec, leaf.ndim), divided):
             raise refused(
-                leaves.call,
                 f"{path!r} is sharded as {out}, and its given spec is {spec}",
                 "Give its actual spec, or leave specs out",
             )
@@ -189,7 +177,6 @@ def _as_found(leaves: _Leaves) -> _Found:
         return (around if traced and not around.empty else None), None
     if len(meshes) > 1:
         raise refused(
-            leaves.call,
             f"{listed(leaves.paths)} are on {len(meshes)} different meshes",
             "Put all parameters on one mesh, or pass distribute='off'",
         )
@@ -204,24 +191,22 @@ def _as_found(leaves: _Leaves) -> _Found:
     return mesh, tuple(zip(specs[:count], specs[count:], strict=True))
 
 
-def _shared_axes(call: str, axes: Axes | None, mesh: AnyMesh) -> Axes:
+def _shared_axes(axes: Axes | None, mesh: AnyMesh) -> Axes:
     """Returns the mesh axes over which matrices are distributed: the user's, or all."""
     unknown = [axis for axis in axes or () if axis not in mesh.shape]
     if unknown:
         raise refused(
-            call,
             f"Distribution(axes={axes}) names {unknown[0]!r}, which the mesh does not have",
             f"Its axes are {_names(mesh.axis_names)}",
         )
     return tuple(mesh.axis_names) if axes is None else axes
 
 
-def _broadcast_specs(call: str, specs: Any, tree: Any) -> list[PartitionSpec | NamedSharding]:
+def _broadcast_specs(specs: Any, tree: Any) -> list[PartitionSpec | NamedSharding]:
     try:
         return jax.tree.leaves(jax.tree.broadcast(specs, tree, is_leaf=is_spec), is_leaf=is_spec)
     except ValueError as error:
         raise refused(
-            call,
             f"Distribution(specs=...) is no prefix of the parameters: {_mismatch(specs, tree)}",
             "Give one spec for all, or a tree with the structure of the parameters",
         ) from error
@@ -242,16 +227,13 @@ def _mismatch(specs: Any, tree: Any) -> str:
     return f"it has {', and '.join(has)}" if has else "its nodes are of other types"
 
 
-def _mesh_of_specs(
-    call: str, given: Sequence[PartitionSpec | NamedSharding], mesh: AnyMesh | None
-) -> AnyMesh:
+def _mesh_of_specs(given: Sequence[PartitionSpec | NamedSharding], mesh: AnyMesh | None) -> AnyMesh:
     around = jax.sharding.get_abstract_mesh()
     meshes = {each.mesh for each in given if isinstance(each, NamedSharding)}
     meshes |= {mesh} if mesh is not None else set()
     meshes = meshes or ({around} if not around.empty else set())
     if len(meshes) != 1:
         raise refused(
-            call,
             f"Distribution(specs=...) names {len(meshes) or 'no'} meshes",
             "Give its mesh as Distribution(mesh, specs), or one by jax.set_mesh",
         )

@@ -11,17 +11,19 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
+from muon_jax._checks import call_in_progress
 
-def warn_if_distributed(array: Array, call: str) -> Array:
+
+def warn_if_distributed(array: Array) -> Array:
     """Returns the array; warns when it is lowered in a program of several devices."""
-    return _noticed.bind(array, call=call)
+    return _noticed.bind(array, call=call_in_progress())
 
 
 def _lowered(context: Any, operand: Any, *, call: str) -> list[Any]:
     devices = getattr(context.module_context.axis_context, "num_devices", 1)
     if devices > 1:
         warnings.warn(
-            f"muon_jax.{call}: this program has {devices} devices, and the types of its inputs "
+            f"{call}: this program has {devices} devices, and the types of its inputs "
             "name no mesh, so that XLA may repeat the orthogonalisation on every device. Put the "
             "parameters on the mesh with jax.device_put, or compile inside jax.set_mesh(mesh), or "
             "pass distribute=Distribution.like(params); distribute='off' silences this.",

@@ -139,7 +139,6 @@ def _solve_where_known(
         withheld = set(sizes) - set(manual_axes())
         if withheld:
             raise refused(
-                layout.call,
                 f"vmap maps over an axis that is sharded explicitly along {min(withheld)!r}",
                 "Make that mesh axis Auto, or pass distribute='off'",
             )
@@ -187,7 +186,6 @@ def _solve_where_known(
         if "spmd_axis_name" not in str(error):
             raise
         raise refused(
-            layout.call,
             "vmap shards its axis by spmd_axis_name over one of the mesh axes over which matrices "
             f"are distributed, {listed(map(repr, shared))}",
             "Name only the others: Distribution(mesh, specs, axes=...)",

@@ -136,7 +136,6 @@ def tracks_varying(axes: Axes) -> bool:
 
 
 def check_spec(
-    call: str,
     path: str,
     shape: Sequence[int],
     spec: PartitionSpec,
@@ -150,24 +149,23 @@ def check_spec(
     """
     what = f"{spec} does not fit {path!r} of shape {tuple(shape)}"
     if len(spec) > len(shape):
-        raise refused(call, f"{what}: it has only {len(shape)} axes", "Give one entry per axis")
+        raise refused(f"{what}: it has only {len(shape)} axes", "Give one entry per axis")
     if PartitionSpec.UNCONSTRAINED in tuple(spec):
-        raise refused(call, f"{what}: it has UNCONSTRAINED", "Name mesh axes or None for each axis")
+        raise refused(f"{what}: it has UNCONSTRAINED", "Name mesh axes or None for each axis")
     sharding = spec_axes(spec, len(shape))
     used = [axis for axes in sharding for axis in axes]
     unknown = [axis for axis in used if axis not in mesh]
     if unknown:
         raise refused(
-            call, f"{what}: the mesh has no axis {unknown[0]!r}", f"Its axes are {', '.join(mesh)}"
+            f"{what}: the mesh has no axis {unknown[0]!r}", f"Its axes are {', '.join(mesh)}"
         )
     twice = [axis for axis in used if used.count(axis) > 1]
     if twice:
-        raise refused(call, f"{what}: it names {twice[0]!r} twice", "Name every mesh axis once")
+        raise refused(f"{what}: it names {twice[0]!r} twice", "Name every mesh axis once")
     for place, (size, axes) in enumerate(zip(shape, sharding, strict=True)):
         if size % group_size(set(axes) - set(divided), mesh):
             over = " × ".join(f"{axis}={mesh[axis]}" for axis in axes)
             raise refused(
-                call,
                 f"{what}: axis {place} does not divide evenly over {over}",
                 "Pad the leaf to a multiple, or leave that axis unsharded in its spec",
             )

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from muon_jax._checks import invalid, path_name
+from muon_jax._checks import invalid, named, path_name
 from muon_jax.mesh._specs import (
     along,
     axes_of_type,
@@ -77,6 +77,7 @@ def on_mesh_of(params: Any, state: Tree) -> Tree:
     return jax.tree.map(placed, state)
 
 
+@named("zero1_shardings")
 def zero1_shardings(params: Any, mesh: Mesh, axis: str | Sequence[str]) -> Any:
     """Shards state over devices that hold the same parameters, as ZeRO stage 1 does.
 
@@ -107,11 +108,11 @@ def zero1_shardings(params: Any, mesh: Mesh, axis: str | Sequence[str]) -> Any:
     unknown = [name for name in axes if name not in mesh.shape]
     if unknown:
         names = ", ".join(map(repr, mesh.axis_names))
-        raise invalid("zero1_shardings", "axis", axis, f"name axes of the mesh: {names}")
+        raise invalid("axis", axis, f"name axes of the mesh: {names}")
 
     def sharded(path: Any, leaf: Any) -> NamedSharding:
         spec = spec_of(leaf)
-        check_spec("zero1_shardings", path_name(path), leaf.shape, spec, mesh.shape)
+        check_spec(path_name(path), leaf.shape, spec, mesh.shape)
         sharding = list(spec_axes(spec, leaf.ndim))
         if not any(name in entry for entry in sharding for name in axes):
             for place, size in enumerate(leaf.shape):

@@ -21,6 +21,7 @@ from muon_jax.transforms._orthogonalize import AxesLike
 __all__ = ["from_adamw", "from_optax", "from_torch", "to_optax", "to_torch"]
 
 
+@_checks.named("migrate.from_optax")
 def from_optax(optax_state: Any, state: Any) -> Any:
     """Converts a state of `optax.contrib.muon` to one of muon_jax.
 
@@ -46,15 +47,15 @@ def from_optax(optax_state: Any, state: Any) -> Any:
       >>> theirs = optax.contrib.muon(0.02).init(params)
       >>> state = migrate.from_optax(theirs, recipes.optax(0.02).init(params))
     """
-    call = "migrate.from_optax"
-    moments = _moments.read(call, "optax_state", optax_state)
+    moments = _moments.read("optax_state", optax_state)
     remedy = (
         "Use an optimizer with the same routing, by recipes.optax or rules=[...], and AdamW for "
         "the rest; migrate.from_adamw converts moments of Adam to Muon's"
     )
-    return _moments.carry(call, moments, state, ("optax_state", "state"), remedy)
+    return _moments.carry(moments, state, ("optax_state", "state"), remedy)
 
 
+@_checks.named("migrate.to_optax")
 def to_optax(state: Any, optax_state: Any) -> Any:
     """Converts a state of muon_jax to one of `optax.contrib.muon`.
 
@@ -77,15 +78,15 @@ def to_optax(state: Any, optax_state: Any) -> Any:
       >>> state = recipes.optax(0.02).init(params)
       >>> theirs = migrate.to_optax(state, optax.contrib.muon(0.02).init(params))
     """
-    call = "migrate.to_optax"
-    moments = _moments.read(call, "state", state)
+    moments = _moments.read("state", state)
     remedy = (
         "Give optax.contrib.muon the same routing, by muon_weight_dimension_numbers=; it trains "
         "all other parameters with AdamW"
     )
-    return _moments.carry(call, moments, optax_state, ("state", "optax_state"), remedy)
+    return _moments.carry(moments, optax_state, ("state", "optax_state"), remedy)
 
 
+@_checks.named("migrate.from_adamw")
 def from_adamw(adamw_state: Any, state: Any, *, momentum: float = 0.95, b1: float = 0.9) -> Any:
     r"""Initialises Muon's momentum from the first moment of a run with AdamW.
 
@@ -114,11 +115,10 @@ def from_adamw(adamw_state: Any, state: Any, *, momentum: float = 0.95, b1: floa
       >>> adamw = optax.adamw(3e-4).init(params)
       >>> state = migrate.from_adamw(adamw, muon_jax.muon(3e-4).init(params))
     """
-    call = "migrate.from_adamw"
-    _check_decay(call, "momentum", momentum)
-    _check_decay(call, "b1", b1)
-    moments = dict(_moments.read(call, "adamw_state", adamw_state))
-    for path, wanted in _moments.read(call, "state", state).items():
+    _check_decay("momentum", momentum)
+    _check_decay("b1", b1)
+    moments = dict(_moments.read("adamw_state", adamw_state))
+    for path, wanted in _moments.read("state", state).items():
         known = moments.get(path)
         if isinstance(wanted, MuonMoment) and isinstance(known, AdamMoments):
             steps = known.steps
@@ -129,9 +129,10 @@ def from_adamw(adamw_state: Any, state: Any, *, momentum: float = 0.95, b1: floa
         "Use a state of a run with the same parameters, and a new optimizer that trains all "
         "parameters but Muon's with AdamW"
     )
-    return _moments.carry(call, moments, state, ("adamw_state", "state"), remedy)
+    return _moments.carry(moments, state, ("adamw_state", "state"), remedy)
 
 
+@_checks.named("migrate.from_torch")
 def from_torch(
     state_dict: Any,
     state: Any,
@@ -173,18 +174,18 @@ def from_torch(
       ...     theirs, muon_jax.muon(0.02).init(params), {"dense/kernel": 0},
       ...     axes=muon_jax.matrix_axes(params), steps=100)
     """
-    call = "migrate.from_torch"
-    _checks.check_positive_int(call, "steps", steps)
-    share = _share(call, heavy_ball)
-    moments = dict(_moments.read(call, "state", state))
-    matrices = _torch_buffers.matrices_of(call, state, axes)
-    for path, numbers in _torch_buffers.numbers_of(call, state_dict, weights, matrices).items():
-        buffers = [_torch_buffers.buffer_of(call, state_dict, each, path) for each in numbers]
-        leaf = _torch_buffers.to_leaf(call, buffers, matrices[path], path)
+    _checks.check_positive_int("steps", steps)
+    share = _share(heavy_ball)
+    moments = dict(_moments.read("state", state))
+    matrices = _torch_buffers.matrices_of(state, axes)
+    for path, numbers in _torch_buffers.numbers_of(state_dict, weights, matrices).items():
+        buffers = [_torch_buffers.buffer_of(state_dict, each, path) for each in numbers]
+        leaf = _torch_buffers.to_leaf(buffers, matrices[path], path)
         moments[path] = MuonMoment(steps, share * leaf)
     return _moments.put(moments, state)
 
 
+@_checks.named("migrate.to_torch")
 def to_torch(
     state: Any,
     state_dict: Any,
@@ -220,25 +221,24 @@ def to_torch(
       >>> theirs["state"][0]["momentum_buffer"].shape
       (8, 4)
     """
-    call = "migrate.to_torch"
-    share = _share(call, heavy_ball)
-    matrices = _torch_buffers.matrices_of(call, state, axes)
+    share = _share(heavy_ball)
+    matrices = _torch_buffers.matrices_of(state, axes)
     buffers = {}
-    for path, numbers in _torch_buffers.numbers_of(call, state_dict, weights, matrices).items():
-        parts = _torch_buffers.from_leaf(call, matrices[path], len(numbers), path)
+    for path, numbers in _torch_buffers.numbers_of(state_dict, weights, matrices).items():
+        parts = _torch_buffers.from_leaf(matrices[path], len(numbers), path)
         buffers |= {number: part / share for number, part in zip(numbers, parts, strict=True)}
     return _torch_buffers.with_buffers(state_dict, buffers)
 
 
-def _share(call: str, heavy_ball: float | None) -> float:
+def _share(heavy_ball: float | None) -> float:
     """Returns the factor from a buffer to an average; heavy ball has B = M / (1 − μ)."""
     if heavy_ball is None:
         return 1.0
-    _check_decay(call, "heavy_ball", heavy_ball)
+    _check_decay("heavy_ball", heavy_ball)
     return 1 - heavy_ball
 
 
-def _check_decay(call: str, argument: str, value: Any) -> None:
+def _check_decay(argument: str, value: Any) -> None:
     """Raises unless this is a number in [0, 1); a schedule has no single decay."""
-    _checks.check_number(call, argument, value)
-    _checks.check_fraction(call, argument, value)
+    _checks.check_number(argument, value)
+    _checks.check_fraction(argument, value)

@@ -45,7 +45,7 @@ Moments: TypeAlias = Mapping[str, MuonMoment | AdamMoments]
 """The moments and the number of steps of each parameter, by path."""
 
 
-def read(call: str, argument: str, state: Any) -> Moments:
+def read(argument: str, state: Any) -> Moments:
     """Returns the moments of a state.
 
     Raises:
@@ -57,18 +57,16 @@ def read(call: str, argument: str, state: Any) -> Moments:
             found |= _moments_of(part)
     if not found:
         raise _checks.refused(
-            call,
             f"{argument} holds no moments of Muon or Adam",
             "Give the state that `init` or `update` of the optimizer returned",
         )
     return found
 
 
-def carry(call: str, moments: Moments, state: Any, names: tuple[str, str], remedy: str) -> Any:
+def carry(moments: Moments, state: Any, names: tuple[str, str], remedy: str) -> Any:
     """Returns the state with these moments, after checking that it has the same paths and shapes.
 
     Args:
-      call: the public call, for messages.
       moments: the moments of the old state.
       state: the fresh state.
       names: the arguments of the old and the fresh state, for messages.
@@ -78,7 +76,7 @@ def carry(call: str, moments: Moments, state: Any, names: tuple[str, str], remed
       ValueError: lists the paths that differ, with the moments in both states.
     """
     source, target = names
-    expected = read(call, target, state)
+    expected = read(target, state)
 
     def shown(side: Moments, path: str) -> str:
         return str(side[path]) if path in side else "no moments"
@@ -89,7 +87,7 @@ def carry(call: str, moments: Moments, state: Any, names: tuple[str, str], remed
         if shown(moments, path) != shown(expected, path)
     ]
     if differing:
-        raise _checks.refused(call, _checks.listed(differing, 4), remedy)
+        raise _checks.refused(_checks.listed(differing, 4), remedy)
     return put(moments, state)
 
 

@@ -33,7 +33,7 @@ class Matrix(NamedTuple):
     view: MatrixAxes
 
 
-def matrices_of(call: str, state: Any, axes: AxesLike) -> dict[str, Matrix]:
+def matrices_of(state: Any, axes: AxesLike) -> dict[str, Matrix]:
     """Returns every parameter that Muon trains, by path.
 
     Raises:
@@ -42,11 +42,10 @@ def matrices_of(call: str, state: Any, axes: AxesLike) -> dict[str, Matrix]:
     found = {}
     for part in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, MuonState)):
         if isinstance(part, MuonState):
-            views = resolve_views(call, part.mu, axes)
+            views = resolve_views(part.mu, axes)
             for (path, leaf), view in zip(named_leaves(part.mu), views, strict=True):
                 if view is None:
                     raise _checks.refused(
-                        call,
                         f"axes has no view of '{path}', which Muon trains",
                         "Give the views that it trains by, such as muon_jax.matrix_axes(params)",
                     )
@@ -56,7 +55,7 @@ def matrices_of(call: str, state: Any, axes: AxesLike) -> dict[str, Matrix]:
 
 
 def numbers_of(
-    call: str, state_dict: Any, weights: Weights, matrices: Mapping[str, Matrix]
+    state_dict: Any, weights: Weights, matrices: Mapping[str, Matrix]
 ) -> dict[str, list[int]]:
     """Returns by path the numbers of the parameters in the state_dict.
 
@@ -65,10 +64,9 @@ def numbers_of(
     """
     if not (isinstance(state_dict, Mapping) and {"state", "param_groups"} <= set(state_dict)):
         remedy = "Give what `state_dict()` of the PyTorch optimizer returned"
-        raise _checks.refused(call, "state_dict lacks 'state' or 'param_groups'", remedy)
+        raise _checks.refused("state_dict lacks 'state' or 'param_groups'", remedy)
     if differing := sorted(set(weights) ^ set(matrices)):
         raise _checks.refused(
-            call,
             f"weights and the matrices of state differ in {_checks.listed(map(repr, differing))}",
             "Name the PyTorch parameter of every matrix that Muon trains, and of no other",
         )
@@ -81,7 +79,6 @@ def numbers_of(
         keys = [given] if isinstance(given, SupportsIndex | str) else given
         if unknown := [key for key in keys if key not in known]:
             raise _checks.refused(
-                call,
                 f"'{path}' names parameter {unknown[0]!r}, which state_dict does not have",
                 f"Choose from {_checks.listed(map(repr, known))}; state_dict has names if the "
                 "optimizer was made from `named_parameters()`",
@@ -90,14 +87,13 @@ def numbers_of(
         for number in found[path]:
             if (owner := owners.setdefault(number, path)) != path:
                 raise _checks.refused(
-                    call,
                     f"'{owner}' and '{path}' both name parameter {number!r}",
                     "Name a different parameter for each",
                 )
     return found
 
 
-def buffer_of(call: str, state_dict: Any, number: int, path: str) -> Buffer:
+def buffer_of(state_dict: Any, number: int, path: str) -> Buffer:
     """Returns one buffer.
 
     Raises:
@@ -107,7 +103,6 @@ def buffer_of(call: str, state_dict: Any, number: int, path: str) -> Buffer:
     entry = state_dict["state"].get(number, {})
     if _BUFFER not in entry:
         raise _checks.refused(
-            call,
             f"parameter {number} of state_dict, for '{path}', has no {_BUFFER!r}",
             "Take the state_dict after a step, of the optimizer that trains this matrix",
         )
@@ -115,14 +110,13 @@ def buffer_of(call: str, state_dict: Any, number: int, path: str) -> Buffer:
         return np.asarray(entry[_BUFFER], np.float32)
     except (TypeError, ValueError, RuntimeError) as error:
         raise _checks.refused(
-            call,
             f"NumPy cannot read the {_BUFFER!r} of parameter {number}, for '{path}': {error}",
             "Replace it by `buffer.float().cpu().numpy()`",
             TypeError,
         ) from None
 
 
-def to_leaf(call: str, buffers: Sequence[Buffer], matrix: Matrix, path: str) -> Float[Array, "..."]:
+def to_leaf(buffers: Sequence[Buffer], matrix: Matrix, path: str) -> Float[Array, "..."]:
     """Converts the buffers of one parameter to the layout of JAX.
 
     Raises:
@@ -133,7 +127,6 @@ def to_leaf(call: str, buffers: Sequence[Buffer], matrix: Matrix, path: str) -> 
     found = [buffer.shape for buffer in buffers]
     if found != [(cols, rows)] * batch:
         raise _checks.refused(
-            call,
             f"'{path}' of shape {shape}, by {matrix.view!r}, is {batch} of shape {(cols, rows)} "
             f"in PyTorch, but the buffers have shapes {_checks.listed(map(str, found))}",
             "Give the right parameters in weights, and the right view in axes",
@@ -141,7 +134,7 @@ def to_leaf(call: str, buffers: Sequence[Buffer], matrix: Matrix, path: str) -> 
     return matrix.view.from_matrices([jnp.stack([buffer.T for buffer in buffers])], shape)
 
 
-def from_leaf(call: str, matrix: Matrix, count: int, path: str) -> list[Buffer]:
+def from_leaf(matrix: Matrix, count: int, path: str) -> list[Buffer]:
     """Converts a momentum to buffers in the layout of PyTorch, as copies.
 
     Raises:
@@ -150,7 +143,6 @@ def from_leaf(call: str, matrix: Matrix, count: int, path: str) -> list[Buffer]:
     (matrices,) = matrix.view.to_matrices(jnp.asarray(matrix.average, jnp.float32))
     if len(matrices) != count:
         raise _checks.refused(
-            call,
             f"'{path}', by {matrix.view!r}, is {len(matrices)} matrices, but {count} parameters "
             "of PyTorch",
             "Name one parameter for every matrix in weights, or another view in axes",

@@ -5,12 +5,7 @@ from muon_jax.optimizers._fallback import momentum_rms as momentum_rms
 from muon_jax.optimizers._muon import muon as muon
 from muon_jax.optimizers._muon import muon_clip as muon_clip
 
-__all__ = [
-    "adamw",
-    "momentum_rms",
-    "muon",
-    "muon_clip",
-]
+__all__ = ["adamw", "momentum_rms", "muon", "muon_clip"]
 
 
 def __dir__() -> list[str]:

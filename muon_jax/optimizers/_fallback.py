@@ -51,26 +51,25 @@ def adamw(
       >>> import muon_jax
       >>> tx = muon_jax.muon(1e-3, fallback=muon_jax.adamw(1e-3, b2=0.999))
     """
-    call = _checks.call_in_progress()
-    _checks.check_non_negative(call, "learning_rate", learning_rate)
+    _checks.check_non_negative("learning_rate", learning_rate)
     for name, value in (("b1", b1), ("b2", b2)):
-        _checks.check_no_schedule(call, name, value)
-        _checks.check_fraction(call, name, value)
-    _checks.check_no_schedule(call, "eps", eps)
-    _checks.check_non_negative(call, "eps", eps)
-    _checks.check_non_negative(call, "weight_decay", weight_decay)
-    check_mask(call, "weight_decay_mask", weight_decay_mask)
-    _checks.check_bool(call, "nesterov", nesterov)
+        _checks.check_no_schedule(name, value)
+        _checks.check_fraction(name, value)
+    _checks.check_no_schedule("eps", eps)
+    _checks.check_non_negative("eps", eps)
+    _checks.check_non_negative("weight_decay", weight_decay)
+    check_mask("weight_decay_mask", weight_decay_mask)
+    _checks.check_bool("nesterov", nesterov)
 
     def build(tree: Any) -> optax.GradientTransformationExtraArgs:
-        check_storable(call, tree)
-        mask = mask_for(call, "weight_decay_mask", tree, weight_decay_mask)
+        check_storable(tree)
+        mask = mask_for("weight_decay_mask", tree, weight_decay_mask)
         tx = optax.adamw(
             learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask, nesterov=nesterov
         )
         return in_range(tx)
 
-    return built_per_tree(call, build)
+    return built_per_tree(build)
 
 
 @public("momentum_rms")
@@ -100,9 +99,8 @@ def momentum_rms(
       >>> import muon_jax
       >>> tx = muon_jax.muon(1e-3, fallback=muon_jax.momentum_rms(1e-3))
     """
-    call = _checks.call_in_progress()
-    _checks.check_non_negative(call, "learning_rate", learning_rate)
-    _checks.check_non_negative(call, "weight_decay", weight_decay)
+    _checks.check_non_negative("learning_rate", learning_rate)
+    _checks.check_non_negative("weight_decay", weight_decay)
     tx = optax.chain(
         scale_by_momentum_rms(momentum=momentum, max_norm=max_norm),
         optax.add_decayed_weights(weight_decay),

@@ -125,20 +125,19 @@ def muon(
       >>> tx = muon_jax.muon(3e-4, weight_decay=0.1)
       >>> updates, state = tx.update(params, tx.init(params), params)
     """
-    call = _checks.call_in_progress()
-    _checks.check_non_negative(call, "learning_rate", learning_rate)
-    _checks.check_non_negative(call, "weight_decay", weight_decay)
+    _checks.check_non_negative("learning_rate", learning_rate)
+    _checks.check_non_negative("weight_decay", weight_decay)
     if fallback is not None:
-        _checks.check_transformation(call, "fallback", fallback)
+        _checks.check_transformation("fallback", fallback)
         if fallback_learning_rate is not None:
             remedy = "leave it out and configure the transformation given as fallback instead"
             name = "fallback_learning_rate"
-            raise _checks.invalid(call, name, fallback_learning_rate, remedy)
+            raise _checks.invalid(name, fallback_learning_rate, remedy)
     elif fallback_learning_rate is not None:
-        _checks.check_non_negative(call, "fallback_learning_rate", fallback_learning_rate)
-    check_mask(call, "weight_decay_mask", weight_decay_mask)
-    _check_transforms(call, transforms)
-    rules = check_rules(rules, ambiguous, call)
+        _checks.check_non_negative("fallback_learning_rate", fallback_learning_rate)
+    check_mask("weight_decay_mask", weight_decay_mask)
+    _check_transforms(transforms)
+    rules = check_rules(rules, ambiguous)
 
     scaled_with = functools.partial(
         scale_by_muon,
@@ -158,12 +157,12 @@ def muon(
     @once_per_structure
     def read(tree: Any) -> tuple[Any, list[bool]]:
         """Returns routes and decay for the whole tree, of which Optax would pass only a part."""
-        routes = route(tree, rules=rules, axes=axes, ambiguous=ambiguous, call=call)
-        check_labels(routes, {MUON, FALLBACK, *transforms}, call=call)
+        routes = route(tree, rules=rules, axes=axes, ambiguous=ambiguous)
+        check_labels(routes, {MUON, FALLBACK, *transforms})
         found = jax.tree.leaves(routes)
         if weight_decay_mask is None or not found:
             return routes, [each.label == MUON for each in found]
-        return routes, mask_by_leaf(call, "weight_decay_mask", tree, weight_decay_mask)
+        return routes, mask_by_leaf("weight_decay_mask", tree, weight_decay_mask)
 
     def factor_of(found: Route) -> float:
         if found.label != FALLBACK or adamw_rate is None:
@@ -206,7 +205,7 @@ def muon(
         ]
         return Report(leaves, [f"muon_jax.muon: {notice}" for notice in notices(found)])
 
-    return built_per_tree(call, build, report)
+    return built_per_tree(build, report)
 
 
 @public("muon_clip", passes_to=muon)
@@ -270,14 +269,14 @@ def _with_factors(
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
-def _check_transforms(call: str, transforms: Any) -> None:
+def _check_transforms(transforms: Any) -> None:
     """Raises unless these are optimizers by label, without the labels of `muon` itself."""
     if not isinstance(transforms, Mapping):
         remedy = 'give {label: transformation}, such as {"frozen": optax.set_to_zero()}'
-        raise _checks.invalid(call, "transforms", transforms, remedy, TypeError)
+        raise _checks.invalid("transforms", transforms, remedy, TypeError)
     taken = {MUON, FALLBACK} & set(transforms)
     if taken:
         remedy = f"give labels of your own, not {min(taken)!r}, which is taken"
-        raise _checks.invalid(call, "transforms", dict(transforms), remedy)
+        raise _checks.invalid("transforms", dict(transforms), remedy)
     for label, tx in transforms.items():
-        _checks.check_transformation(call, f"transforms[{label!r}]", tx)
+        _checks.check_transformation(f"transforms[{label!r}]", tx)

@@ -32,8 +32,6 @@ from muon_jax.transforms._per_tree import (
 from muon_jax.transforms._record import RecordedLeaf
 from muon_jax.views._matrix_axes import MatrixAxes
 
-_CALL = "recipes.optax"
-
 
 def _as_matrix(leaf: Leaf) -> MatrixAxes | str:
     return MatrixAxes(0, 1) if len(leaf.shape) == 2 else FALLBACK
@@ -94,22 +92,22 @@ def optax_muon(
     References:
       https://optax.readthedocs.io/en/latest/api/contrib.html
     """
-    _checks.check_no_schedule(_CALL, "beta", beta)
-    _checks.check_fraction(_CALL, "beta", beta)
-    _checks.check_non_negative(_CALL, "learning_rate", learning_rate)
-    _checks.check_non_negative(_CALL, "weight_decay", weight_decay)
-    check_mask(_CALL, "weight_decay_mask", weight_decay_mask)
+    _checks.check_no_schedule("beta", beta)
+    _checks.check_fraction("beta", beta)
+    _checks.check_non_negative("learning_rate", learning_rate)
+    _checks.check_non_negative("weight_decay", weight_decay)
+    check_mask("weight_decay_mask", weight_decay_mask)
     if orthogonalizer is None:
         orthogonalizer = newton_schulz("keller", normalization="frobenius")
     scale: Scale = "keller"
     if consistent_rms is not None:
-        _checks.check_non_negative(_CALL, "consistent_rms", consistent_rms)
+        _checks.check_non_negative("consistent_rms", consistent_rms)
         scale = _consistent(consistent_rms)
 
     if adam_learning_rate is None:
         adam_learning_rate = learning_rate
-    _checks.check_non_negative(_CALL, "adam_learning_rate", adam_learning_rate)
-    _checks.check_non_negative(_CALL, "adam_weight_decay", adam_weight_decay)
+    _checks.check_non_negative("adam_learning_rate", adam_learning_rate)
+    _checks.check_non_negative("adam_weight_decay", adam_weight_decay)
     adam = adamw(adam_learning_rate, b2=0.999, weight_decay=adam_weight_decay, nesterov=nesterov)
 
     scaled_with = functools.partial(
@@ -119,10 +117,10 @@ def optax_muon(
 
     @once_per_structure
     def read(tree: Any) -> tuple[Any, list[bool]]:
-        routes = route(tree, rules=(*rules, _EVERY_2D), call=_CALL)
+        routes = route(tree, rules=(*rules, _EVERY_2D))
         found = jax.tree.leaves(routes)
         mask = True if weight_decay_mask is None or not found else weight_decay_mask
-        return routes, mask_by_leaf(_CALL, "weight_decay_mask", tree, mask)
+        return routes, mask_by_leaf("weight_decay_mask", tree, mask)
 
     def build(tree: Any) -> optax.GradientTransformationExtraArgs:
         routes, kept = read(tree)
@@ -151,7 +149,7 @@ def optax_muon(
             ]
         )
 
-    return built_per_tree(_CALL, build, report)
+    return built_per_tree(build, report)
 
 
 def _consistent(rms: float) -> ShapeScale:
@@ -185,7 +183,7 @@ def _scale_by_optax_muon(
     )
     if not nesterov:
         return plain
-    solve = tree_solver(_CALL, orthogonalizer, scale, None, distribute)
+    solve = tree_solver(orthogonalizer, scale, None, distribute)
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None
@@ -194,7 +192,7 @@ def _scale_by_optax_muon(
         average = optax.tree.update_moment(updates, state.mu, beta, 1)
         fresh = (1 - beta) * (1 - beta ** (count + 1)) / (1 - beta**count)
         mixed = jax.tree.map(lambda m, g: beta * m + fresh * g, average, updates)
-        views = resolve_views(_CALL, updates, axes)
+        views = resolve_views(updates, axes)
         solved = solve(mixed, views, updates if params is None else params)
         average = optax.tree.cast_like(average, state.mu)
         return optax.tree.cast_like(solved, updates), MuonState(count, average)

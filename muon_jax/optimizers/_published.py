@@ -149,7 +149,7 @@ def torch(
     References:
       https://docs.pytorch.org/docs/stable/generated/torch.optim.Muon.html
     """
-    _checks.check_choice("recipes.torch", "adjust_lr_fn", adjust_lr_fn, _ADJUSTMENTS)
+    _checks.check_choice("adjust_lr_fn", adjust_lr_fn, _ADJUSTMENTS)
     _check_adam(adam_learning_rate, adam_weight_decay)
     source = {
         "orthogonalizer": _jordan(dtype),
@@ -251,18 +251,14 @@ def procrustes(
         "fallback": rest,
     }
     return muon(
-        learning_rate,
-        weight_decay=weight_decay,
-        momentum=momentum,
-        **(source | muon_arguments),
+        learning_rate, weight_decay=weight_decay, momentum=momentum, **(source | muon_arguments)
     )
 
 
 def _check_adam(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule) -> None:
     """Checks arguments that recipes pass to `adamw` under other names."""
-    call = _checks.call_in_progress()
-    _checks.check_non_negative(call, "adam_learning_rate", learning_rate)
-    _checks.check_non_negative(call, "adam_weight_decay", weight_decay)
+    _checks.check_non_negative("adam_learning_rate", learning_rate)
+    _checks.check_non_negative("adam_weight_decay", weight_decay)
 
 
 def _jordan(dtype: Any) -> Orthogonalizer:

@@ -6,13 +6,7 @@ from muon_jax.polar._schatten import steepest_descent as steepest_descent
 from muon_jax.polar._svd import inverse_sqrt as inverse_sqrt
 from muon_jax.polar._svd import polar_by_svd as polar_by_svd
 
-__all__ = [
-    "inverse_sqrt",
-    "newton_schulz",
-    "polar_by_svd",
-    "polar_to",
-    "steepest_descent",
-]
+__all__ = ["inverse_sqrt", "newton_schulz", "polar_by_svd", "polar_to", "steepest_descent"]
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,6 @@ from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.polar._normalize import Square, Wide, identity_like, on_wide
 from muon_jax.polar._precision import ARITHMETICS
 
-_CALL = "polar_to"
 _EXACT = ARITHMETICS["float32"]
 
 # Float32 rounding leaves a residual of about 1e-6, so a much smaller tolerance is never reached.
@@ -34,8 +33,9 @@ class PolarTo:
     tolerance: float
     max_steps: int
 
+    @_checks.named("polar_to")
     def __call__(self, matrices: Matrices) -> Matrices:
-        return on_wide(_CALL, matrices, self._polar)
+        return on_wide(matrices, self._polar)
 
     def _polar(self, matrix: Wide) -> Wide:
         planned = newton_schulz("accurate", dtype="float32").on("cpu").on_wide(matrix)
@@ -57,6 +57,7 @@ class PolarTo:
         return matrix, _EXACT.gram(matrix), step + 1
 
 
+@_checks.named("polar_to")
 def polar_to(tolerance: float = 1e-3, *, max_steps: int = 20) -> PolarTo:
     """Makes the orthogonalizer that iterates until its result is orthogonal to a tolerance.
 
@@ -85,11 +86,11 @@ def polar_to(tolerance: float = 1e-3, *, max_steps: int = 20) -> PolarTo:
       >>> float(jax.numpy.linalg.norm(y @ y.T - jax.numpy.eye(4))) <= 1e-4 * 2
       True
     """
-    _checks.check_number(_CALL, "tolerance", tolerance)
+    _checks.check_number("tolerance", tolerance)
     if not _SMALLEST_TOLERANCE <= tolerance < 1:
         remedy = f"give a number in [{_SMALLEST_TOLERANCE:g}, 1), which float32 can reach"
-        raise _checks.invalid(_CALL, "tolerance", tolerance, remedy)
-    _checks.check_positive_int(_CALL, "max_steps", max_steps)
+        raise _checks.invalid("tolerance", tolerance, remedy)
+    _checks.check_positive_int("max_steps", max_steps)
     return PolarTo(tolerance, max_steps)
 
 

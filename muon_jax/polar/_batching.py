@@ -32,11 +32,7 @@ _OneShape = Float[Array, "_batch rows cols"]
 
 
 def orthogonalize_all(
-    matrices: Sequence[Batch],
-    orthogonalizer: Orthogonalizer,
-    chunk_bytes: int | None = None,
-    *,
-    call: str,
+    matrices: Sequence[Batch], orthogonalizer: Orthogonalizer, chunk_bytes: int | None = None
 ) -> list[Batch]:
     """Orthogonalises batches of matrices of any shapes.
 
@@ -47,47 +43,41 @@ def orthogonalize_all(
       chunk_bytes: the largest float32 size of the stack in one call of the orthogonalizer, whose
         working memory is a few times this; a chunk has at least one matrix. None is one matrix on
         CPUs and 1 MiB elsewhere.
-      call: the public call, for messages.
 
     Returns:
       The results in the order, shapes and dtypes of `matrices`.
     """
-    results = _compiled(tuple(matrices), orthogonalizer, chunk_bytes, call)
+    results = _compiled(tuple(matrices), orthogonalizer, chunk_bytes)
     return list(results)
 
 
 # Jitted, so that an update outside of jit compiles once.
-@functools.partial(jax.jit, static_argnames=("orthogonalizer", "chunk_bytes", "call"))
+@functools.partial(jax.jit, static_argnames=("orthogonalizer", "chunk_bytes"))
 def _compiled(
-    matrices: tuple[Batch, ...],
-    orthogonalizer: Orthogonalizer,
-    chunk_bytes: int | None,
-    call: str,
+    matrices: tuple[Batch, ...], orthogonalizer: Orthogonalizer, chunk_bytes: int | None
 ) -> tuple[Batch, ...]:
     def by_shape(*matrices: Batch) -> tuple[Batch, ...]:
-        return _by_shape(matrices, orthogonalizer, chunk_bytes or _CPU_CHUNK_BYTES, call)
+        return _by_shape(matrices, orthogonalizer, chunk_bytes or _CPU_CHUNK_BYTES)
 
     def one_by_one(*matrices: Batch) -> tuple[Batch, ...]:
         chunk = chunk_bytes or _ACCELERATOR_CHUNK_BYTES
-        return tuple(_by_itself(each, orthogonalizer, chunk, call) for each in matrices)
+        return tuple(_by_itself(each, orthogonalizer, chunk) for each in matrices)
 
     return lax.platform_dependent(*matrices, cpu=by_shape, default=one_by_one)
 
 
 # Jitted, so that arrays of one shape are traced once; programs for CPUs trace this as well.
-@functools.partial(jax.jit, static_argnames=("orthogonalizer", "chunk_bytes", "call"))
-def _by_itself(
-    batch: Matrices, orthogonalizer: Orthogonalizer, chunk_bytes: int, call: str
-) -> Matrices:
+@functools.partial(jax.jit, static_argnames=("orthogonalizer", "chunk_bytes"))
+def _by_itself(batch: Matrices, orthogonalizer: Orthogonalizer, chunk_bytes: int) -> Matrices:
     transposed = _is_tall(batch) and not getattr(orthogonalizer, "takes_tall", False)
     stack = batch.mT if transposed else batch
     if stack.size:
-        stack = _in_chunks(stack, orthogonalizer, chunk_bytes, call)
+        stack = _in_chunks(stack, orthogonalizer, chunk_bytes)
     return stack.mT if transposed else stack
 
 
 def _by_shape(
-    matrices: Sequence[Batch], orthogonalizer: Orthogonalizer, chunk_bytes: int, call: str
+    matrices: Sequence[Batch], orthogonalizer: Orthogonalizer, chunk_bytes: int
 ) -> tuple[Batch, ...]:
     buckets: dict[tuple[int, int, jnp.dtype], list[int]] = {}
     for index, batch in enumerate(matrices):
@@ -98,35 +88,33 @@ def _by_shape(
         batches = [matrices[index] for index in members]
         stack = jnp.concatenate([each.mT if _is_tall(each) else each for each in batches])
         if stack.size:
-            stack = _in_chunks(stack, orthogonalizer, chunk_bytes, call)
+            stack = _in_chunks(stack, orthogonalizer, chunk_bytes)
         for index, part in zip(members, _unstacked(stack, batches), strict=True):
             results[index] = part.mT if _is_tall(matrices[index]) else part
     return tuple(results[index] for index in range(len(matrices)))
 
 
-def _in_chunks(
-    stack: Matrices, orthogonalizer: Orthogonalizer, chunk_bytes: int, call: str
-) -> Matrices:
+def _in_chunks(stack: Matrices, orthogonalizer: Orthogonalizer, chunk_bytes: int) -> Matrices:
     """Replaces the stack by its result in place, chunk by chunk."""
     chunk = _chunk_size(len(stack), 4 * stack[0].size, chunk_bytes)
     whole, rest = divmod(len(stack), chunk)
     if whole <= 1 and not rest:
-        return _result(orthogonalizer, stack, call)
+        return _result(orthogonalizer, stack)
 
     def replace(index: int | Array, stack: Matrices, size: int) -> Matrices:
         part = lax.dynamic_slice_in_dim(stack, index, size)
-        return lax.dynamic_update_slice_in_dim(stack, _result(orthogonalizer, part, call), index, 0)
+        return lax.dynamic_update_slice_in_dim(stack, _result(orthogonalizer, part), index, 0)
 
     stack = lax.fori_loop(0, whole, lambda i, stack: replace(i * chunk, stack, chunk), stack)
     return replace(whole * chunk, stack, rest) if rest else stack
 
 
-def _result(orthogonalizer: Orthogonalizer, part: Matrices, call: str) -> Matrices:
+def _result(orthogonalizer: Orthogonalizer, part: Matrices) -> Matrices:
     """Calls the orthogonalizer; raises if the shape changes, which updates in place would hide."""
     result = orthogonalizer(part)
     if result.shape != part.shape:
         remedy = f"it returns {result.shape} for {part.shape}: return the same shape"
-        raise _checks.invalid(call, "orthogonalizer", orthogonalizer, remedy)
+        raise _checks.invalid("orthogonalizer", orthogonalizer, remedy)
     return result.astype(part.dtype)
 
 

@@ -34,8 +34,6 @@ from muon_jax.polar._normalize import (
 from muon_jax.polar._precision import ARITHMETICS, Arithmetic, arithmetic
 from muon_jax.polar._schedules import CoefficientsLike, schedule
 
-_CALL = "newton_schulz"
-
 Coefficients: TypeAlias = Sequence[float | Float[Array, ""]]
 
 # Rounding errors are random, and sums over fewer entries than this do not average them out.
@@ -64,16 +62,17 @@ class NewtonSchulz:
 
     takes_tall = True  # tall matrices need no transpose
 
+    @_checks.named("newton_schulz")
     def __call__(self, matrices: Matrices) -> Matrices:
         return lax.platform_dependent(matrices, cpu=self.on_cpu, default=self.on_accelerator)
 
     def on_cpu(self, matrices: Matrices) -> Matrices:
         """Orthogonalises on CPUs: subnormals are kept, and a transposed operand costs a copy."""
-        return on_wide(_CALL, matrices, self.on_wide)
+        return on_wide(matrices, self.on_wide)
 
     def on_accelerator(self, matrices: Matrices) -> Matrices:
         """Orthogonalises on accelerators: subnormals are flushed, and transposes are free."""
-        return on_wide_or_tall(_CALL, matrices, self._wide_or_tall, self.operands)
+        return on_wide_or_tall(matrices, self._wide_or_tall, self.operands)
 
     def on(self, platform: str) -> "NewtonSchulz":
         """Returns the orthogonalizer of a platform, which is this one on every platform."""
@@ -85,10 +84,11 @@ class NewtonSchulz:
         rounded = self._arithmetic(min(rows, cols)).operands
         return None if rounded is None else jnp.dtype(rounded).name
 
+    @_checks.named("newton_schulz().plan")
     def plan(self, rows: int, cols: int) -> Plan:
         """Returns which steps share a Gram matrix for this shape; `print` it."""
         for name, size in (("rows", rows), ("cols", cols)):
-            _checks.check_positive_int(f"{_CALL}().plan", name, size)
+            _checks.check_positive_int(name, size)
         short, long = sorted((rows, cols))
         return plan(
             self.schedule,
@@ -158,6 +158,7 @@ class AutoNewtonSchulz:
 
     takes_tall = True
 
+    @_checks.named("newton_schulz")
     def __call__(self, matrices: Matrices) -> Matrices:
         if matrices.dtype == jnp.float64:
             return self.cpu(matrices)
@@ -178,6 +179,7 @@ class AutoNewtonSchulz:
         return self.cpu.flops(rows, cols)
 
 
+@_checks.named("newton_schulz")
 def newton_schulz(
     coefficients: CoefficientsLike = "fast",
     *,
@@ -229,11 +231,11 @@ def newton_schulz(
       Jordan et al., `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024;
       Amsel et al., `The Polar Express <https://arxiv.org/abs/2505.16932>`_, 2025
     """
-    _checks.check_choice(_CALL, "form", form, ("auto", "direct"))
-    _checks.check_choice(_CALL, "normalization", normalization, _NORMALIZATIONS)
+    _checks.check_choice("form", form, ("auto", "direct"))
+    _checks.check_choice("normalization", normalization, _NORMALIZATIONS)
 
     def of(dtype: Any) -> NewtonSchulz:
-        number_format = arithmetic(_CALL, dtype)
+        number_format = arithmetic(dtype)
         rows = schedule(coefficients, steps, arithmetic=number_format.name)
         return NewtonSchulz(rows, number_format, form == "auto", normalization)
 

@@ -55,7 +55,7 @@ def normalize_frobenius(matrix: Matrix, arithmetic: Arithmetic) -> Normalized:
     return Normalized(jnp.sqrt(trace), gram / trace, None)
 
 
-def on_wide(call: str, matrices: Matrices, polar: Callable[[Wide], Wide]) -> Matrices:
+def on_wide(matrices: Matrices, polar: Callable[[Wide], Wide]) -> Matrices:
     """Calls a function of wide matrices; returns results in the orientation and dtype of the input.
 
     The function gets float32 or wider, short side first, entries of order one, and no batch axis
@@ -70,11 +70,10 @@ def on_wide(call: str, matrices: Matrices, polar: Callable[[Wide], Wide]) -> Mat
         unit = to_unit_range(stack)
         return polar(unit.mT).mT if unit.shape[-2] > unit.shape[-1] else polar(unit)
 
-    return _checked(call, matrices, transposing)
+    return _checked(matrices, transposing)
 
 
 def on_wide_or_tall(
-    call: str,
     matrices: Matrices,
     polar: Callable[[Matrix], Matrix],
     operands: Callable[[int, int], str | None],
@@ -92,16 +91,16 @@ def on_wide_or_tall(
             stack = (stack / 2).astype(jnp.bfloat16).astype(stack.dtype)
         return polar(stack * to_order_of_one(jnp.max(jnp.abs(stack), axis=_MATRIX, keepdims=True)))
 
-    return _checked(call, matrices, scaled)
+    return _checked(matrices, scaled)
 
 
-def _checked(call: str, matrices: Matrices, polar: Callable[[Array], Array]) -> Matrices:
+def _checked(matrices: Matrices, polar: Callable[[Array], Array]) -> Matrices:
     if not jnp.issubdtype(matrices.dtype, jnp.floating):
         remedy = "Give real ones; the polar factor of A + iB is that of [[A, -B], [B, A]]"
-        raise _checks.refused(call, f"the matrices are {matrices.dtype}", remedy, TypeError)
+        raise _checks.refused(f"the matrices are {matrices.dtype}", remedy, TypeError)
     if matrices.ndim != 3:
         remedy = "Give (batch, rows, cols), such as matrix[None] for one matrix"
-        raise _checks.refused(call, f"the matrices have shape {matrices.shape}", remedy)
+        raise _checks.refused(f"the matrices have shape {matrices.shape}", remedy)
     if matrices.size == 0:
         return matrices
     done = polar(matrices[0] if len(matrices) == 1 else matrices)

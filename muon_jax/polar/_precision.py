@@ -103,10 +103,10 @@ ARITHMETICS = MappingProxyType(
 )
 
 
-def arithmetic(call: str, dtype: Any) -> Arithmetic:
+def arithmetic(dtype: Any) -> Arithmetic:
     """Resolves a dtype or its name."""
     name = dtype if isinstance(dtype, str) else _dtype_name(dtype)
-    _checks.check_choice(call, "dtype", name, tuple(ARITHMETICS))
+    _checks.check_choice("dtype", name, tuple(ARITHMETICS))
     return ARITHMETICS[name]
 
 

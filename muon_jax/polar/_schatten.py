@@ -10,8 +10,6 @@ from muon_jax._types import Matrices
 from muon_jax.polar._normalize import Wide, nonzero, on_wide
 from muon_jax.polar._svd import decompose
 
-_CALL = "steepest_descent"
-
 
 @dataclass(frozen=True)
 class SteepestDescent:
@@ -19,8 +17,9 @@ class SteepestDescent:
 
     p: float
 
+    @_checks.named("steepest_descent")
     def __call__(self, matrices: Matrices) -> Matrices:
-        return on_wide(_CALL, matrices, self._direction)
+        return on_wide(matrices, self._direction)
 
     def _direction(self, matrix: Wide) -> Wide:
         spectrum = decompose(matrix)
@@ -38,6 +37,7 @@ class SteepestDescent:
         return math.inf if self.p == 1 else 1 / (self.p - 1)
 
 
+@_checks.named("steepest_descent")
 def steepest_descent(p: float) -> SteepestDescent:
     r"""Makes the function that returns the direction of steepest descent in the Schatten-p norm.
 
@@ -84,7 +84,7 @@ def steepest_descent(p: float) -> SteepestDescent:
       <https://arxiv.org/abs/2409.20325>`_, 2024; Cesista, `Steepest Descent Under Schatten-p Norms
       <https://leloykun.github.io/ponder/steepest-descent-schatten-p/>`_, 2025
     """
-    _checks.check_number(_CALL, "p", p)
+    _checks.check_number("p", p)
     if not p >= 1:
-        raise _checks.invalid(_CALL, "p", p, "give a number of at least 1, or math.inf")
+        raise _checks.invalid("p", p, "give a number of at least 1, or math.inf")
     return SteepestDescent(float(p))

@@ -34,7 +34,6 @@ ScheduleName: TypeAlias = Literal[
 CoefficientsLike: TypeAlias = ScheduleName | Sequence[float] | Sequence[Sequence[float]]
 """A name, one row for all steps, or one row for each step."""
 
-_CALL = "newton_schulz"
 _REMEDY = "give a name, one row of 2 to 5 finite numbers, or a sequence of such rows"
 _DEFAULT_STEPS = 5
 
@@ -264,12 +263,12 @@ def schedule(
       TypeError: For coefficients that are not numbers, and for steps that are not an integer.
     """
     if steps is not None:
-        check_positive_int(_CALL, "steps", steps)
+        check_positive_int("steps", steps)
     if not isinstance(coefficients, str):
         rows = _validated(coefficients)
         one_row = len(rows) == 1
         return _take("the table", rows, steps or (_DEFAULT_STEPS if one_row else None), one_row)
-    check_choice(_CALL, "coefficients", coefficients, NAMES)
+    check_choice("coefficients", coefficients, NAMES)
     if coefficients in PUBLISHED:
         known = PUBLISHED[coefficients]
         rows = _take(repr(coefficients), known.rows, steps or known.steps, known.repeats)
@@ -286,7 +285,7 @@ def _own_design(name: str, steps: int | None, designs: _Designs) -> Schedule:
         degrees = designs.fast if name == "fast" else designs.accurate
         if steps not in (None, len(degrees)):
             remedy = f"{name!r} has {len(degrees)} steps; leave steps out, or choose 'minimax'"
-            raise invalid(_CALL, "steps", steps, remedy)
+            raise invalid("steps", steps, remedy)
     conditioning = designs.fast_conditioning if name == "fast" else _CONDITIONING
     return design(degrees, conditioning=conditioning, inflation=designs.inflation)
 
@@ -296,7 +295,7 @@ def _take(name: str, rows: Schedule, steps: int | None, repeats: bool) -> Schedu
     missing = max(0, steps - len(rows))
     if missing and not repeats:
         remedy = f"{name} has {len(rows)} rows and no rule beyond them; take at most {len(rows)}"
-        raise invalid(_CALL, "steps", steps, remedy)
+        raise invalid("steps", steps, remedy)
     return rows[:steps] + rows[-1:] * missing
 
 
@@ -306,7 +305,7 @@ def _validated(coefficients: Any) -> Schedule:
         rows = (given,) if given and np.ndim(given[0]) == 0 else given
         rows = tuple(tuple(float(c) for c in row) for row in rows)
     except (TypeError, ValueError):
-        raise invalid(_CALL, "coefficients", coefficients, _REMEDY, TypeError) from None
+        raise invalid("coefficients", coefficients, _REMEDY, TypeError) from None
     if not rows or not all(2 <= len(row) <= 5 and all(map(math.isfinite, row)) for row in rows):
-        raise invalid(_CALL, "coefficients", coefficients, _REMEDY)
+        raise invalid("coefficients", coefficients, _REMEDY)
     return rows

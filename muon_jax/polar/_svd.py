@@ -10,13 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from muon_jax import _checks
 from muon_jax._types import Matrices
-from muon_jax.polar._normalize import (
-    Square,
-    Wide,
-    identity_like,
-    normalize_schatten,
-    on_wide,
-)
+from muon_jax.polar._normalize import Square, Wide, identity_like, normalize_schatten, on_wide
 from muon_jax.polar._precision import ARITHMETICS
 
 _EXACT = ARITHMETICS["float32"]
@@ -29,8 +23,9 @@ _GROWTH = 1.5**2  # of a small eigenvalue, in a coupled step
 class PolarBySvd:
     """The value that `polar_by_svd` returns."""
 
+    @_checks.named("polar_by_svd")
     def __call__(self, matrices: Matrices) -> Matrices:
-        return on_wide("polar_by_svd", matrices, _by_svd)
+        return on_wide(matrices, _by_svd)
 
 
 def polar_by_svd() -> PolarBySvd:
@@ -85,8 +80,9 @@ class InverseSqrt:
 
     steps: int
 
+    @_checks.named("inverse_sqrt")
     def __call__(self, matrices: Matrices) -> Matrices:
-        return on_wide("inverse_sqrt", matrices, self._polar)
+        return on_wide(matrices, self._polar)
 
     def _polar(self, matrix: Wide) -> Wide:
         bound, gram, _ = normalize_schatten(matrix, _EXACT)
@@ -109,6 +105,7 @@ class InverseSqrt:
         return _multiply(inverse / bound, matrix)
 
 
+@_checks.named("inverse_sqrt")
 def inverse_sqrt(steps: int = 15) -> InverseSqrt:
     """Makes the orthogonalizer (XXᵀ)^(-1/2) X by the coupled Newton-Schulz iteration.
 
@@ -136,5 +133,5 @@ def inverse_sqrt(steps: int = 15) -> InverseSqrt:
     References:
       Higham, `Functions of Matrices: Theory and Computation`, SIAM 2008, eq. 6.35
     """
-    _checks.check_positive_int("inverse_sqrt", "steps", steps)
+    _checks.check_positive_int("steps", steps)
     return InverseSqrt(steps)

@@ -8,15 +8,7 @@ from muon_jax.routing._traced import TracedAxes as TracedAxes
 from muon_jax.routing._traced import TracedLeaf as TracedLeaf
 from muon_jax.routing.trace import trace_axes as trace_axes
 
-__all__ = [
-    "Leaf",
-    "Rule",
-    "TracedAxes",
-    "TracedLeaf",
-    "label_params",
-    "matrix_axes",
-    "trace_axes",
-]
+__all__ = ["Leaf", "Rule", "TracedAxes", "TracedLeaf", "label_params", "matrix_axes", "trace_axes"]
 
 
 def __dir__() -> list[str]:

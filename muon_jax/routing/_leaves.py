@@ -17,7 +17,7 @@ from muon_jax.views._matrix_axes import Shape
 _PARAMETER = f"{vocabulary.WEIGHT},embedding,embeddings,scale,bias,b,gamma,beta,offset"
 
 
-def leaves_of(params: Any, call: str) -> tuple[list[Leaf], list[str]]:
+def leaves_of(params: Any) -> tuple[list[Leaf], list[str]]:
     """Returns the leaves of a parameter tree, and the paths that a mask hides.
 
     Raises:
@@ -26,11 +26,11 @@ def leaves_of(params: Any, call: str) -> tuple[list[Leaf], list[str]]:
     """
     nodes = named_nodes(params)
     if not nodes:
-        raise refused(call, "the tree of parameters has no arrays", "Give the model's parameters")
+        raise refused("the tree of parameters has no arrays", "Give the model's parameters")
     leaves, taken = list[Leaf](), set[Words]()
     for path, value in nodes:
         if not is_masked(value):
-            _check_array(path, value, call)
+            _check_array(path, value)
             words, names = _words_and_names(path, len(leaves), taken)
             leaves.append(Leaf(path, tuple(value.shape), value.dtype, words, names))
     tree = Tree(leaves)
@@ -61,14 +61,14 @@ def _words_and_names(path: str, index: int, taken: set[Words]) -> tuple[Words, W
     return words, tuple(map(vocabulary.plain_name, split))
 
 
-def _check_array(path: str, value: Any, call: str) -> None:
+def _check_array(path: str, value: Any) -> None:
     dtype = getattr(value, "dtype", None)
     if dtype is None or not hasattr(value, "shape") or not jnp.issubdtype(dtype, jnp.inexact):
         what = f"a {type(value).__name__}" if dtype is None else f"of dtype {dtype}"
         functions = "`nnx.state(model, nnx.Param)` or `eqx.filter(model, eqx.is_inexact_array)`"
         problem = f"'{path}' is {what}, not an array of floating-point numbers"
         remedy = f"Give only the arrays that are trained, such as {functions}"
-        raise refused(call, problem, remedy, TypeError)
+        raise refused(problem, remedy, TypeError)
 
 
 def _stacks_by_axis_name(params: Any, leaves: Sequence[Leaf]) -> dict[Words, Shape]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import jax
 import numpy as np
 
-from muon_jax._checks import check_choice, listed, refused
+from muon_jax._checks import check_choice, listed, named, refused
 from muon_jax.routing._context import Leaf
 from muon_jax.routing._default_rules import DEFAULT_RULES
 from muon_jax.routing._leaves import leaves_of
@@ -56,7 +56,6 @@ def route(
     rules: Iterable[Rule] = (),
     axes: AxesLike = None,
     ambiguous: Ambiguous = "error",
-    call: str = "route",
 ) -> Any:
     """Routes every parameter of a tree: by the user's rules, by axes, then by the default rules.
 
@@ -68,22 +67,23 @@ def route(
         several candidate views, or one of more than two axes is in a masked tree.
       TypeError: a leaf is no array of floating-point numbers, or a complex one is a matrix.
     """
-    own = check_rules(rules, ambiguous, call)
+    own = check_rules(rules, ambiguous)
     if is_placeholder(params):
         return params
-    leaves, masked = leaves_of(params, call)
+    leaves, masked = leaves_of(params)
     paths = [*(leaf.path for leaf in leaves), *masked]
     for rule in own:
         if not any(map(rule.fits, paths)):
-            raise fits_nothing(call, "rules", rule.pattern, paths)
-    own += axes_as_rules(axes, params, call=call)
-    routes = [_route_of(leaf, own, bool(masked), call) for leaf in leaves]
+            raise fits_nothing("rules", rule.pattern, paths)
+    own += axes_as_rules(axes, params)
+    routes = [_route_of(leaf, own, bool(masked)) for leaf in leaves]
     unclear = [found for found in routes if found.candidates]
     if unclear and ambiguous == "error":
-        raise _ambiguity(unclear, routes, call)
+        raise _ambiguity(unclear, routes)
     return jax.tree.unflatten(jax.tree.structure(params), routes)
 
 
+@named("label_params")
 def label_params(
     params: Any,
     *,
@@ -114,10 +114,11 @@ def label_params(
       >>> muon_jax.label_params({"dense": layer})
       {'dense': {'bias': 'adamw', 'kernel': 'muon'}}
     """
-    routes = route(params, rules=rules, axes=axes, ambiguous=ambiguous, call="label_params")
+    routes = route(params, rules=rules, axes=axes, ambiguous=ambiguous)
     return jax.tree.map(lambda found: found.label, routes)
 
 
+@named("matrix_axes")
 def matrix_axes(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguous = "error") -> Any:
     """Returns the view of every parameter as matrices; None where Muon leaves it alone.
 
@@ -138,11 +139,11 @@ def matrix_axes(params: Any, *, rules: Iterable[Rule] = (), ambiguous: Ambiguous
       >>> muon_jax.matrix_axes({"query": {"kernel": jax.numpy.ones((8, 2, 4))}})
       {'query': {'kernel': MatrixAxes(rows=0, cols=(1, 2))}}
     """
-    routes = route(params, rules=rules, ambiguous=ambiguous, call="matrix_axes")
+    routes = route(params, rules=rules, ambiguous=ambiguous)
     return jax.tree.map(lambda found: found.axes, routes)
 
 
-def check_labels(routes: Any, known: Collection[str], *, call: str) -> None:
+def check_labels(routes: Any, known: Collection[str]) -> None:
     """Raises ValueError where a rule gives a label that no optimizer has."""
     unknown = [each for each in jax.tree.leaves(routes) if each.label not in known]
     if unknown:
@@ -151,27 +152,27 @@ def check_labels(routes: Any, known: Collection[str], *, call: str) -> None:
             f"rules give {labels}, but the known labels are {listed(map(repr, sorted(known)))}"
         )
         remedy = "Give an optimizer for each, such as transforms={'frozen': optax.set_to_zero()}"
-        raise refused(call, problem, remedy)
+        raise refused(problem, remedy)
 
 
-def check_rules(rules: Iterable[Rule], ambiguous: Ambiguous, call: str) -> tuple[Rule, ...]:
+def check_rules(rules: Iterable[Rule], ambiguous: Ambiguous) -> tuple[Rule, ...]:
     """Returns the rules as a tuple, after checking them and `ambiguous`."""
-    check_choice(call, "ambiguous", ambiguous, ("error", "fallback"))
+    check_choice("ambiguous", ambiguous, ("error", "fallback"))
     if isinstance(rules, Rule):
-        raise refused(call, f"rules is {rules!r}", "Put it in a list, rules=[...]", TypeError)
+        raise refused(f"rules is {rules!r}", "Put it in a list, rules=[...]", TypeError)
     checked = tuple(rules)
     for rule in checked:
         if not isinstance(rule, Rule):
-            raise refused(call, f"rules holds {rule!r}", "Give muon_jax.Rule values", TypeError)
+            raise refused(f"rules holds {rule!r}", "Give muon_jax.Rule values", TypeError)
     return checked
 
 
-def _route_of(leaf: Leaf, rules: Sequence[Rule], masked: bool, call: str) -> Route:
+def _route_of(leaf: Leaf, rules: Sequence[Rule], masked: bool) -> Route:
     own = ((rule, rule.outcome(leaf)) for rule in rules if rule.fits(leaf.path))
     chosen = next((each for each in own if each[1] is not None), None)
     if chosen is None and masked and len(leaf.shape) > 2:
         problem = f"the tree is masked at '{leaf.path}', but the rules need the whole tree"
-        raise refused(call, problem, "Pass axes=muon_jax.matrix_axes(params)")
+        raise refused(problem, "Pass axes=muon_jax.matrix_axes(params)")
     rule, outcome = chosen or _by_default(leaf)
     description, by_default = (leaf.path, leaf.shape, leaf.dtype), chosen is None
     if isinstance(outcome, tuple):
@@ -181,8 +182,8 @@ def _route_of(leaf: Leaf, rules: Sequence[Rule], masked: bool, call: str) -> Rou
     if leaf.dtype.kind == "c":
         problem = f"'{leaf.path}' has dtype {leaf.dtype}, but Muon orthogonalises real matrices"
         remedy = f'Send it elsewhere, by rules=[Rule("{as_pattern(leaf.path)}", "adamw")]'
-        raise refused(call, problem, remedy, TypeError)
-    outcome.check(leaf.shape, call=call, path=leaf.path)
+        raise refused(problem, remedy, TypeError)
+    outcome.check(leaf.shape, path=leaf.path)
     repeats = f"; axis {listed(map(str, leaf.stack))} repeats it" if leaf.stack else ""
     return Route(*description, MUON, outcome, rule.name, rule.why + repeats, by_default)
 
@@ -225,7 +226,7 @@ def as_pattern(path: str) -> str:
     return re.sub(r"[*{},]", "?", path) or "*"
 
 
-def _ambiguity(unclear: Sequence[Route], routes: Sequence[Route], call: str) -> Exception:
+def _ambiguity(unclear: Sequence[Route], routes: Sequence[Route]) -> Exception:
     """Returns the error that shows every candidate view as the line to write.
 
     Layers that differ in a number alone share a line, if its pattern fits no other parameter.
@@ -245,7 +246,6 @@ def _ambiguity(unclear: Sequence[Route], routes: Sequence[Route], call: str) -> 
             lines.setdefault(line, f"{line}  # {batch} of {inputs} x {outputs}")
     several = any(len(found.candidates) > 1 for found in unclear)
     return refused(
-        call,
         listed((f"{found.path or 'the array'} {found.shape}" for found in unclear), 4)
         + (" can be read as matrices in several ways" if several else " may be a matrix or none"),
         "Pass the view that fits in rules=[...], or ambiguous='fallback' to leave it to AdamW:"

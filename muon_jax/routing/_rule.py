@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TypeAlias
 
-from muon_jax._checks import invalid
+from muon_jax._checks import invalid, named
 from muon_jax.routing._context import Leaf
 from muon_jax.trees._patterns import check_pattern, path_fits
 from muon_jax.views._matrix_axes import MatrixAxes
@@ -53,23 +53,25 @@ class Rule:
     why: str = "a rule of yours"
     name: str = ""
 
+    @named("Rule", inside=True)
     def __post_init__(self):
-        check_pattern("Rule", "pattern", self.pattern)
+        check_pattern("pattern", self.pattern)
         if self.to == MUON:
-            raise invalid("Rule", "to", MUON, "give the view, such as MatrixAxes(rows=-2, cols=-1)")
+            raise invalid("to", MUON, "give the view, such as MatrixAxes(rows=-2, cols=-1)")
         if not (isinstance(self.to, MatrixAxes | str) or callable(self.to)):
             remedy = 'give a MatrixAxes, a label such as "adamw", or a function of the leaf'
-            raise invalid("Rule", "to", self.to, remedy, TypeError)
+            raise invalid("to", self.to, remedy, TypeError)
         object.__setattr__(self, "name", self.name or self.pattern)
 
     def fits(self, path: str) -> bool:
         """Returns whether the pattern fits a path."""
         return path_fits(self.pattern, path)
 
+    @named("Rule", inside=True)
     def outcome(self, leaf: Leaf) -> Outcome:
         """Returns where a leaf that fits goes, or None where the rule does not apply after all."""
         found = self.to(leaf) if callable(self.to) else self.to
         if found == MUON or not isinstance(found, MatrixAxes | str | tuple | None):
             remedy = 'let the function return a MatrixAxes, a label such as "adamw", or None'
-            raise invalid("Rule", "to", found, remedy, TypeError)
+            raise invalid("to", found, remedy, TypeError)
         return found

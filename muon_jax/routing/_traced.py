@@ -71,7 +71,7 @@ class TracedAxes:
         widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
         return "\n".join("  ".join(map(str.ljust, row, [*widths, 0])).rstrip() for row in rows)
 
-    def rules(self, params: Any, *, call: str) -> tuple[Rule, ...]:
+    def rules(self, params: Any) -> tuple[Rule, ...]:
         """Returns a rule for each reason, which send parameters where the loss told.
 
         Parameters that neither the loss nor its name told are left to the next rules.
@@ -87,7 +87,6 @@ class TracedAxes:
                     "is not among those traced" if found is None else f"was traced as {found.shape}"
                 )
                 raise refused(
-                    call,
                     f"'{path}' of shape {np.shape(array)} {was}",
                     "Call trace_axes(loss, params, *args) with the parameters to be trained",
                 )
@@ -109,28 +108,28 @@ In a prefix tree None leaves a leaf alone; None for the whole means the rules of
 """
 
 
-def axes_as_rules(axes: AxesLike, params: Any, *, call: str) -> tuple[Rule, ...]:
+def axes_as_rules(axes: AxesLike, params: Any) -> tuple[Rule, ...]:
     """Turns what a user gives as axes into rules for these parameters.
 
     Raises:
-      TypeError or ValueError: names `call` and what does not fit.
+      TypeError or ValueError: names what does not fit.
     """
     if axes is None:
         return ()
     if isinstance(axes, TracedAxes):
-        return axes.rules(params, call=call)
-    views = views_by_leaf(axes, params, call=call)
+        return axes.rules(params)
+    views = views_by_leaf(axes, params)
     outcomes = {
         path: view or FALLBACK for (path, _), view in zip(named_leaves(params), views, strict=True)
     }
     return (Rule("*", _chosen(outcomes), "as given by axes", "axes"),)
 
 
-def views_by_leaf(axes: AxesLike, params: Any, *, call: str) -> list[MatrixAxes | None]:
+def views_by_leaf(axes: AxesLike, params: Any) -> list[MatrixAxes | None]:
     """Lists the view of every leaf, unchecked against its shape."""
-    views = chosen_by_leaf(call, "axes", axes, params, remedy=AXES_REMEDY, is_leaf=_is_view)
+    views = chosen_by_leaf("axes", axes, params, remedy=AXES_REMEDY, is_leaf=_is_view)
     if others := [view for view in views if not _is_view(view)]:
-        raise refused(call, f"axes holds {others[0]!r}", AXES_REMEDY, TypeError)
+        raise refused(f"axes holds {others[0]!r}", AXES_REMEDY, TypeError)
     return views
 
 

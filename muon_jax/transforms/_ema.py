@@ -31,12 +31,11 @@ def cast_saturating(average: Float[Array, "..."], dtype: Any) -> Float[Array, ".
     return jnp.where(jnp.isfinite(average), within, average).astype(dtype)
 
 
-def check_storable(call: str, params: Any) -> None:
+def check_storable(params: Any) -> None:
     """Raises TypeError for parameters of 8 bits, because small updates round to zero there."""
     dtypes = ((path, jnp.result_type(leaf)) for path, leaf in named_leaves(params))
     if narrow := [f"{path} ({dtype})" for path, dtype in dtypes if dtype.itemsize < 2]:
         raise refused(
-            call,
             f"parameters of 8 bits cannot be trained: {listed(narrow)}",
             "Train a copy in bfloat16 or float32, and round it to 8 bits for the forward pass",
             TypeError,

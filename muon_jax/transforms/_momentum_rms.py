@@ -59,25 +59,24 @@ def scale_by_momentum_rms(
       >>> [round(float(x), 3) for x in updates]
       [1.0, -1.0]
     """
-    call = _checks.call_in_progress()
     for name, value in (("momentum", momentum), ("max_norm", max_norm), ("eps", eps)):
-        _checks.check_no_schedule(call, name, value)
-    _checks.check_fraction(call, "momentum", momentum)
-    _checks.check_non_negative(call, "eps", eps)
+        _checks.check_no_schedule(name, value)
+    _checks.check_fraction("momentum", momentum)
+    _checks.check_non_negative("eps", eps)
     if max_norm is not None:
-        _checks.check_non_negative(call, "max_norm", max_norm)
+        _checks.check_non_negative("max_norm", max_norm)
 
     def init(params: optax.Params) -> MomentumRmsState:
-        check_storable(call, params)
+        check_storable(params)
         return MomentumRmsState(jax.tree.map(zeros_sharded_as, params))
 
     def update(
         updates: optax.Updates, state: MomentumRmsState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, MomentumRmsState]:
         del params
-        check_gradients(updates, state, call=call)
+        check_gradients(updates, state)
         updates = jax.tree.map(jnp.asarray, updates)  # NumPy's float64 becomes JAX's float
-        check_same_leaves(state.mu, updates, call=call)
+        check_same_leaves(state.mu, updates)
         average = jax.tree.map(lambda old, new: ema(old, new, momentum), state.mu, updates)
         scaled = jax.tree.map(
             lambda leaf, like: _unit_rms(leaf, eps, max_norm).astype(like.dtype), average, updates

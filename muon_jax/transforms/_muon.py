@@ -111,21 +111,20 @@ def scale_by_muon(
       <https://kellerjordan.github.io/posts/muon/>`_, 2024;
       Liu et al., `Muon is Scalable for LLM Training <https://arxiv.org/abs/2502.16982>`_, 2025
     """
-    call = _checks.call_in_progress()
-    _checks.check_fraction(call, "momentum", momentum)
-    _checks.check_bool(call, "nesterov", nesterov)
-    momentum_dtype = _checks.check_float_dtype(call, "momentum_dtype", momentum_dtype)
-    solve = tree_solver(call, orthogonalizer, scale, chunk_bytes, distribute)
-    divider = preconditioner(call, precondition)
+    _checks.check_fraction("momentum", momentum)
+    _checks.check_bool("nesterov", nesterov)
+    momentum_dtype = _checks.check_float_dtype("momentum_dtype", momentum_dtype)
+    solve = tree_solver(orthogonalizer, scale, chunk_bytes, distribute)
+    divider = preconditioner(precondition)
 
     def init(params: optax.Params) -> MuonState:
         if is_placeholder(params):
             kept = () if divider is None else params if divider.elementwise else jnp.zeros([])
             return MuonState(jnp.zeros([], jnp.int32), params, kept)
-        _check_arrays(call, params)
-        views = resolve_views(call, params, axes)
+        _check_arrays(params)
+        views = resolve_views(params, axes)
         if axes is None:
-            _check_all_routed(call, params, views)
+            _check_all_routed(params, views)
         zeros = _mirrored(params, views, lambda leaf, _: zeros_sharded_as(leaf, momentum_dtype))
         kept = _mirrored(params, views, divider.init) if divider else ()
         return on_mesh_of(params, MuonState(jnp.zeros([], jnp.int32), zeros, kept))
@@ -133,12 +132,12 @@ def scale_by_muon(
     def update(
         updates: optax.Updates, state: MuonState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, MuonState]:
-        params = params_beside(updates, params, call=call)
-        check_gradients(updates, state, call=call)
+        params = params_beside(updates, params)
+        check_gradients(updates, state)
         updates = jax.tree.map(jnp.asarray, updates)  # NumPy's float64 becomes JAX's float
         gradients, treedef = jax.tree.flatten(updates)
-        views = resolve_views(call, updates, axes)
-        check_same_leaves(state.mu, _mirrored(updates, views), call=call)
+        views = resolve_views(updates, axes)
+        check_same_leaves(state.mu, _mirrored(updates, views))
         decay = momentum(state.count) if callable(momentum) else momentum
         directions, averages = list[Array](), list[Any]()
         kept = treedef.flatten_up_to(state.precondition) if divider else [()] * len(gradients)
@@ -189,10 +188,10 @@ def _accumulate(
     return direction.astype(either), cast_saturating(moved, average.dtype)
 
 
-def _check_arrays(call: str, params: optax.Params) -> None:
+def _check_arrays(params: optax.Params) -> None:
     nodes = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
     if not nodes:
-        raise _checks.refused(call, "the parameters hold no array", "Pass the tree to be trained")
+        raise _checks.refused("the parameters hold no array", "Pass the tree to be trained")
     others = [
         f"{path} ({jnp.result_type(leaf)})"
         for path, leaf in named_leaves(params)
@@ -200,15 +199,14 @@ def _check_arrays(call: str, params: optax.Params) -> None:
     ]
     if others:
         raise _checks.refused(
-            call,
             f"only real floating-point parameters have an update, not {_checks.listed(others)}",
             "Keep them out of the trained tree, or mask them",
             TypeError,
         )
-    check_storable(call, params)
+    check_storable(params)
 
 
-def _check_all_routed(call: str, params: optax.Params, views: list[Any]) -> None:
+def _check_all_routed(params: optax.Params, views: list[Any]) -> None:
     others = [
         f"{path} {jnp.shape(leaf)}"
         for (path, leaf), view in zip(named_leaves(params), views, strict=True)
@@ -216,7 +214,6 @@ def _check_all_routed(call: str, params: optax.Params, views: list[Any]) -> None
     ]
     if others:
         raise _checks.refused(
-            call,
             f"no matrices by the default rules: {_checks.listed(others)}",
             "Use muon_jax.muon, or optax.multi_transform with muon_jax.label_params, to send them"
             " to another optimizer; or give their views by axes=",

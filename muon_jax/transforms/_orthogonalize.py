@@ -27,6 +27,7 @@ from muon_jax.views._matrix_axes import MatrixAxes, solve_leaves
 Tree = TypeVar("Tree")
 
 
+@_checks.named("orthogonalize_tree")
 def orthogonalize_tree(
     tree: Tree,
     axes: AxesLike = None,
@@ -66,9 +67,8 @@ def orthogonalize_tree(
       >>> bool(jax.numpy.linalg.norm(nearest, 2) < 1.3)
       True
     """
-    call = "orthogonalize_tree"
-    solve = tree_solver(call, orthogonalizer, scale, chunk_bytes, distribute)
-    return solve(tree, resolve_views(call, tree, axes), tree)
+    solve = tree_solver(orthogonalizer, scale, chunk_bytes, distribute)
+    return solve(tree, resolve_views(tree, axes), tree)
 
 
 TreeSolver: TypeAlias = Callable[[Any, Sequence[MatrixAxes | None], Any], Any]
@@ -77,7 +77,6 @@ polar factors; leaves without a view pass through."""
 
 
 def tree_solver(
-    call: str,
     orthogonalizer: Orthogonalizer | None,
     scale: Scale,
     chunk_bytes: int | None,
@@ -86,28 +85,26 @@ def tree_solver(
     """Makes the function that orthogonalises and scales the whole matrices of a tree on any mesh.
 
     Raises:
-      TypeError or ValueError: names `call` and the unusable argument.
+      TypeError or ValueError: names the unusable argument.
     """
-    check_scale(call, scale)
-    check_distribute(call, distribute)
+    check_scale(scale)
+    check_distribute(distribute)
     if chunk_bytes is not None:
-        _checks.check_positive_int(call, "chunk_bytes", chunk_bytes)
+        _checks.check_positive_int("chunk_bytes", chunk_bytes)
     polar = newton_schulz() if orthogonalizer is None else orthogonalizer
-    _checks.check_orthogonalizer(call, polar)
+    _checks.check_orthogonalizer(polar)
     rescale = scaler(scale)
     cost = functools.cache(flops_of(polar) or quintic_flops)
 
     def solve(matrices: Sequence[Batch]) -> list[Batch]:
-        return [
-            rescale(each) for each in orthogonalize_all(matrices, polar, chunk_bytes, call=call)
-        ]
+        return [rescale(each) for each in orthogonalize_all(matrices, polar, chunk_bytes)]
 
     def solve_tree(tree: Any, views: Sequence[MatrixAxes | None], like: Any) -> Any:
         leaves, treedef = jax.tree.flatten(tree)
         views = [view if leaf.size else None for leaf, view in zip(leaves, views, strict=True)]
-        layout = resolve_layout(call, tree, views, distribute, like)
+        layout = resolve_layout(tree, views, distribute, like)
         if layout is None and distribute != "off" and leaves:
-            leaves[0] = warn_if_distributed(leaves[0], call)
+            leaves[0] = warn_if_distributed(leaves[0])
         viewed = {place: view for place, view in enumerate(views) if view is not None}
         matrix_axes, targets = list(viewed.values()), jax.tree.leaves(like)
         arrays, targets = [leaves[place] for place in viewed], [targets[place] for place in viewed]
@@ -148,12 +145,12 @@ def _operands(polar: Orthogonalizer, platform: str) -> Callable[[int, int], str 
     return on(platform).operands if on else lambda rows, cols: None
 
 
-def resolve_views(call: str, tree: Any, axes: AxesLike) -> list[MatrixAxes | None]:
+def resolve_views(tree: Any, axes: AxesLike) -> list[MatrixAxes | None]:
     """Returns the view of every leaf in order, checked against its shape."""
     if isinstance(axes, TracedAxes):
-        return [found.axes for found in jax.tree.leaves(route(tree, axes=axes, call=call))]
-    views = views_by_leaf(matrix_axes if axes is None else axes, tree, call=call)
+        return [found.axes for found in jax.tree.leaves(route(tree, axes=axes))]
+    views = views_by_leaf(matrix_axes if axes is None else axes, tree)
     for (path, leaf), view in zip(named_leaves(tree), views, strict=True):
         if view is not None:
-            view.check(jnp.shape(leaf), call=call, path=path)
+            view.check(jnp.shape(leaf), path=path)
     return views

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from muon_jax._checks import invalid, named, refused
+from muon_jax._checks import invalid, refused
 from muon_jax.mesh._state import on_mesh_of
 from muon_jax.transforms._record import RecordedLeaf, record
 from muon_jax.transforms._same_leaves import check_gradients, check_same_leaves, params_beside
@@ -32,22 +32,19 @@ class Report(NamedTuple):
 
 
 def built_per_tree(
-    call: str,
     build: Callable[[Any], optax.GradientTransformationExtraArgs],
     report: Callable[[Any], Report] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Makes a transformation that depends on the whole tree.
 
     Args:
-      call: the public call, for messages.
       build: from parameters, or updates of their structure, to the transformation for them. It runs
         at every update, because the transformation may hold traced hyperparameters.
       report: from parameters to the report of `init`.
     """
 
     def built(tree: Any) -> optax.GradientTransformationExtraArgs:
-        with named(call):
-            return build(tree)
+        return build(tree)
 
     def init(params: optax.Params) -> optax.OptState:
         if report is not None and not is_placeholder(params):
@@ -65,10 +62,10 @@ def built_per_tree(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
-        params = params_beside(updates, params, call=call)
-        check_gradients(updates, state, call=call)
+        params = params_beside(updates, params)
+        check_gradients(updates, state)
         updates = jax.tree.map(jnp.asarray, updates)  # NumPy's float64 becomes JAX's float
-        check_same_leaves(state, expected(updates), call=call)
+        check_same_leaves(state, expected(updates))
         return built(updates).update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -97,7 +94,7 @@ def once_per_structure(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return cached
 
 
-def check_mask(call: str, argument: str, mask: Any) -> None:
+def check_mask(argument: str, mask: Any) -> None:
     """Raises TypeError for the result of a mask function that was called with a step count.
 
     `optax.inject_hyperparams` does so around a user's own factory.
@@ -105,10 +102,10 @@ def check_mask(call: str, argument: str, mask: Any) -> None:
     if mask is False or isinstance(mask, np.ndarray | jax.Array):
         remedy = "give weight_decay=0.0 for no decay, or a tree of booleans, or a function to one; "
         remedy += f'optax.inject_hyperparams may need static_args=("{argument}",)'
-        raise invalid(call, argument, mask, remedy, TypeError)
+        raise invalid(argument, mask, remedy, TypeError)
 
 
-def mask_for(call: str, argument: str, tree: Any, mask: Any) -> Callable[[Any], Any] | None:
+def mask_for(argument: str, tree: Any, mask: Any) -> Callable[[Any], Any] | None:
     """Evaluates a mask on the whole tree, because Optax would pass it only a part.
 
     Returns a function, because Optax calls masks that are callable, such as trees of a model's
@@ -118,17 +115,17 @@ def mask_for(call: str, argument: str, tree: Any, mask: Any) -> Callable[[Any], 
         return None
     if is_placeholder(tree):
         return lambda _: tree
-    kept = mask_by_leaf(call, argument, tree, mask)
+    kept = mask_by_leaf(argument, tree, mask)
     chosen = jax.tree.structure(tree).unflatten(kept)
     return lambda _: chosen
 
 
-def mask_by_leaf(call: str, argument: str, tree: Any, mask: Any) -> list[bool]:
+def mask_by_leaf(argument: str, tree: Any, mask: Any) -> list[bool]:
     """Lists the value of a mask for each leaf of a tree."""
     remedy = "Give a tree of booleans, or a function from the parameters to one"
-    kept = chosen_by_leaf(call, argument, mask, tree, remedy=remedy)
+    kept = chosen_by_leaf(argument, mask, tree, remedy=remedy)
     for each in kept:
         # A traced array, such as a mask computed from a step count, has no value yet.
         if isinstance(each, Tracer) or np.asarray(each).dtype != bool or np.ndim(each):
-            raise refused(call, f"{argument} holds {each!r}", remedy, TypeError)
+            raise refused(f"{argument} holds {each!r}", remedy, TypeError)
     return [bool(each) for each in kept]

@@ -80,9 +80,10 @@ class SecondMoment:
     elementwise: ClassVar[bool] = True
     decay: float = 0.95
 
+    @_checks.named("SecondMoment", inside=True)
     def __post_init__(self):
-        _checks.check_no_schedule("SecondMoment", "decay", self.decay)
-        _checks.check_fraction("SecondMoment", "decay", self.decay)
+        _checks.check_no_schedule("decay", self.decay)
+        _checks.check_fraction("decay", self.decay)
 
     def init(self, leaf: Array, view: MatrixAxes) -> Array:
         del view
@@ -161,12 +162,13 @@ class Soap:
     sides: Literal["short", "both"] = "short"
     largest_side: int = 8192
 
+    @_checks.named("Soap", inside=True)
     def __post_init__(self):
-        _checks.check_no_schedule("Soap", "decay", self.decay)
-        _checks.check_fraction("Soap", "decay", self.decay)
-        _checks.check_positive_int("Soap", "every", self.every)
-        _checks.check_choice("Soap", "sides", self.sides, ("both", "short"))
-        _checks.check_positive_int("Soap", "largest_side", self.largest_side)
+        _checks.check_no_schedule("decay", self.decay)
+        _checks.check_fraction("decay", self.decay)
+        _checks.check_positive_int("every", self.every)
+        _checks.check_choice("sides", self.sides, ("both", "short"))
+        _checks.check_positive_int("largest_side", self.largest_side)
 
     def init(self, leaf: Array, view: MatrixAxes) -> SoapState:
         wide = wide_dtype(jnp.result_type(leaf))
@@ -193,7 +195,6 @@ class Soap:
     ) -> tuple[Array, SoapState]:
         if manual_axes():
             raise _checks.refused(
-                "Soap",
                 "inside shard_map or pmap a leaf may be a shard, and the eigenbases of a shard are "
                 "not those of its matrix",
                 "Call update under jit instead, or use SecondMoment",
@@ -266,14 +267,14 @@ PreconditionerLike: TypeAlias = Literal["second_moment", "soap"] | Preconditione
 _NAMED = MappingProxyType({"second_moment": SecondMoment(), "soap": Soap()})
 
 
-def preconditioner(call: str, given: Any) -> Preconditioner | None:
+def preconditioner(given: Any) -> Preconditioner | None:
     """Resolves the argument `precondition` of a public call."""
     if isinstance(given, str):
-        _checks.check_choice(call, "precondition", given, tuple(_NAMED))
+        _checks.check_choice("precondition", given, tuple(_NAMED))
         return _NAMED[given]
     if not isinstance(given, Preconditioner | None):
         remedy = "give 'second_moment', 'soap', a SecondMoment, a Soap, or None"
-        raise _checks.invalid(call, "precondition", given, remedy, TypeError)
+        raise _checks.invalid("precondition", given, remedy, TypeError)
     return given
 
 

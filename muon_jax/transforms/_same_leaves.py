@@ -15,13 +15,12 @@ _NESTING = re.compile(r"(?:^|/)inner_states?(?=/|$)")
 """Names in the path of a state that come from `optax.masked` and `optax.multi_transform`."""
 
 
-def check_same_leaves(found: Any, expected: Any, *, call: str) -> None:
+def check_same_leaves(found: Any, expected: Any) -> None:
     """Raises for a state that was made with other rules, or for a model of other widths.
 
     Args:
       found: a state, or its momentum; parameters without state are `optax.MaskedNode`.
       expected: what `init` would return now, or its shapes.
-      call: the public call, for messages.
 
     Raises:
       ValueError: lists the paths that only one tree has, and those whose shapes differ.
@@ -39,13 +38,12 @@ def check_same_leaves(found: Any, expected: Any, *, call: str) -> None:
             differing = [_difference(found, expected, ("the state", "now")) or "containers"]
     if differing:
         raise refused(
-            call,
             f"the state does not fit the parameters, rules and schedules: {listed(differing, 4)}",
             "Restore those that made the state, or make a new state with `init`",
         )
 
 
-def params_beside(updates: Any, params: Any, *, call: str) -> Any:
+def params_beside(updates: Any, params: Any) -> Any:
     """Returns the parameters that have a gradient, in the structure of the gradients.
 
     Params may be a whole Equinox model, whose other leaves have None as a gradient.
@@ -65,13 +63,12 @@ def params_beside(updates: Any, params: Any, *, call: str) -> Any:
     except ValueError as error:
         problem = _difference(updates, params, ("the gradients", "the parameters"))
         raise refused(
-            call,
             f"gradients and parameters differ: {problem or str(error).splitlines()[0]}",
             "Pass update(gradients, state, params) two trees of the same containers and keys",
         ) from error
 
 
-def check_gradients(updates: Any, state: Any, *, call: str) -> None:
+def check_gradients(updates: Any, state: Any) -> None:
     """Raises ValueError if a gradient is None and the state has an array for it."""
     nodes = dict(named_nodes(updates, _is_none))
     if all(node is not None for node in nodes.values()):
@@ -79,7 +76,6 @@ def check_gradients(updates: Any, state: Any, *, call: str) -> None:
     kept = {owner_of(path, nodes) for path, _ in named_leaves(state)}
     if lost := [path for path, node in nodes.items() if node is None and path in kept]:
         raise refused(
-            call,
             f"the gradient of {listed(map(repr, lost))} is None, but the state holds an array for "
             "it",
             "Pass zeros for a parameter without a gradient, or leave it out of `init` as well",

@@ -55,6 +55,7 @@ def unscaled(rows: int, cols: int) -> float:
     return 1.0
 
 
+@_checks.named("hidden_size")
 def hidden_size(width: int) -> ShapeScale:
     """Gives every matrix the factor 0.2·√width, the baseline of Liu et al. 2025, §2.2.
 
@@ -71,7 +72,7 @@ def hidden_size(width: int) -> ShapeScale:
       >>> import muon_jax
       >>> tx = muon_jax.scale_by_muon(scale=muon_jax.hidden_size(768))
     """
-    _checks.check_positive_int("hidden_size", "width", width)
+    _checks.check_positive_int("width", width)
     return lambda rows, cols: ADAMW_UPDATE_RMS * math.sqrt(width)
 
 
@@ -86,7 +87,7 @@ SHAPE_SCALES = MappingProxyType(
 )
 
 
-def check_scale(call: str, scale: Scale) -> None:
+def check_scale(scale: Scale) -> None:
     """Raises unless this is a named scale or a callable of (rows, cols)."""
     if callable(scale):
         return
@@ -96,7 +97,7 @@ def check_scale(call: str, scale: Scale) -> None:
         remedy = (
             f"choose one of {names}, muon_jax.hidden_size(width), or a callable of (rows, cols)"
         )
-        raise _checks.invalid(call, "scale", scale, remedy)
+        raise _checks.invalid("scale", scale, remedy)
 
 
 def shape_scale(scale: Scale) -> ShapeScale | None:

@@ -38,17 +38,16 @@ def scale_by_path(factors: Mapping[str, float]) -> optax.GradientTransformation:
       >>> import muon_jax, optax
       >>> tx = optax.chain(muon_jax.muon(1e-3), muon_jax.scale_by_path({"*/embed/*": 0.1}))
     """
-    call = _checks.call_in_progress()
     if not isinstance(factors, Mapping):
         remedy = 'give a mapping from patterns to numbers, such as {"*/embed/*": 0.1}'
-        raise _checks.invalid(call, "factors", factors, remedy, TypeError)
+        raise _checks.invalid("factors", factors, remedy, TypeError)
     for pattern, factor in factors.items():
-        check_pattern(call, "factors", pattern)
-        _checks.check_number(call, f"factors[{pattern!r}]", factor)
-        _checks.check_non_negative(call, f"factors[{pattern!r}]", factor)
+        check_pattern("factors", pattern)
+        _checks.check_number(f"factors[{pattern!r}]", factor)
+        _checks.check_non_negative(f"factors[{pattern!r}]", factor)
     # A NumPy scalar would widen updates of half precision.
     numbers = {pattern: float(factor) for pattern, factor in factors.items()}
-    factors_of = once_per_structure(lambda tree: by_leaf(tree, numbers, call=call))
+    factors_of = once_per_structure(lambda tree: by_leaf(tree, numbers))
 
     def init(params: optax.Params) -> optax.EmptyState:
         if not is_placeholder(params):
@@ -71,13 +70,12 @@ def times(update: Array, factor: float) -> Array:
     return update if factor == 1 else update * factor
 
 
-def by_leaf(params: Any, factors: Mapping[str, float], *, call: str) -> Any:
+def by_leaf(params: Any, factors: Mapping[str, float]) -> Any:
     """Returns for every leaf the factor of the first pattern that matches its path, or 1.
 
     Args:
       params: any pytree; patterns may also match paths that a mask hides.
       factors: factors by pattern, in order.
-      call: the public call, for messages.
 
     Raises:
       ValueError: a pattern decides no leaf.
@@ -95,18 +93,17 @@ def by_leaf(params: Any, factors: Mapping[str, float], *, call: str) -> Any:
     for path in masked_paths(params):
         factor_of(path)
     if unused:
-        raise _decides_nothing(next(iter(unused)), params, call)
+        raise _decides_nothing(next(iter(unused)), params)
     return found
 
 
-def _decides_nothing(pattern: str, params: Any, call: str) -> Exception:
+def _decides_nothing(pattern: str, params: Any) -> Exception:
     paths = [path for path, _ in named_leaves(params)]
     taken = [path for path in paths if path_fits(pattern, path)]
     if taken:
         return _checks.refused(
-            call,
             f"earlier patterns of factors take all that {pattern!r} fits: "
             f"{_checks.listed(taken, 3)}",
             "Put it before them, since the first that fits wins",
         )
-    return fits_nothing(call, "factors", pattern, paths)
+    return fits_nothing("factors", pattern, paths)

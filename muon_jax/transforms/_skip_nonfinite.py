@@ -10,8 +10,6 @@ from jaxtyping import Array, Bool, Int
 from muon_jax import _checks
 from muon_jax.mesh._state import on_mesh_of
 
-_CALL = "skip_nonfinite"
-
 
 class SkipNonfiniteState(NamedTuple):
     """The state of `skip_nonfinite`.
@@ -25,6 +23,7 @@ class SkipNonfiniteState(NamedTuple):
     inner_state: optax.OptState
 
 
+@_checks.named("skip_nonfinite")
 def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Skips every step whose gradients contain a NaN or an infinity.
 
@@ -56,17 +55,14 @@ def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransforma
       >>> updates["bias"].tolist(), int(state.skipped)
       ([0.0, 0.0, 0.0], 1)
     """
-    _checks.check_transformation(_CALL, "tx", tx)
+    _checks.check_transformation("tx", tx)
     tx = optax.with_extra_args_support(tx)
 
     def init(params: optax.Params) -> SkipNonfiniteState:
         return on_mesh_of(params, SkipNonfiniteState(jnp.zeros([], jnp.int32), tx.init(params)))
 
     def update(
-        updates: optax.Updates,
-        state: Any,
-        params: optax.Params | None = None,
-        **extra_args: Any,
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, Any]:
         finite = _all_finite(updates)
         zeroed = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), updates)

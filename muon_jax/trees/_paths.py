@@ -24,7 +24,6 @@ _BOXES = (GetAttrKey("value"), GetAttrKey("array"), DictKey("value"))  # Flax, H
 
 
 def chosen_by_leaf(
-    call: str,
     argument: str,
     choice: Any,
     tree: Any,
@@ -35,7 +34,6 @@ def chosen_by_leaf(
     """Returns the user's choice for every leaf of a tree, in order.
 
     Args:
-      call: the public call, for messages.
       argument: its argument, for messages.
       choice: a prefix tree, a function from the tree to one, or a tree with the same paths. Flax
         NNX initialises an optimizer with wrapped arrays, and updates without wrappers.
@@ -57,7 +55,7 @@ def chosen_by_leaf(
         paths = [path for path, _ in named_leaves(tree)]
         if not set(paths) <= by_path.keys() <= {*paths, *masked_paths(tree)}:
             problem = f"{argument} is no prefix of the parameters: {str(error).splitlines()[0]}"
-            raise refused(call, problem, remedy) from error
+            raise refused(problem, remedy) from error
         return [by_path[path] for path in paths]
     return chosen
 

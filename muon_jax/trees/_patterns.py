@@ -28,15 +28,15 @@ def words_of(path: str) -> Words:
     return tuple(split_path(path.lower()))
 
 
-def check_pattern(call: str, argument: str, pattern: object) -> None:
+def check_pattern(argument: str, pattern: object) -> None:
     """Raises ValueError unless `pattern` is a pattern of paths."""
     if not isinstance(pattern, str) or not pattern:
-        raise invalid(call, argument, pattern, 'give a pattern such as "*/kernel"')
+        raise invalid(argument, pattern, 'give a pattern such as "*/kernel"')
     try:
         _expression(pattern)
     except re.error:
         remedy = "open and close every brace, as in {query,key}"
-        raise invalid(call, argument, pattern, remedy) from None
+        raise invalid(argument, pattern, remedy) from None
 
 
 def path_fits(pattern: str, path: str) -> bool:
@@ -44,11 +44,10 @@ def path_fits(pattern: str, path: str) -> bool:
     return matches(_HAIKU.sub("", pattern.replace(".", "/")), "/".join(words_of(path)))
 
 
-def fits_nothing(call: str, what: str, pattern: str, paths: Sequence[str]) -> Exception:
+def fits_nothing(what: str, pattern: str, paths: Sequence[str]) -> Exception:
     """Returns the error for a pattern that no path matches; it lists the nearest paths."""
     nearest = difflib.get_close_matches(pattern, paths, _SHOWN_PATHS, cutoff=0.0)
     return refused(
-        call,
         f"no parameter fits the pattern {pattern!r} of {what}",
         f"The nearest paths are {listed(map(repr, nearest))}",
     )

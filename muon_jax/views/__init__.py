@@ -3,10 +3,7 @@
 from muon_jax.views._matrix_axes import MatrixAxes as MatrixAxes
 from muon_jax.views._matrix_axes import Split as Split
 
-__all__ = [
-    "MatrixAxes",
-    "Split",
-]
+__all__ = ["MatrixAxes", "Split"]
 
 
 def __dir__() -> list[str]:

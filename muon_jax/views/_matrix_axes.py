@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from muon_jax._checks import check_choice, check_positive_int, invalid, refused
+from muon_jax._checks import check_choice, check_positive_int, invalid, named, refused
 from muon_jax._types import Batch, Matrices, Solve
 
 Shape: TypeAlias = tuple[int, ...]
@@ -51,6 +51,7 @@ class Split:
     of: Literal["rows", "cols"]
     interleaved: bool
 
+    @named("Split", inside=True)
     def __init__(
         self,
         parts: int | Sequence[int],
@@ -59,10 +60,10 @@ class Split:
     ):
         sizes = tuple(parts) if isinstance(parts, Sequence) else parts
         for size in sizes if isinstance(sizes, tuple) else (sizes,):
-            check_positive_int("Split", "parts", size)
+            check_positive_int("parts", size)
         if (len(sizes) if isinstance(sizes, tuple) else sizes) < 2:
-            raise invalid("Split", "parts", parts, "give at least two parts, or no split")
-        check_choice("Split", "of", of, ("rows", "cols"))
+            raise invalid("parts", parts, "give at least two parts, or no split")
+        check_choice("of", of, ("rows", "cols"))
         object.__setattr__(self, "parts", sizes)
         object.__setattr__(self, "of", of)
         object.__setattr__(self, "interleaved", bool(interleaved))
@@ -151,6 +152,7 @@ class MatrixAxes:
     cols: tuple[int, ...]
     split: Split | None
 
+    @named("MatrixAxes", inside=True)
     def __init__(
         self,
         rows: int | Sequence[int],
@@ -160,7 +162,7 @@ class MatrixAxes:
         row_axes, col_axes = _axis_group("rows", rows), _axis_group("cols", cols)
         both = set(row_axes) & set(col_axes)
         if both:
-            raise invalid("MatrixAxes", "cols", cols, f"axis {min(both)} is already in rows")
+            raise invalid("cols", cols, f"axis {min(both)} is already in rows")
         object.__setattr__(self, "rows", row_axes)
         object.__setattr__(self, "cols", col_axes)
         if not (split is None or isinstance(split, Split)):
@@ -181,26 +183,24 @@ class MatrixAxes:
         )
         return MatrixAxes(rows, cols, self.split)
 
-    def check(self, shape: Shape, *, call: str, path: str = "") -> None:
-        """Raises ValueError if the view does not fit `shape`; the message has `call` and `path`."""
+    def check(self, shape: Shape, *, path: str = "") -> None:
+        """Raises ValueError if the view does not fit `shape`; the message has `path`."""
         what = f"{self!r} does not fit {repr(path) + ' of ' if path else ''}shape {shape}"
         ndim = len(shape)
         for axis in self.rows + self.cols:
             if not -ndim <= axis < ndim:
                 raise refused(
-                    call,
                     f"{what}: it has no axis {axis}",
                     f"Name axes between {-ndim} and {ndim - 1}" if ndim else "A scalar has no axes",
                 )
         named = [axis % ndim for axis in self.rows + self.cols]
         twice = sorted(axis for axis in set(named) if named.count(axis) > 1)
         if twice:
-            raise refused(call, f"{what}: axis {twice[0]} is named twice", "Name every axis once")
+            raise refused(f"{what}: axis {twice[0]} is named twice", "Name every axis once")
         if self.split is not None:
             size = math.prod(shape[axis] for axis in getattr(self, self.split.of))
             if not self.split.fits(size):
                 raise refused(
-                    call,
                     f"{what}: its {self.split.of} are {size} wide",
                     "Give a split whose parts fill that width exactly",
                 )
@@ -244,7 +244,7 @@ class MatrixAxes:
 
     def _whole(self, shape: Shape) -> MatricesShape:
         """The (batch, rows, cols) before any split."""
-        self.check(tuple(shape), call="MatrixAxes")
+        self.check(tuple(shape))
         batch, rows, cols = (
             math.prod(shape[axis] for axis in group) for group in self._groups(len(shape))
         )
@@ -286,9 +286,9 @@ def _axis_group(argument: str, axes: int | Sequence[int]) -> tuple[int, ...]:
     group = tuple(axes) if isinstance(axes, Sequence) else (axes,)
     integral = (isinstance(axis, numbers.Integral) and not isinstance(axis, bool) for axis in group)
     if not group or not all(integral):
-        raise invalid("MatrixAxes", argument, axes, "give an axis or a tuple of axes", TypeError)
+        raise invalid(argument, axes, "give an axis or a tuple of axes", TypeError)
     if len(set(group)) < len(group):
-        raise invalid("MatrixAxes", argument, axes, "name every axis once")
+        raise invalid(argument, axes, "name every axis once")
     return tuple(int(axis) for axis in group)
 
 

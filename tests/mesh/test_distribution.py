@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from muon_jax._checks import named
 from muon_jax.mesh._distribution import Distribution, check_distribute
 
 MESH = jax.make_mesh((1,), ("data",))
@@ -48,13 +49,13 @@ def test_distribute_is_a_word_or_a_distribution(distribute):
     words = (
         f"muon_jax.scale_by_muon(distribute={distribute!r}): give 'auto', 'off' or a Distribution."
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
-        check_distribute("scale_by_muon", distribute)
+    with named("scale_by_muon"), pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+        check_distribute(distribute)
 
 
 @pytest.mark.parametrize("distribute", ["auto", "off", Distribution()])
 def test_words_and_distributions_pass(distribute):
-    check_distribute("scale_by_muon", distribute)
+    check_distribute(distribute)
 
 
 def test_a_distribution_is_read_off_arrays_and_their_shapes():

@@ -383,7 +383,7 @@ def test_one_device_needs_no_layout(distribute):
     view = MatrixAxes(0, 1)
 
     def look(tree):
-        assert resolve_layout("scale_by_muon", tree, [view], distribute, tree) is None
+        assert resolve_layout(tree, [view], distribute, tree) is None
         return tree
 
     look({"kernel": jnp.ones((2, 3))})

@@ -1,16 +1,14 @@
 """Matrices of one shape share one computation, with chunks of any size."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from matrices import gaussian
 
-from muon_jax.polar import _batching
+from muon_jax._checks import named
+from muon_jax.polar._batching import orthogonalize_all
 
-orthogonalize_all = functools.partial(_batching.orthogonalize_all, call="muon")
 SQUARE = (
     r"^muon_jax\.muon\(orthogonalizer=<function .*\): it returns \(1, 4, 4\) for \(1, 4, 8\): "
     r"return the same shape\."
@@ -41,7 +39,7 @@ def sizes_of_chunks(count, chunk_bytes=None):
         seen.append(len(matrices))
         return matrices
 
-    orthogonalize_all([jnp.ones((count, 4, 8))], spy, chunk_bytes, call="call")
+    orthogonalize_all([jnp.ones((count, 4, 8))], spy, chunk_bytes)
     return seen
 
 
@@ -61,7 +59,7 @@ def test_a_program_is_made_for_the_platform_that_it_is_lowered_for():
     matrices = [jnp.ones((7, 4, 8)), jnp.ones((7, 8, 4))]
 
     def exported(*platforms):
-        solve = jax.jit(lambda matrices: orthogonalize_all(matrices, cube, call="call"))
+        solve = jax.jit(lambda matrices: orthogonalize_all(matrices, cube))
         return jax.export.export(solve, platforms=platforms)(matrices).mlir_module()
 
     assert "stablehlo.while" in exported("cpu")
@@ -80,7 +78,7 @@ def test_a_result_has_the_dtype_and_the_shape_that_came(count):
     stack = jnp.ones((count, 4, 8), jnp.bfloat16)
     (widened,) = orthogonalize_all([stack], lambda matrices: jnp.float32(2) * matrices)
     assert widened.dtype == jnp.bfloat16
-    with pytest.raises(ValueError, match=SQUARE):
+    with named("muon"), pytest.raises(ValueError, match=SQUARE):
         orthogonalize_all([stack], lambda matrices: matrices @ matrices.mT, 1)
 
 

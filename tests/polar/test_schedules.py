@@ -6,6 +6,7 @@ import runpy
 import numpy as np
 import pytest
 
+from muon_jax._checks import named
 from muon_jax.polar import _minimax
 from muon_jax.polar import _schedules as _coefficients
 from muon_jax.polar._gram_plan import ROUNDOFF
@@ -222,7 +223,7 @@ def test_degrees_3_to_9_are_allowed_side_by_side():
     ],
 )
 def test_refusals_name_the_value_and_the_remedy(arguments, kind, message):
-    with pytest.raises(kind) as caught:
+    with named("newton_schulz"), pytest.raises(kind) as caught:
         schedule(*arguments)
     assert str(caught.value) == message
 
@@ -243,7 +244,7 @@ def test_refusals_name_the_value_and_the_remedy(arguments, kind, message):
     ],
 )
 def test_unusable_tables_are_refused(table, kind):
-    with pytest.raises(kind) as caught:
+    with named("newton_schulz"), pytest.raises(kind) as caught:
         schedule(table)
     assert str(caught.value) == (
         f"muon_jax.newton_schulz(coefficients={table!r}): give a name, one row of 2 to 5 finite "

@@ -76,7 +76,7 @@ def test_a_field_called_value_is_no_box_where_others_stand_beside_it():
     assert routes["core/value"] == MatrixAxes(0, 1)
     masked = {"core": Heads(optax.MaskedNode(), params["core"].value)}
     assert [found.path for found in jax.tree.leaves(route(masked))] == ["core/value"]
-    assert by_leaf(params, {"*/value": 0.1}, call="muon")["attn"].value == 0.1
+    assert by_leaf(params, {"*/value": 0.1})["attn"].value == 0.1
     boxed = jax.tree.leaves(route(nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param)))
     assert [found.path for found in boxed] == ["bias", "kernel"]
 
@@ -85,7 +85,7 @@ def test_patterns_are_compared_without_the_tilde_of_haiku():
     path, view = "transformer/~/mixer/core", MatrixAxes(rows=-2, cols=-1)
     assert the_route(path, 5, 8, 6, rules=[Rule(path, view)]).axes == view
     assert the_route("~/core", 5, 8, 6, rules=[Rule("~/core", view)]).axes == view
-    assert by_leaf({"a/~/b": {"w": 1.0}}, {"a/~/b/w": 0.1}, call="muon") == {"a/~/b": {"w": 0.1}}
+    assert by_leaf({"a/~/b": {"w": 1.0}}, {"a/~/b/w": 0.1}) == {"a/~/b": {"w": 0.1}}
 
 
 def test_your_rules_come_first():

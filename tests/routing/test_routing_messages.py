@@ -8,6 +8,7 @@ import pytest
 from routes import array, tree_of
 
 import muon_jax
+from muon_jax._checks import named
 from muon_jax.routing._route import check_labels, route
 from muon_jax.routing._rule import Rule
 from muon_jax.views._matrix_axes import MatrixAxes
@@ -22,7 +23,7 @@ def message_of(kind, call, *args, **options):
 COMPLEX = {"modes": {"kernel": array(4, 8, dtype=jnp.complex64)}}
 AMBIGUOUS = tree_of({"mixer/0/mix": (2, 3, 4), "mixer/1/mix": (2, 3, 4)})
 CALLS = {
-    "route": route,
+    "route": named("route")(route),
     "label_params": muon_jax.label_params,
     "matrix_axes": muon_jax.matrix_axes,
     "muon": lambda params, **options: muon_jax.muon(0.1, **options).init(params),
@@ -89,7 +90,7 @@ def test_the_fallback_for_what_is_ambiguous_says_why(path):
 def with_labels(count):
     rules = [Rule(f"{index}", f"mine {index}") for index in range(count)]
     routes = route([jnp.ones(2)] * count, rules=rules)
-    check_labels(routes, {"adamw": None}, call="muon")
+    check_labels(routes, {"adamw": None})
 
 
 def with_ambiguous(count):

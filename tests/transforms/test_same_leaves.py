@@ -6,6 +6,7 @@ import pytest
 from routes import array
 
 import muon_jax
+from muon_jax._checks import named
 from muon_jax.routing._rule import Rule
 from muon_jax.transforms._same_leaves import check_same_leaves
 
@@ -59,8 +60,9 @@ def momentum(**shapes):
 def test_a_state_made_otherwise_is_refused_with_the_differing_paths():
     state = momentum(kernel=(2, 3), head=(3, 5), wte=None, same=(2, 2))
     updates = momentum(kernel=(2, 4), head=None, wte=(9, 2), same=(2, 2))
-    with pytest.raises(ValueError, match=r"^muon_jax\.scale_by_muon: the state does not") as caught:
-        check_same_leaves(state, updates, call="scale_by_muon")
+    words = r"^muon_jax\.scale_by_muon: the state does not"
+    with named("scale_by_muon"), pytest.raises(ValueError, match=words) as caught:
+        check_same_leaves(state, updates)
     message = str(caught.value)
     assert "'kernel' has shape (2, 3) in the state and shape (2, 4) now" in message
     assert "'head' has shape (3, 5) in the state and nothing now" in message
@@ -71,5 +73,5 @@ def test_a_state_made_otherwise_is_refused_with_the_differing_paths():
 def test_four_paths_are_named_and_the_rest_counted():
     for count, end in ((4, "(3,) now. "), (5, "(3,) now and 1 more. ")):
         with pytest.raises(ValueError, match="does not fit") as caught:
-            check_same_leaves([jnp.ones(2)] * count, [jnp.ones(3)] * count, call="scale_by_muon")
+            check_same_leaves([jnp.ones(2)] * count, [jnp.ones(3)] * count)
         assert end in str(caught.value)

@@ -32,8 +32,8 @@ def first_step(tx, params=PARAMS, **extra_args):
 
 
 def test_the_first_pattern_that_fits_wins_and_the_others_have_one():
-    assert by_leaf(PARAMS, FACTORS, call="scale_by_path") == EXPECTED
-    over = by_leaf(PARAMS, {"*/embedding": 0.1, "*": 0.5}, call="scale_by_path")
+    assert by_leaf(PARAMS, FACTORS) == EXPECTED
+    over = by_leaf(PARAMS, {"*/embedding": 0.1, "*": 0.5})
     assert jax.tree.leaves(over) == [0.5, 0.5, 0.5, 0.5, 0.1]
 
 

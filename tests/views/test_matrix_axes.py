@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from muon_jax._checks import named
 from muon_jax.views._matrix_axes import MatrixAxes, Split, same_matrices
 
 
@@ -231,8 +232,9 @@ MISFITS = {
 
 @pytest.mark.parametrize(("axes", "shape", "words"), MISFITS.values(), ids=MISFITS)
 def test_a_view_that_does_not_fit_names_call_path_and_remedy(axes, shape, words):
-    with pytest.raises(ValueError, match=r"^muon_jax\.scale_by_muon: ") as caught:
-        axes.check(shape, call="scale_by_muon", path="blocks/0/kernel")
+    words_before = r"^muon_jax\.scale_by_muon: "
+    with named("scale_by_muon"), pytest.raises(ValueError, match=words_before) as caught:
+        axes.check(shape, path="blocks/0/kernel")
     assert words in str(caught.value)
     assert f"{axes!r} does not fit 'blocks/0/kernel' of shape {shape}" in str(caught.value)
 

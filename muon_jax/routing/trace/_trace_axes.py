@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from muon_jax._checks import invalid, listed, refused
+from muon_jax._checks import invalid, listed, named, refused
 from muon_jax.routing._route import Route, as_pattern, route
 from muon_jax.routing._rule import FALLBACK, Rule
 from muon_jax.routing._traced import AMBIGUOUS, TracedAxes, TracedLeaf
@@ -19,9 +19,8 @@ from muon_jax.routing.trace._verdict import UNUSED, Verdict, verdict
 from muon_jax.routing.trace._walk import MULTIPLIED, Walk
 from muon_jax.trees._paths import named_leaves
 
-_CALL = "trace_axes"
 
-
+@named("trace_axes")
 def trace_axes(loss: Callable[..., Any], params: Any, /, *args: Any, **kwargs: Any) -> TracedAxes:
     """Reads from a loss how every parameter is a matrix, or why it is none.
 
@@ -56,11 +55,10 @@ def trace_axes(loss: Callable[..., Any], params: Any, /, *args: Any, **kwargs: A
       >>> muon_jax.trace_axes(lambda params, x: (x @ params["w"]).sum(), params, batch).axes
       {'w': MatrixAxes(rows=0, cols=1)}
     """
-    read = read_routes(loss, params, args, kwargs, call=_CALL)
+    read = read_routes(loss, params, args, kwargs)
     unused = [leaf.path for leaf in read.leaves if not leaf.read and leaf.why.endswith(UNUSED)]
     if unused:
         message = refused(
-            _CALL,
             f"the loss never uses {listed(map(repr, unused), 4)}",
             "Trace the loss that trains them, or take them out of params; until then their names "
             "decide",
@@ -70,18 +68,17 @@ def trace_axes(loss: Callable[..., Any], params: Any, /, *args: Any, **kwargs: A
 
 
 def read_routes(
-    loss: Callable[..., Any], params: Any, args: Sequence[Any], kwargs: Mapping[str, Any], call: str
+    loss: Callable[..., Any], params: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> TracedAxes:
-    """Reads the routes as `trace_axes` does, without its warning; errors name `call`."""
+    """Reads the routes as `trace_axes` does, without its warning."""
     if not callable(loss):
-        raise invalid(call, "loss", loss, "give a function of the parameters", TypeError)
+        raise invalid("loss", loss, "give a function of the parameters", TypeError)
     loss, params, args = without_module(loss, params, args)
     leaves, structure = jax.tree.flatten(params)
     kept = structure.unflatten([leaf if _is_learned(leaf) else None for leaf in leaves])
     learned = [place for place, leaf in enumerate(leaves) if _is_learned(leaf)]
     if not learned:
         raise refused(
-            call,
             "params holds no floating-point array",
             "Give the parameters first, trace_axes(loss, params, *args), as the loss takes them",
             TypeError,
@@ -91,8 +88,8 @@ def read_routes(
         for path, leaf in named_leaves(kept)
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating)
     ]
-    by_name = jax.tree.leaves(route(kept, rules=complex_leaves, ambiguous="fallback", call=call))
-    closed, kinds = _traced(loss, (params, args, kwargs), learned, call)
+    by_name = jax.tree.leaves(route(kept, rules=complex_leaves, ambiguous="fallback"))
+    closed, kinds = _traced(loss, (params, args, kwargs), learned)
     verdicts = _verdicts(closed, kinds, by_name)
     read = [_leaf(found, each) for found, each in zip(by_name, verdicts, strict=True)]
     return TracedAxes(tuple(read), jax.tree.structure(kept))
@@ -122,7 +119,7 @@ def without_module(
 
 
 def _traced(
-    loss: Callable[..., Any], inputs: Any, learned: Sequence[int], call: str
+    loss: Callable[..., Any], inputs: Any, learned: Sequence[int]
 ) -> tuple[Any, list[Kind]]:
     """Traces the loss, with whatever is no array held fixed; tells parameters from data.
 
@@ -147,7 +144,6 @@ def _traced(
     except Exception as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise refused(
-            call,
             f"the loss cannot be traced, {type(error).__name__}: {_first_line(error)}",
             "Give it the arguments with which jax.grad(loss) runs; strings, numbers and functions "
             "are held fixed, arrays are abstract",
