@@ -19,7 +19,7 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
         "adam_weight_decay": "Give weight_decay_mask=..., True for parameters of AdamW that decay",
         "adam_learning_rate": "Give fallback_learning_rate=...",
         "muon_weight_dimension_numbers": "Give axes=..., a tree of muon_jax.MatrixAxes",
-        "consistent_rms": "Give scale='keller' for None; 'match_rms', the default, is 0.2",
+        "consistent_rms": "Give scale='keller' for None, and scale='match_rms' for 0.2",
         # torch.optim.Muon 2.13 and KellerJordan/Muon
         "lr": "Give learning_rate=...",
         "adjust_lr_fn": "Give scale='keller' for 'original', 'match_rms' for 'match_rms_adamw'",
