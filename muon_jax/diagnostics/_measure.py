@@ -78,6 +78,7 @@ def by_matrix(function: Callable[..., Any], *trees: Any, axes: AxesLike = None) 
     return found
 
 
+@_checks.named("diagnostics.measure")
 def measure(updates: Any, params: Any, *, axes: AxesLike = None) -> dict[str, Measurement]:
     """Measures the weights and the update of every matrix, with one SVD of each.
 

@@ -70,8 +70,12 @@ def monitor(
     _checks.check_transformation("tx", tx)
     inner = optax.with_extra_args_support(tx)
 
+    @_checks.named("diagnostics.monitor")
+    def measured(updates: Any, params: Any) -> dict[str, Measurement]:
+        return measure(updates, params, axes=axes)
+
     def init(params: optax.Params) -> MonitorState:
-        shapes = jax.eval_shape(lambda tree: measure(tree, tree, axes=axes), params)
+        shapes = jax.eval_shape(lambda tree: measured(tree, tree), params)
         nothing = jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), shapes)
         start, never = jnp.zeros([], jnp.int32), jnp.full([], _NEVER, jnp.int32)
         return on_mesh_of(params, MonitorState(start, inner.init(params), never, nothing))
@@ -84,18 +88,16 @@ def monitor(
     ) -> tuple[optax.Updates, MonitorState]:
         if params is None:
             with _checks.named("diagnostics.monitor"):
-                raise _checks.refused(
-                    "params is missing",
-                    "Pass params, because updates are measured relative to them",
-                )
+                remedy = "Pass params, because updates are measured relative to them"
+                raise _checks.refused("params is missing", remedy)
         updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
 
-        def measured() -> tuple[Array, dict[str, Measurement]]:
-            found = measure(updates, params, axes=axes)
+        def now() -> tuple[Array, dict[str, Measurement]]:
+            found = measured(updates, params)
             return state.count, optax.tree.cast_like(found, state.measurements)
 
         measured_at, measurements = jax.lax.cond(
-            state.count % every == 0, measured, lambda: (state.measured_at, state.measurements)
+            state.count % every == 0, now, lambda: (state.measured_at, state.measurements)
         )
         count = jnp.asarray(optax.safe_increment(state.count))
         return updates, MonitorState(count, inner_state, measured_at, measurements)

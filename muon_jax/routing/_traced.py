@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from muon_jax._checks import refused
+from muon_jax._checks import named, refused
 from muon_jax.routing._context import Leaf
 from muon_jax.routing._rule import FALLBACK, Rule
 from muon_jax.trees._paths import chosen_by_leaf, named_leaves
@@ -71,6 +71,7 @@ class TracedAxes:
         widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
         return "\n".join("  ".join(map(str.ljust, row, [*widths, 0])).rstrip() for row in rows)
 
+    @named("TracedAxes.rules")
     def rules(self, params: Any) -> tuple[Rule, ...]:
         """Returns a rule for each reason, which send parameters where the loss told.
 

@@ -183,6 +183,7 @@ class MatrixAxes:
         )
         return MatrixAxes(rows, cols, self.split)
 
+    @named("MatrixAxes")
     def check(self, shape: Shape, *, path: str = "") -> None:
         """Raises ValueError if the view does not fit `shape`; the message has `path`."""
         what = f"{self!r} does not fit {repr(path) + ' of ' if path else ''}shape {shape}"
@@ -193,8 +194,8 @@ class MatrixAxes:
                     f"{what}: it has no axis {axis}",
                     f"Name axes between {-ndim} and {ndim - 1}" if ndim else "A scalar has no axes",
                 )
-        named = [axis % ndim for axis in self.rows + self.cols]
-        twice = sorted(axis for axis in set(named) if named.count(axis) > 1)
+        axes = [axis % ndim for axis in self.rows + self.cols]
+        twice = sorted(axis for axis in set(axes) if axes.count(axis) > 1)
         if twice:
             raise refused(f"{what}: axis {twice[0]} is named twice", "Name every axis once")
         if self.split is not None:

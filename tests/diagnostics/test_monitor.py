@@ -263,7 +263,24 @@ def test_extra_arguments_reach_what_is_wrapped():
                 MODEL, monitor(optax.sgd(0.1)).init(MODEL), None
             ),
             ValueError,
-            "params is missing",
+            "^muon_jax.diagnostics.monitor: params is missing",
+        ),
+        (
+            lambda: monitor(optax.sgd(0.1), axes=AXES).init({"w": jnp.ones(3)}),
+            ValueError,
+            "^muon_jax.diagnostics.monitor: .*it has no axis -2",
+        ),
+        (
+            lambda: monitor(muon_jax.muon(0.1, rules=[muon_jax.Rule("*/typo", "adamw")])).init(
+                MODEL
+            ),
+            ValueError,
+            "^muon_jax.muon: no parameter fits",
+        ),
+        (
+            lambda: measure({"w": jnp.ones(3)}, {"w": jnp.ones(3)}, axes=AXES),
+            ValueError,
+            "^muon_jax.diagnostics.measure: .*it has no axis -2",
         ),
         (lambda: by_matrix(stable_rank), ValueError, "there is no tree"),
         (

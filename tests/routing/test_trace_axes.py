@@ -207,6 +207,12 @@ BAD = {
         TypeError,
         "muon_jax.trace_axes: the loss cannot be traced, TracerBoolConversionError: Attempted",
     ),
+    "an error of another call in the loss": (
+        lambda: trace_axes(lambda w: muon_jax.newton_schulz()(w).sum(), array(3, 4)),
+        ValueError,
+        "muon_jax.trace_axes: the loss cannot be traced, ValueError: muon_jax.newton_schulz: the "
+        "matrices have shape (3, 4).",
+    ),
     "no parameters": (
         lambda: trace_axes(lambda x: x, {"n": array(3, dtype="int32")}),
         TypeError,

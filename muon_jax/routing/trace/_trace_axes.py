@@ -140,7 +140,8 @@ def _traced(
     params, args, kwargs = inputs
     try:
         inspect.signature(loss).bind(params, *args, **kwargs)
-        closed = jax.make_jaxpr(flat)(shapes)
+        with named(None, inside=True):
+            closed = jax.make_jaxpr(flat)(shapes)
     except Exception as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise refused(
