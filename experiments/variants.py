@@ -48,7 +48,7 @@ def normalize_outputs(
             norm = jnp.linalg.norm(leaf)
             unit = leaf * jnp.sqrt(leaf.size) / jnp.maximum(norm, 1e-30)
             moment = b2 * moment + (1 - b2) * jnp.mean(jnp.square(unit), axis=0)
-            scaled = unit / (jnp.sqrt(moment / (1 - b2**count)) + 1e-8)
+            scaled = unit / (jnp.sqrt(moment / (1 - b2**count)) + 1e-8)[None]
             return scaled * norm / jnp.maximum(jnp.linalg.norm(scaled), 1e-30), moment
 
         both = jax.tree.map(step, chosen(updates), updates, moments)

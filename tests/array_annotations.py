@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin
 
 from jaxtyping import AbstractArray
 
-PACKAGES = [f"muon_jax.{name}" for name in ("views", "polar", "transforms", "clip", "diagnostics")]
+PACKAGES = [f"muon_jax.{name}" for name in ("views", "polar", "transforms", "clip")]
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -48,7 +48,6 @@ def test_the_package_is_decorated(package):
         "muon_jax.polar": muon_jax.polar_by_svd,
         "muon_jax.transforms": muon_jax.skip_nonfinite,
         "muon_jax.clip": muon_jax.clip_qk,
-        "muon_jax.diagnostics": muon_jax.diagnostics.stable_rank,
     }[package]
     while "jaxtyping" not in function.__code__.co_filename:
         function = function.__wrapped__

@@ -3,14 +3,16 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Inexact
 
 from muon_jax._checks import listed, refused
 from muon_jax._types import wide_dtype
 from muon_jax.trees._paths import named_leaves
 
 
-def ema(old: Float[Array, "..."], new: Float[Array, "..."], decay: Any) -> Float[Array, "..."]:
+def ema(
+    old: Inexact[Array, "..."], new: Inexact[Array, "..."], decay: Any
+) -> Inexact[Array, "..."]:
     """Returns decay·old + (1 − decay)·new, in float32 or wider, up to one unit of rounding.
 
     The average of two numbers near the largest of a format could round to infinity, so for
@@ -22,7 +24,7 @@ def ema(old: Float[Array, "..."], new: Float[Array, "..."], decay: Any) -> Float
     return (decay * old.astype(wide) + weight * new.astype(wide)).astype(wide)
 
 
-def cast_saturating(average: Float[Array, "..."], dtype: Any) -> Float[Array, "..."]:
+def cast_saturating(average: Inexact[Array, "..."], dtype: Any) -> Inexact[Array, "..."]:
     """Casts to a dtype; finite values beyond its range become its largest number."""
     largest = jnp.finfo(dtype).max.astype(average.dtype)
     if largest == jnp.finfo(average.dtype).max:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Inexact
 
 from muon_jax import _checks
 from muon_jax._door import public
@@ -88,7 +88,9 @@ def scale_by_momentum_rms(
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def _unit_rms(leaf: Float[Array, "..."], eps: float, max_norm: float | None) -> Float[Array, "..."]:
+def _unit_rms(
+    leaf: Inexact[Array, "..."], eps: float, max_norm: float | None
+) -> Inexact[Array, "..."]:
     if leaf.size == 0:
         return leaf
     # Squares of large gradients would overflow, and those of small ones underflow.

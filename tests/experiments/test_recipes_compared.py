@@ -18,7 +18,8 @@ from trainer.models.decoder import Decoder, DecoderConfig
 CONFIG = DecoderConfig(width=32, layers=2, heads=2)
 VOCABULARY = 16
 WINDOWS = np.random.default_rng(0).integers(0, VOCABULARY, (3, 9)).astype(np.int32)
-CHOSEN = {"input": 10.0, "head": 10.0, "input_decay": 0.0, "head_decay": 0.0}
+CHOSEN = {"input": 20.0, "head": 5.0, "vector": 2.5, "input_decay": 0.0, "head_decay": 0.0}
+CHOSEN |= {"weight_decay": 0.25}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,10 @@ def three_steps(params, optimizer, precondition="none", **numbers):
 
 
 def test_the_default_is_the_arm_that_was_chosen(params):
-    default, chosen = three_steps(params, "muon-default"), three_steps(params, "muon", **CHOSEN)
+    default, chosen = (
+        three_steps(params, "muon-default"),
+        three_steps(params, "muon-outputs", **CHOSEN),
+    )
     chex.assert_trees_all_close(default, chosen, rtol=1e-6, atol=1e-7)
 
 

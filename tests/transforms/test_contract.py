@@ -194,7 +194,7 @@ def test_x64_is_kept_in_the_state():
 
 def test_float16_leaves_of_adamw_survive_gradients_that_its_squares_do_not():
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float16), MODEL)
-    tx = muon_jax.muon(0.1)
+    tx = muon_jax.muon(0.1, fallback_learning_rate=0.1)
     for size in (0.0, 1e-4, 300.0):
         grads = jax.tree.map(lambda leaf, size=size: jnp.full_like(leaf, size), params)
         updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)

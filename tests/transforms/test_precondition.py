@@ -23,6 +23,7 @@ def updates_of(shape, precondition, *, steps=12, change=lambda leaf: leaf, axes=
         precondition=precondition,
         orthogonalizer=BY_SVD,
         axes=axes or MatrixAxes(-2, -1),
+        scale="match_rms",
     )
     given = [change(gradient(shape, step)) for step in range(steps)]
     result, state, update = given[0], tx.init(given[0]), jax.jit(tx.update)

@@ -41,6 +41,7 @@ def test_follows_its_recurrence_in_float64_numpy(nesterov):
         nesterov=nesterov,
         axes=AXES,
         orthogonalizer=muon_jax.polar_by_svd(),
+        scale="match_rms",
     )
     for step, updates in enumerate(run(tx, 5)):
         for name, gradient in gradients(step).items():
@@ -55,7 +56,7 @@ def test_the_average_and_heavy_ball_give_one_update():
     """The polar factor ignores a scale, and M = μM + (1 − μ)g is (1 − μ) times M = μM + g."""
     decay, heavy = 0.9, dict.fromkeys(SHAPES, 0.0)
     by_svd = muon_jax.polar_by_svd()  # Newton–Schulz would multiply the rounding of each side
-    tx = muon_jax.scale_by_muon(momentum=decay, axes=AXES, orthogonalizer=by_svd)
+    tx = muon_jax.scale_by_muon(momentum=decay, axes=AXES, orthogonalizer=by_svd, scale="match_rms")
     for step, updates in enumerate(run(tx, 5)):
         heavy = {name: decay * heavy[name] + g for name, g in gradients(step).items()}
         ahead = {name: decay * heavy[name] + g for name, g in gradients(step).items()}
