@@ -8,6 +8,7 @@ the source code of Python's standard library and fine-tuned on the help texts in
 """
 
 import sysconfig
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,8 @@ def main():
     )
     train(pretrained, muon_jax.muon(schedule), nnx.Param, code, PRETRAINING_STEPS)
     print(f"before fine-tuning: loss {loss_fn(pretrained, test_windows):.3f} nats per byte")
-    for name, optimizer in {"Muon": muon_jax.muon, "AdamW": optax.adamw}.items():
+    muon = partial(muon_jax.muon, scale="match_rms")  # the first factor has few outputs
+    for name, optimizer in {"Muon": muon, "AdamW": optax.adamw}.items():
         model = nnx.clone(pretrained)
         add_lora(model, nnx.Rngs(1))
         schedule = optax.warmup_cosine_decay_schedule(0, LEARNING_RATES[name], STEPS // 10, STEPS)

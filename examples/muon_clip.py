@@ -20,7 +20,7 @@ import muon_jax
 from muon_jax.attention import collect_max_logits, reporting
 
 STEPS, BATCH, CONTEXT, WIDTH, HEADS = 150, 16, 64, 64, 4
-LEARNING_RATE, THRESHOLD = 4e-2, 5.0
+LEARNING_RATE, THRESHOLD = 1e-2, 5.0
 
 
 class LanguageModel(nnx.Module):
@@ -80,7 +80,7 @@ def main():
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     text = np.frombuffer(b"".join(file.read_bytes() for file in files), np.uint8)
     optimizers = {
-        "AdamW": optax.adamw(LEARNING_RATE / 4, weight_decay=0.1),
+        "AdamW": optax.adamw(LEARNING_RATE, weight_decay=0.1),
         "Muon": muon_jax.muon(LEARNING_RATE, weight_decay=0.0),
         "MuonClip": muon_jax.muon_clip(LEARNING_RATE, threshold=THRESHOLD, weight_decay=0.0),
     }

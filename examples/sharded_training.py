@@ -24,7 +24,7 @@ from muon_jax.diagnostics import collectives
 
 STEPS, BATCH, CONTEXT, WIDTH, LAYERS = 200, 256, 16, 128, 3
 # Each is the best peak learning rate of 5e-3, 1e-2, 2e-2 and 4e-2.
-LEARNING_RATES = {"Muon": 1e-2, "AdamW": 2e-2}
+LEARNING_RATES = {"Muon": 5e-3, "AdamW": 2e-2}
 
 
 def init_params():

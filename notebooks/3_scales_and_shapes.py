@@ -60,6 +60,7 @@ for shape, one, other in zip(shapes, measured, predicted, strict=True):
 #
 # | scale | factor | keeps the same for all shapes |
 # |---|---|---|
+# | `"outputs"`, the default | 0.2·√cols | how much the step can change an output, for inputs of one length |
 # | `"match_rms"` | 0.2·√max(rows, cols) | the root mean square, 0.2, which is that of a typical AdamW update |
 # | `"spectral"` | √(cols/rows) | how much the step can change the root mean square of activations |
 # | `"keller"` | √max(1, cols/rows) | the same, except that narrowing layers keep 1 |
@@ -71,6 +72,7 @@ for shape, one, other in zip(shapes, measured, predicted, strict=True):
 
 # %%
 SCALES = {
+    "outputs": "outputs",
     "match_rms": "match_rms",
     "spectral": "spectral",
     "keller": "keller",
@@ -109,7 +111,7 @@ matched = [rms(update(cols, "match_rms")) for cols in WIDTHS]
 np.testing.assert_allclose(matched, 0.2, rtol=0.05)
 
 # %% [markdown]
-# The learning rate goes with the scale: with `"match_rms"` it is AdamW's, with `"spectral"`, `"keller"` or `"none"` it is larger, customarily 0.02 where AdamW has 3e-4. That is why `muon(scale="keller")` wants a `fallback_learning_rate` for the parameters that AdamW takes. The factor of 10 on embeddings and heads belongs to `"match_rms"` as well, and no other scale has it.
+# The learning rate depends on the scale: with `"outputs"` and `"match_rms"` it is about AdamW's, with `"spectral"`, `"keller"` or `"none"` it is larger, usually 0.02 where AdamW has 3e-4. So `muon` gives AdamW 2.5 times the learning rate with the first two, and the learning rate itself with `"spectral"` and `"keller"`.
 #
 # ## Which numbers are rows and which are columns
 #

@@ -58,8 +58,7 @@ WHY = {
     "vector": "has at most one axis longer than one",
     "bias or gain": "acts on every channel alone",
     "elementwise": "a rate or a scale for every entry",
-    "embedding": "looked up; so too if tied to the head",
-    "position": "added to activations",
+    "embedding": "looked up, or added to activations; so too if tied to the head",
     "learned tokens": "concatenated with activations, or a state",
     "head": "its outputs are logits, one column a class",
     "router": "its outputs are logits, one column an expert or a code",
@@ -88,8 +87,8 @@ def _rules(*rows: tuple[str, str, Callable[[Leaf], Outcome] | str]) -> tuple[Rul
 _NORM = f"*/{vocabulary.NORM}{{,/{vocabulary.NORM_VECTOR}}}"
 _END_OF_HEAD = f"*/{{{vocabulary.HEADS}}}/{{{vocabulary.LAST},0,layers/0,layers}}/{WEIGHT}"
 _TABLES = (
-    f"{table(EMBEDDING)},*/{{{EMBEDDING}}}/0/{{weight,w}},*/{{embedding,embeddings}},"
-    f"*/{vocabulary.TABLES}/*"
+    f"{table(f'{EMBEDDING},{POSITION}')},*/*_pos,*/{{{EMBEDDING}}}/0/{{weight,w}},"
+    f"*/{{embedding,embeddings}},*/{vocabulary.TABLES}/*"
 )
 _QKV = layer(f"{vocabulary.FUSED_QUERY_KEY_VALUE},query_key_value")
 _QUERY = layer(f"{vocabulary.ATTENTION_INPUT},{vocabulary.LATENT_UP}")
@@ -99,7 +98,6 @@ NOT_FOR_MUON = _rules(
     ("bias or gain", f"*/{{{GAIN}}},{_NORM}", exclusion.gain),
     ("bias or gain", "*/b", exclusion.letter_b),
     ("elementwise", f"*/{{{ELEMENTWISE}}}", FALLBACK),
-    ("position", f"{table(POSITION)},*/*_pos", exclusion.table),
     ("embedding", _TABLES, exclusion.table),
     ("learned tokens", table(TOKENS), exclusion.table),
     ("head", layer(HEAD), exclusion.logits),

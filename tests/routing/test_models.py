@@ -22,7 +22,7 @@ PINNED = {
         h/*/attn/c_proj/kernel                             0|1
         h/*/mlp/c_fc/kernel                                0|1
         h/*/mlp/c_proj/kernel                              0|1
-        wpe/embedding                                      position
+        wpe/embedding                                      embedding
         wte/embedding                                      embedding
     """,
     "Llama (NNX)": """
@@ -95,7 +95,7 @@ PINNED = {
         blocks/*/mlp/layers/*/kernel                       0|1
         head/kernel                                        head
         patch_embed/kernel                                 0,1,2|3
-        pos_embed                                          position
+        pos_embed                                          embedding
     """,
     "ResNet (NNX)": """
         conv1/kernel                                       0,1,2|3
@@ -161,7 +161,7 @@ PINNED = {
         block_1/MultiHeadDotProductAttention_0/query/kernel 0|1,2
         block_1/MultiHeadDotProductAttention_0/value/kernel 0|1,2
         logits/kernel                                      head
-        pos_embedding                                      position
+        pos_embedding                                      embedding
     """,
     "GPT, scanned (Linen)": """
         Embed_0/embedding                                  embedding
@@ -172,7 +172,7 @@ PINNED = {
         blocks/MultiHeadDotProductAttention_0/query/kernel 1|2,3
         blocks/MultiHeadDotProductAttention_0/value/kernel 1|2,3
         logits/kernel                                      head
-        pos_embedding                                      position
+        pos_embedding                                      embedding
     """,
     "ResNet (Linen)": """
         Conv_0/kernel                                      0,1,2|3
@@ -200,7 +200,7 @@ PINNED = {
     """,
     "GPT (Equinox)": """
         embedding/weight                                   embedding
-        position_embedding/weight                          position
+        position_embedding/weight                          embedding
         blocks/*/attention/query_proj/weight               1|0
         blocks/*/attention/key_proj/weight                 1|0
         blocks/*/attention/value_proj/weight               1|0
@@ -210,7 +210,7 @@ PINNED = {
     """,
     "GPT, scanned (Equinox)": """
         embedding/weight                                   embedding
-        position_embedding/weight                          position
+        position_embedding/weight                          embedding
         blocks/attention/query_proj/weight                 2|1
         blocks/attention/key_proj/weight                   2|1
         blocks/attention/value_proj/weight                 2|1
