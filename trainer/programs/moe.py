@@ -80,7 +80,7 @@ def balanced_loss(weight: float) -> Objective:
         loss, measured = compare(logits, windows[:, 1:])
         routing = collect_routing(reported)
         penalty = weight * sum(routing["imbalance"].values())
-        return loss + penalty - jax.lax.stop_gradient(penalty), {**measured, **routing}
+        return loss + (penalty - jax.lax.stop_gradient(penalty)), {**measured, **routing}
 
     return objective
 
