@@ -1,7 +1,6 @@
 """Optimizers of the comparison of recipes, with rates and decays that may be traced."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -61,11 +60,6 @@ def _muon(numbers: Numbers, rate: Schedule, **options: Any) -> optax.GradientTra
     )
 
 
-def _by_outputs(rows: int, cols: int) -> float:
-    del rows
-    return 0.2 * math.sqrt(cols)
-
-
 def _muon_default(numbers: Numbers, rate: Schedule) -> optax.GradientTransformation:
     del numbers
     return muon_jax.muon(rate)
@@ -109,11 +103,9 @@ def _with_variants(
 
 ARMS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "muon": _muon,
-    "muon-outputs": functools.partial(_muon, scale=_by_outputs),
-    "muon-outputs-normalized": functools.partial(
-        _with_variants, scale=_by_outputs, normalized=True
-    ),
-    "muon-outputs-cautious": functools.partial(_with_variants, scale=_by_outputs, cautious=True),
+    "muon-outputs": functools.partial(_muon, scale="outputs"),
+    "muon-outputs-normalized": functools.partial(_with_variants, scale="outputs", normalized=True),
+    "muon-outputs-cautious": functools.partial(_with_variants, scale="outputs", cautious=True),
     "muon-keller": functools.partial(_muon, scale="keller"),
     "muon-default": _muon_default,
     "optax": lambda numbers, rate: _optax(numbers, rate, consistent_rms=0.2),

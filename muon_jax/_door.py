@@ -26,8 +26,7 @@ def public(
 
     Errors name the outermost factory, also those of `init` and `update`: `recipes.keller`, not the
     `muon` that it calls. NumPy scalars become Python numbers, so that they do not change the dtype
-    of updates.
-    `optax.inject_hyperparams` injects only numbers and schedules, see `_Signature`.
+    of updates. `optax.inject_hyperparams` injects only numbers and schedules, see `_Signature`.
 
     Args:
       call: the name in `muon_jax`.

@@ -21,8 +21,6 @@ from muon_jax.transforms._per_tree import once_per_structure
 from muon_jax.transforms._same_leaves import params_beside
 from muon_jax.trees._paths import is_placeholder, map_named, named_leaves
 
-_refused = functools.partial(refused)
-
 
 class QKClipState(NamedTuple):
     """What QK-Clip has seen since it began; counts stay at the largest int32 once there."""
@@ -111,7 +109,7 @@ def clip_qk(
         del extra_args
         if params is None:
             remedy = "Pass params: the clipped weight is made from them"
-            raise _refused("params is missing", remedy)
+            raise refused("params is missing", remedy)
         params = params_beside(updates, params)
         layers, scalings = planned(params)
         maxima = _named_maxima(max_logits, layers)
@@ -156,26 +154,23 @@ def _named_maxima(max_logits: Any, layers: Mapping[str, Layer]) -> dict[str, Arr
     """Checks the maxima against the layers that have targets."""
     if max_logits is None:
         remedy = "Pass max_logits=muon_jax.attention.collect_max_logits(intermediates), or "
-        raise _refused(
-            "max_logits is missing", f"{remedy}max_attention_logits(query, key) by layer"
-        )
+        remedy += "max_attention_logits(query, key) by layer"
+        raise refused("max_logits is missing", remedy)
     maxima = {path: jnp.asarray(leaf, jnp.float32) for path, leaf in named_leaves(max_logits)}
     if unknown := [repr(layer) for layer in maxima if layer not in layers]:
         problem = f"max_logits names layers without a target: {listed(unknown)}"
         remedy = "Declare them in targets, or leave them out, as layers with query-key norms should"
-        raise _refused(problem, f"{remedy} be: targets are {listed(map(repr, layers))}")
+        raise refused(problem, f"{remedy} be: targets are {listed(map(repr, layers))}")
     if missing := [repr(layer) for layer in layers if layer not in maxima]:
         remedy = "Report the maxima of every layer that is a target, or declare fewer targets"
-        raise _refused(f"max_logits lacks {listed(missing)}", remedy)
+        raise refused(f"max_logits lacks {listed(missing)}", remedy)
     for name, S in maxima.items():
         layer = layers[name]
         if not layer.fits(S.shape):
             problem = f"max_logits[{name!r}] has shape {S.shape}, which does not fit {layer}"
-            remedy = (
-                f"Give one maximum a head, {(*layer.layers, layer.heads or 'heads')}; if heads "
-            )
-            remedy += "are miscounted, say by QKPart(path, MatrixAxes(...)) where they lie"
-            raise _refused(problem, remedy)
+            remedy = f"Give one maximum a head, {(*layer.layers, layer.heads or 'heads')}; if "
+            remedy += "heads are miscounted, say by QKPart(path, MatrixAxes(...)) where they lie"
+            raise refused(problem, remedy)
     # The axes of a small array would collide with those of a weight.
     return {layer: replicated(S) for layer, S in maxima.items()}
 

@@ -1,6 +1,5 @@
 """Which parameters of a tree QK-Clip scales: the targets, read against names and shapes."""
 
-import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,8 +13,6 @@ from muon_jax.routing._context import Leaf
 from muon_jax.routing._leaves import leaves_of
 from muon_jax.trees._patterns import path_fits
 from muon_jax.views._matrix_axes import MatrixAxes
-
-_refused = functools.partial(refused)
 
 Scaling: TypeAlias = tuple[str, Projection]
 """A layer whose factors scale a parameter, and how these lie in it."""
@@ -38,7 +35,7 @@ def plan(
         problem = "found no attention in the parameters: no module has kernels for queries and "
         problem += "keys, such as 'query' and 'key', 'q_proj' and 'k_proj', or 'qkv', and no norm"
         remedy = "such as targets={'blocks/*/attn': QKTarget(query='a', key='b')}"
-        raise _refused(problem, f"Declare the layers, {remedy}")
+        raise refused(problem, f"Declare the layers, {remedy}")
     layers = {layer: _read(layer, target, leaves, hidden) for layer, target in found.items()}
     scalings: dict[str, list[Scaling]] = {}
     for name, layer in layers.items():
@@ -49,7 +46,7 @@ def plan(
         views, parts = {each.axes for _, each in several}, {each.part for _, each in several}
         if len(views) > 1 or len(parts) < len(several):
             problem = f"parts {sorted(parts)} of {', '.join(map(repr, views))} overlap in {path!r}"
-            raise _refused(problem, "Give all one view, and each its own part")
+            raise refused(problem, "Give all one view, and each its own part")
     return layers, scalings
 
 
@@ -63,9 +60,9 @@ def _matched(
         layers = [layer for layer in fitting if _below(layer, path, leaves)]
         if not layers:
             known = f"Name layers by their path in the parameters: {listed(x.path for x in leaves)}"
-            raise _refused(f"targets[{pattern!r}] matches no layer that has a {path!r}", known)
+            raise refused(f"targets[{pattern!r}] matches no layer that has a {path!r}", known)
         if twice := sorted(found.keys() & set(layers)):
-            raise _refused(f"two targets match the layer {twice[0]!r}", "Leave it to one of them")
+            raise refused(f"two targets match the layer {twice[0]!r}", "Leave it to one of them")
         found |= dict.fromkeys(layers, target)
     return found
 
@@ -77,10 +74,10 @@ def _read(layer: str, target: QKTarget, leaves: Sequence[Leaf], hidden: Sequence
         if missed := [repr(path) for path in hidden if _is_below(layer, part.path, path)]:
             problem = f"a mask hides {listed(missed)}, which the layer {layer!r} scales"
             remedy = "as optax.chain(optax.multi_transform(...), clip_qk(...))"
-            raise _refused(problem, f"Let it see all parameters, {remedy}")
+            raise refused(problem, f"Let it see all parameters, {remedy}")
         if not _below(layer, part.path, leaves):
             siblings = listed(leaf.path for leaf in _below(layer, "", leaves))
-            raise _refused(
+            raise refused(
                 f"the layer {layer!r} has no parameter {part.path!r}", f"It has {siblings}"
             )
     # A query that also meets the key of all heads has to bring the whole factor there.
@@ -94,7 +91,7 @@ def _read(layer: str, target: QKTarget, leaves: Sequence[Leaf], hidden: Sequence
     if not found.has_heads(found.heads):
         heads = {role: each.heads or "unknown" for role, each in parts.items()}
         problem = f"the heads or layers of {layer!r} do not go together: {found} has heads {heads}"
-        raise _refused(problem, "Say by QKPart(path, MatrixAxes(...)) where they lie")
+        raise refused(problem, "Say by QKPart(path, MatrixAxes(...)) where they lie")
     return found
 
 
@@ -110,18 +107,18 @@ def _projection(layer: str, target: QKTarget, role: str, leaves: Sequence[Leaf])
         declared = {each: replace(it, axes=it.axes or view) for each, it in parts.items()}
         line = f"targets={{{layer!r}: {replace(target, **declared)!r}}}"
         problem = f"cannot tell how {kernel.path!r} of shape {kernel.shape} holds its heads"
-        raise _refused(problem, f"Declare it, such as {line}")
+        raise refused(problem, f"Declare it, such as {line}")
     view.check(kernel.shape, path=kernel.path)
     biases = {leaf.path: leaf.shape for leaf in (*below, kernel.stored_bias) if leaf}
     del biases[kernel.path]
     found = Projection(kernel.path, kernel.shape, view, part.part, tuple(biases))
     if part.part >= len(found.widths):
         problem = f"{view!r} of {kernel.path!r} has no part {part.part}"
-        raise _refused(problem, "Give a view with a split that has it")
+        raise refused(problem, "Give a view with a split that has it")
     if any(shape != found.bias_shape for shape in biases.values()):
         problem = f"of {biases} beside {kernel.path!r}, not all are biases of {found.bias_shape}"
         alone = kernel.path[len(layer) :].lstrip("/.")
-        raise _refused(problem, f"Name the kernel alone, {role}={alone!r}")
+        raise refused(problem, f"Name the kernel alone, {role}={alone!r}")
     return found
 
 

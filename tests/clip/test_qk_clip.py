@@ -319,7 +319,7 @@ class TestWrongInput:
     @pytest.mark.parametrize(
         ("max_logits", "message"),
         [
-            (None, r"muon_jax.clip_qk: max_logits is missing\. Pass max_logits="),
+            (None, r"^muon_jax\.clip_qk: max_logits is missing\. Pass max_logits="),
             (MAXIMA | {"head": np.ones(4)}, "names layers without a target: 'head'"),
             ({"blocks/0/attn": np.ones(4)}, "max_logits lacks 'blocks/1/attn'"),
             (
