@@ -33,11 +33,13 @@ from muon_jax.routing import matrix_axes as matrix_axes
 from muon_jax.routing import trace_axes as trace_axes
 from muon_jax.transforms import MomentumRmsState as MomentumRmsState
 from muon_jax.transforms import MuonState as MuonState
+from muon_jax.transforms import QuantizedState as QuantizedState
 from muon_jax.transforms import SecondMoment as SecondMoment
 from muon_jax.transforms import SkipNonfiniteState as SkipNonfiniteState
 from muon_jax.transforms import Soap as Soap
 from muon_jax.transforms import hidden_size as hidden_size
 from muon_jax.transforms import orthogonalize_tree as orthogonalize_tree
+from muon_jax.transforms import quantize_state as quantize_state
 from muon_jax.transforms import scale_by_momentum_rms as scale_by_momentum_rms
 from muon_jax.transforms import scale_by_muon as scale_by_muon
 from muon_jax.transforms import scale_by_path as scale_by_path
@@ -57,6 +59,7 @@ __all__ = [
     "QKClipState",
     "QKPart",
     "QKTarget",
+    "QuantizedState",
     "Rule",
     "SecondMoment",
     "SkipNonfiniteState",
@@ -81,6 +84,7 @@ __all__ = [
     "orthogonalize_tree",
     "polar_by_svd",
     "polar_to",
+    "quantize_state",
     "recipes",
     "scale_by_momentum_rms",
     "scale_by_muon",

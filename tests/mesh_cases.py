@@ -40,6 +40,7 @@ SLOW = frozenset(
         "left_to_the_compiler Auto Explicit",
         "monitored Auto",
         "skipped Auto",
+        "quantized Explicit",
         "second_step Explicit",
         "gradients_that_lie_otherwise Auto",
         "beside_leaves_on_no_mesh last",

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 import muon_jax
+from muon_jax.diagnostics import collectives
 from tests.mesh_setup import (
     case,
     compilations,
@@ -118,6 +119,31 @@ def preconditioned(kind: str) -> dict[str, Any]:
         }
         if name == "second_moment":
             found[name]["lies"] &= lies_alike(state.precondition, params)
+    return found
+
+
+@case("Auto", "Explicit")
+def quantized(kind: str) -> dict[str, Any]:
+    """Bits of the state are sharded like the parameters, and reading them sends nothing."""
+    params, _ = gpt("hsdp", kind, layers=1, width=128)
+
+    def sent(tx: optax.GradientTransformation) -> tuple[Any, float]:
+        state = tx.init(params)
+        compiled = trainer(tx).lower(params, params, state).compile()
+        _, after = compiled(params, params, state)
+        return after, collectives(compiled).received_bytes
+
+    plain = muon_jax.scale_by_muon(axes=muon_jax.MatrixAxes(-2, -1))
+    expected = sent(plain)[1]
+    found = {}
+    for dtype in ("int8", "bfloat16"):
+        state, received = sent(muon_jax.quantize_state(plain, dtype, smallest=1))
+        codes = jax.tree.map(
+            lambda leaf: leaf[0] if isinstance(leaf, tuple) else leaf,
+            state.inner_state.mu,
+            is_leaf=lambda leaf: isinstance(leaf, tuple),
+        )
+        found[dtype] = {"lies": lies_alike(codes, params), "more": received - expected}
     return found
 
 

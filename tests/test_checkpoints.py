@@ -67,6 +67,10 @@ CASES = {
         optax.chain(muon_jax.muon(RATE), muon_jax.scale_by_path({"attention/*": 0.5})), MODEL
     ),
     "skip_nonfinite": Case(muon_jax.skip_nonfinite(muon_jax.muon(RATE)), MODEL),
+    "quantize_state, int8": Case(muon_jax.quantize_state(muon_jax.muon(RATE), smallest=1), MODEL),
+    "quantize_state, bfloat16": Case(
+        muon_jax.quantize_state(muon_jax.muon(RATE), "bfloat16", smallest=1), MODEL
+    ),
     "monitor": Case(monitor(muon_jax.muon(RATE), every=2), MODEL),
     "momentum_rms, bfloat16": Case(muon_jax.momentum_rms(RATE), MODEL, dtype=jnp.bfloat16),
 }

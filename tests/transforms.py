@@ -32,6 +32,10 @@ def muon_that_skips(learning_rate: Any) -> optax.GradientTransformation:
     return muon_jax.skip_nonfinite(muon_jax.muon(learning_rate))
 
 
+def muon_in_8_bits(learning_rate: Any) -> optax.GradientTransformation:
+    return muon_jax.quantize_state(muon_jax.muon(learning_rate), smallest=1)
+
+
 MATRICES = {
     "kernel": jnp.asarray(gaussian(6, 8), jnp.float32),
     "stack": jnp.asarray(gaussian(2, 4, 4, seed=1), jnp.float32),
@@ -79,6 +83,7 @@ CASES = MappingProxyType(
         "momentum_rms": Case(muon_jax.momentum_rms, "learning_rate", MODEL),
         "recipes.optax": Case(recipes.optax, "learning_rate", MODEL),
         "skip_nonfinite": Case(muon_that_skips, "learning_rate", MODEL),
+        "quantize_state": Case(muon_in_8_bits, "learning_rate", MODEL),
     }
 )
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())

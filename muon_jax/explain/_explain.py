@@ -112,7 +112,7 @@ def explain(
     return Explanation(
         tuple(leaves),
         sum(_ADAM_MOMENTS * _bytes(leaf) for leaf in arrays.values()),
-        tuple(notices([leaf.route for leaf in known])),
+        (*notices([leaf.route for leaf in known]), *record.notices),
         _products(orthogonalizer, leaves),
     )
 

@@ -35,10 +35,12 @@ class Record:
     Attributes:
       leaves: the parameters that optimizers route.
       factors: the factors of other transformations on updates.
+      notices: sentences about other transformations.
     """
 
     leaves: dict[str, RecordedLeaf] = dataclasses.field(default_factory=dict)
     factors: dict[str, float] = dataclasses.field(default_factory=dict)
+    notices: list[str] = dataclasses.field(default_factory=list)
 
 
 _RECORD: ContextVar[Record | None] = ContextVar("record", default=None)
@@ -46,7 +48,7 @@ _RECORD: ContextVar[Record | None] = ContextVar("record", default=None)
 
 @contextlib.contextmanager
 def recording() -> Iterator[Record]:
-    """Collects the arguments of `record` and `record_factors`."""
+    """Collects the arguments of `record`, `record_factors` and `record_notice`."""
     found = Record()
     token = _RECORD.set(found)
     try:
@@ -69,3 +71,10 @@ def record_factors(factors: Mapping[str, float]) -> None:
     if found is not None:
         for path, factor in factors.items():
             found.factors[path] = found.factors.get(path, 1.0) * factor
+
+
+def record_notice(notice: str) -> None:
+    """Records what `explain` should say below the table."""
+    found = _RECORD.get()
+    if found is not None:
+        found.notices.append(notice)

@@ -96,10 +96,14 @@ def named_nodes(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list
 
 
 def owner_of(path: str, params: Collection[str]) -> str | None:
-    """Returns the longest parameter path that is a suffix of the path of a leaf of a state."""
+    """Returns the longest parameter path in the path of a leaf of a state, nearest its end.
+
+    Names below it are those of a state with several arrays for a parameter.
+    """
     names = path.split("/")
-    ends = ("/".join(names[start:]) for start in range(len(names)))
-    return next((end for end in ends if end in params), None)
+    stops = range(len(names), 0, -1)
+    parts = ("/".join(names[start:stop]) for stop in stops for start in range(stop))
+    return next((part for part in parts if part in params), None)
 
 
 def is_masked(node: Any) -> bool:

@@ -13,7 +13,15 @@ import rich.console
 from architectures import ARCHITECTURES
 from routes import tree_of
 
-from muon_jax import adamw, muon, muon_clip, recipes, scale_by_path, skip_nonfinite
+from muon_jax import (
+    adamw,
+    muon,
+    muon_clip,
+    quantize_state,
+    recipes,
+    scale_by_path,
+    skip_nonfinite,
+)
 from muon_jax.explain import explain as explained_by
 from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.polar._svd import polar_by_svd
@@ -145,6 +153,7 @@ WRAPPERS = {
     "chain": lambda tx: optax.chain(optax.clip_by_global_norm(1.0), tx),
     "MultiSteps": lambda tx: optax.MultiSteps(tx, 2),
     "skip_nonfinite": skip_nonfinite,
+    "quantize_state": lambda tx: quantize_state(tx, smallest=10**6),
     "masked": lambda tx: optax.masked(tx, True),
 }
 
