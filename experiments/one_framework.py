@@ -33,6 +33,7 @@ from experiments.report import (
 from experiments.sweeps import best_trial, best_trials, final_loss
 from experiments.trials import Measured, Trials
 from trainer.optimizers import (
+    MUON_MOMENTUM,
     OptimizerConfig,
     learning_rate_schedule,
     make_optimizer,
@@ -130,7 +131,9 @@ def arm_optimizer(arm: str, config: OptimizerConfig, steps: int) -> optax.Gradie
         muon_jax.muon,
         learning_rate_schedule(config, steps),
         weight_decay=config.decay,
+        momentum=MUON_MOMENTUM,
         orthogonalizer=polar,
+        scale="match_rms",
     )
     if arm == "momentum-rms":
         return muon(fallback=optimizer(muon_jax.scale_by_momentum_rms(momentum=MOMENTUM)))
@@ -139,7 +142,9 @@ def arm_optimizer(arm: str, config: OptimizerConfig, steps: int) -> optax.Gradie
         transforms={
             "rows": optimizer(along_momentum(rows_of_unit_rms)),
             "head": optimizer(
-                muon_jax.scale_by_muon(axes=HEAD, scale="spectral", orthogonalizer=polar)
+                muon_jax.scale_by_muon(
+                    momentum=MUON_MOMENTUM, axes=HEAD, scale="spectral", orthogonalizer=polar
+                )
             ),
         },
         fallback=optimizer(along_momentum(jnp.sign)),

@@ -94,7 +94,9 @@ def measure(trial: LanguageTrial) -> Measured:
     multiplied = sum(size for path, size in sizes.items() if "embed" not in path)
     tokens = trial.batch_size * trial.context
     orthogonalizer = named_orthogonalizer(trial.orthogonalizer)
-    explained = muon_jax.explain(params, muon_jax.muon(1.0, orthogonalizer=orthogonalizer))
+    explained = muon_jax.explain(
+        params, muon_jax.muon(1.0, scale="match_rms", orthogonalizer=orthogonalizer)
+    )
     orthogonalized = explained.flops or 0 if trial.optimizer in MUONS else 0
     transform = make_optimizer(OptimizerConfig(trial.optimizer), trial.steps)
     state = jax.tree.leaves(jax.eval_shape(transform.init, params))

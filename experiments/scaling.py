@@ -96,7 +96,9 @@ def size_of(width: int, layers: int, orthogonalizer: str = ORTHOGONALIZER) -> Si
         return nnx.state(Decoder(config, BYTES, rngs=nnx.Rngs(0)), nnx.Param)
 
     tree = jax.eval_shape(parameters)
-    muon = muon_jax.muon(1.0, orthogonalizer=named_orthogonalizer(orthogonalizer))
+    muon = muon_jax.muon(
+        1.0, scale="match_rms", orthogonalizer=named_orthogonalizer(orthogonalizer)
+    )
     explained = muon_jax.explain(tree, muon)
     count = sum(leaf.size for leaf in explained.leaves if "embed" not in leaf.path)
     return Size(count, explained.flops or 0)

@@ -23,7 +23,7 @@ from experiments.language import LanguagePlan, LanguageTrial, held_out_loss
 from experiments.report import table
 from experiments.sweeps import final_loss
 from experiments.trials import Measured, Trials
-from trainer.optimizers import OptimizerConfig, learning_rate_schedule
+from trainer.optimizers import MUON_MOMENTUM, OptimizerConfig, learning_rate_schedule
 
 _SMALLEST = 1e-4  # of singular values over the largest that float32 tells from zero in XXᵀ
 _multiply = functools.partial(jnp.matmul, precision="highest")
@@ -61,7 +61,9 @@ class TiltTrial(LanguageTrial):
         return muon_jax.muon(
             schedule,
             weight_decay=config.decay,
+            momentum=MUON_MOMENTUM,
             orthogonalizer=Tilted(self.first, self.last),
+            scale="match_rms",
             weight_decay_mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
             fallback_learning_rate=schedule,
         )

@@ -30,6 +30,7 @@ ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
 
 WSD_DECAY = 0.2  # of the steps; Hägele et al. 2024 find a fifth as good as a whole cosine
 MOMENTUM = 0.9  # of SGD
+MUON_MOMENTUM = 0.95  # of the sources of Muon
 MUON_RMS = 0.2  # of an update, about AdamW's (Liu et al. 2025), and what muon_jax.muon gives
 BETA2 = (
     0.95  # of Adam and AdamW; the usual 0.999 would average over more steps than these runs take
@@ -139,6 +140,7 @@ def _muon(
     muon = muon_jax.muon(
         schedule,
         weight_decay=config.decay,
+        momentum=MUON_MOMENTUM,
         orthogonalizer=named_orthogonalizer(config.orthogonalizer),
         scale=_scale(config.scale),
         fallback=muon_jax.adamw(

@@ -65,7 +65,7 @@ def explain(
       >>> import jax, muon_jax
       >>> params = {"query": {"kernel": jax.ShapeDtypeStruct((64, 4, 16), "float32")}}
       >>> muon_jax.explain(params, muon_jax.muon(3e-4)).leaves[0].matrices
-      ((1, 64, 64),)
+      ((4, 64, 16),)
       >>> loss = lambda params, x: jax.numpy.tensordot(x, params["query"]["kernel"], 1).sum()
       >>> batch = jax.ShapeDtypeStruct((2, 64), "float32")
       >>> muon_jax.explain(params, muon_jax.muon(3e-4), loss=loss, args=(batch,)).differences
@@ -126,7 +126,8 @@ def _explained(
         other = Route(path, leaf.shape, leaf.dtype, "other", None, "other", why)
         known = RecordedLeaf(other, newton_schulz(), "none", None)
     found = known.route
-    matrices = found.axes.matrix_shapes(found.shape) if found.axes else ()
+    axes = known.axes or found.axes
+    matrices = axes.matrix_shapes(found.shape) if axes else ()
     of_shape, flops = shape_scale(known.scale), flops_of(known.orthogonalizer)
     costs = [flops(rows, cols) * count for count, rows, cols in matrices] if flops else []
     return ExplainedLeaf(
@@ -135,8 +136,8 @@ def _explained(
         dtype=str(leaf.dtype),
         label=found.label,
         rule=found.rule,
-        why=found.why,
-        axes=found.axes,
+        why=found.why if axes == found.axes else f"{found.why}; each is orthogonalised by itself",
+        axes=axes,
         matrices=matrices,
         scale=tuple(of_shape(rows, cols) if of_shape else None for _, rows, cols in matrices),
         weight_decay=known.weight_decay,

@@ -87,7 +87,7 @@ def to_optax(state: Any, optax_state: Any) -> Any:
 
 
 @_checks.named("migrate.from_adamw")
-def from_adamw(adamw_state: Any, state: Any, *, momentum: float = 0.95, b1: float = 0.9) -> Any:
+def from_adamw(adamw_state: Any, state: Any, *, momentum: float = 0.9, b1: float = 0.9) -> Any:
     r"""Initialises Muon's momentum from the first moment of a run with AdamW.
 
     After :math:`t` steps the weights of AdamW's first moment sum to :math:`1 - b_1^t` and those of

@@ -16,12 +16,13 @@ from muon_jax.clip._clip_qk import clip_qk
 from muon_jax.clip._targets import QKTarget
 from muon_jax.mesh._distribution import Distribute
 from muon_jax.optimizers._fallback import adamw
+from muon_jax.optimizers._heads import PROJECTIONS, heads_apart
 from muon_jax.optimizers._other_names import OTHER_NAMES
 from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.routing._notices import notices
 from muon_jax.routing._route import Ambiguous, Route, check_labels, check_rules, route
 from muon_jax.routing._rule import FALLBACK, MUON, Rule
-from muon_jax.routing._traced import AxesLike
+from muon_jax.routing._traced import AxesLike, TracedAxes
 from muon_jax.transforms._muon import scale_by_muon
 from muon_jax.transforms._per_tree import (
     Report,
@@ -32,7 +33,9 @@ from muon_jax.transforms._per_tree import (
 )
 from muon_jax.transforms._precondition import PreconditionerLike
 from muon_jax.transforms._record import RecordedLeaf
+from muon_jax.transforms._scale import outputs
 from muon_jax.transforms._scale_by_path import times
+from muon_jax.views._matrix_axes import MatrixAxes
 
 ADAMW_RATES = MappingProxyType(
     {"outputs": 2.5, "match_rms": 2.5, "update_norm": 2.5, "keller": 1.0, "spectral": 1.0}
@@ -52,7 +55,7 @@ def muon(
     *,
     weight_decay: ScalarOrSchedule = 0.25,
     weight_decay_mask: Mask | None = None,
-    momentum: ScalarOrSchedule = 0.95,
+    momentum: ScalarOrSchedule = 0.9,
     nesterov: bool = True,
     orthogonalizer: Orthogonalizer | None = None,
     scale: Scale = "outputs",
@@ -76,6 +79,10 @@ def muon(
     embeddings. Only matrices decay. The comparison in `docs/explanation/comparison.md` chose these
     defaults. With `scale="keller"` or `"spectral"` a good η is larger, usually 0.02, and AdamW has
     η, 2 η and 8 η; with `"none"` or a function as scale it has η for all its parameters.
+
+    With the default scale every head of a query, key or value kernel (inputs, heads, size) is a
+    matrix of its own. `rules=[Rule("*/{query,key,value}/kernel", MatrixAxes(0, (1, 2)))]` keeps the
+    heads together, as any other scale does.
 
     To train parameters at another learning rate, chain `scale_by_path`, whose factors multiply
     these; `fallback_learning_rate` replaces them.
@@ -155,14 +162,24 @@ def muon(
     rate = learning_rate if fallback_learning_rate is None else fallback_learning_rate
 
     @once_per_structure
-    def read(tree: Any) -> tuple[Any, list[bool]]:
-        """Returns routes and decay for the whole tree, of which Optax would pass only a part."""
+    def read(tree: Any) -> tuple[Any, list[tuple[MatrixAxes | None, float]], list[bool]]:
+        """Returns routes, views with gains, and decay for the whole tree.
+
+        Optax would pass only a part of the tree.
+        """
         routes = route(tree, rules=rules, axes=axes, ambiguous=ambiguous)
         check_labels(routes, {MUON, FALLBACK, *transforms})
         found = jax.tree.leaves(routes)
+        known = set(PROJECTIONS)
+        if isinstance(axes, TracedAxes):
+            known |= {leaf.rule for leaf in axes.leaves}
+        views = [
+            heads_apart(each) if scale == "outputs" and each.rule in known else (each.axes, 1.0)
+            for each in found
+        ]
         if weight_decay_mask is None or not found:
-            return routes, [each.label == MUON for each in found]
-        return routes, mask_by_leaf("weight_decay_mask", tree, weight_decay_mask)
+            return routes, views, [each.label == MUON for each in found]
+        return routes, views, mask_by_leaf("weight_decay_mask", tree, weight_decay_mask)
 
     def factor_of(found: Route) -> float:
         if found.label != FALLBACK or adamw_rate is None:
@@ -170,13 +187,15 @@ def muon(
         return adamw_rate * TABLE_RATES.get(found.rule, 1.0)
 
     def build(tree: Any) -> optax.GradientTransformationExtraArgs:
-        routes, kept = read(tree)
+        routes, views, kept = read(tree)
+        structure = jax.tree.structure(tree)
         mask, rest_decay = None, 0.0
         if weight_decay_mask is not None:
-            decayed = jax.tree.structure(tree).unflatten(kept)
+            decayed = structure.unflatten(kept)
             mask, rest_decay = (lambda _: decayed), weight_decay
+        scaled = scaled_with(axes=structure.unflatten([view for view, _ in views]))
         matrices = optax.chain(
-            scaled_with(axes=jax.tree.map(lambda found: found.axes, routes)),
+            _with_factors(scaled, [gain for view, gain in views if view]),
             optax.add_decayed_weights(weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
@@ -187,21 +206,22 @@ def muon(
         joined = optax.multi_transform(
             {**transforms, MUON: matrices, FALLBACK: rest}, lambda _: labels
         )
-        return _with_factors(joined, jax.tree.map(factor_of, routes))
+        return _with_factors(joined, list(map(factor_of, jax.tree.leaves(routes))))
 
     def report(tree: Any) -> Report:
-        routes, kept = read(tree)
+        routes, views, kept = read(tree)
         found = jax.tree.leaves(routes)
         decaying = {MUON, FALLBACK} if fallback is None else {MUON}
         leaves = [
             RecordedLeaf(
                 each,
                 orthogonalizer or newton_schulz(),
-                scale,
+                scale if gain == 1 else lambda rows, cols, gain=gain: gain * outputs(rows, cols),
                 shown_decay(weight_decay if keep else 0.0) if each.label in decaying else None,
                 factor_of(each),
+                view,
             )
-            for each, keep in zip(found, kept, strict=True)
+            for each, (view, gain), keep in zip(found, views, kept, strict=True)
         ]
         return Report(leaves, [f"muon_jax.muon: {notice}" for notice in notices(found)])
 
@@ -253,9 +273,10 @@ def shown_decay(weight_decay: ScalarOrSchedule) -> float | str:
 
 
 def _with_factors(
-    tx: optax.GradientTransformationExtraArgs, factors: Any
+    tx: optax.GradientTransformation, factors: Sequence[float]
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies the updates of `tx` by a factor for each leaf."""
+    tx = optax.with_extra_args_support(tx)
 
     def update(
         updates: optax.Updates,
@@ -264,7 +285,8 @@ def _with_factors(
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         steps, state = tx.update(updates, state, params, **extra_args)
-        return jax.tree.map(times, steps, factors), state
+        leaves, treedef = jax.tree.flatten(steps)
+        return treedef.unflatten(map(times, leaves, factors)), state
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
 

@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 # Not `import optax`, because one of the recipes is called `optax`.
-from optax import GradientTransformationExtraArgs
+from optax import GradientTransformation, GradientTransformationExtraArgs
 
 from muon_jax import _checks
 from muon_jax._door import public
-from muon_jax._types import Orthogonalizer, ScalarOrSchedule
+from muon_jax._types import ScalarOrSchedule, Scale
 from muon_jax.clip._targets import QKTarget
 from muon_jax.optimizers._fallback import adamw, momentum_rms
 from muon_jax.optimizers._muon import muon, muon_clip
@@ -25,7 +25,9 @@ from muon_jax.polar._svd import polar_by_svd
 
 __all__ = ["keller", "kimi_k2", "moonlight", "optax", "procrustes", "torch"]
 
-_ADJUSTMENTS = MappingProxyType({"original": "keller", "match_rms_adamw": "match_rms"})
+_ADJUSTMENTS: Mapping[str, Scale] = MappingProxyType(
+    {"original": "keller", "match_rms_adamw": "match_rms"}
+)
 """Scales by their names in `torch.optim.Muon`."""
 
 
@@ -67,7 +69,7 @@ def keller(
     """
     _check_adam(adam_learning_rate, adam_weight_decay)
     adam = adamw(adam_learning_rate, eps=1e-10, weight_decay=adam_weight_decay, nesterov=False)
-    source = {"orthogonalizer": _jordan(dtype), "scale": "keller", "fallback": adam}
+    source = _source(dtype, "keller", adam)
     return muon(learning_rate, weight_decay=weight_decay, **(source | muon_arguments))
 
 
@@ -105,7 +107,7 @@ def moonlight(
       https://github.com/MoonshotAI/Moonlight, examples/toy_train.py
     """
     adam = adamw(learning_rate, weight_decay=weight_decay, nesterov=False)
-    source = {"orthogonalizer": _jordan(dtype), "scale": "match_rms", "fallback": adam}
+    source = _source(dtype, "match_rms", adam)
     return muon(learning_rate, weight_decay=weight_decay, **(source | muon_arguments))
 
 
@@ -151,13 +153,8 @@ def torch(
     """
     _checks.check_choice("adjust_lr_fn", adjust_lr_fn, _ADJUSTMENTS)
     _check_adam(adam_learning_rate, adam_weight_decay)
-    source = {
-        "orthogonalizer": _jordan(dtype),
-        "scale": _ADJUSTMENTS[adjust_lr_fn],
-        "fallback": adamw(
-            adam_learning_rate, b2=0.999, weight_decay=adam_weight_decay, nesterov=False
-        ),
-    }
+    adam = adamw(adam_learning_rate, b2=0.999, weight_decay=adam_weight_decay, nesterov=False)
+    source = _source(dtype, _ADJUSTMENTS[adjust_lr_fn], adam)
     return muon(learning_rate, weight_decay=weight_decay, **(source | muon_arguments))
 
 
@@ -197,12 +194,8 @@ def kimi_k2(
     References:
       Kimi Team, Kimi K2: Open Agentic Intelligence, 2025, https://arxiv.org/abs/2507.20534
     """
-    source = {
-        "nesterov": False,
-        "orthogonalizer": _jordan(dtype),
-        "scale": "match_rms",
-        "fallback": adamw(learning_rate, weight_decay=weight_decay, nesterov=False),
-    }
+    adam = adamw(learning_rate, weight_decay=weight_decay, nesterov=False)
+    source = {"nesterov": False, **_source(dtype, "match_rms", adam)}
     return muon_clip(
         learning_rate,
         threshold=threshold,
@@ -261,6 +254,7 @@ def _check_adam(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule)
     _checks.check_non_negative("adam_weight_decay", weight_decay)
 
 
-def _jordan(dtype: Any) -> Orthogonalizer:
-    """Returns the orthogonalizer of these sources: five steps of Jordan's quintic."""
-    return newton_schulz("keller", dtype=dtype, normalization="frobenius")
+def _source(dtype: Any, scale: Scale, fallback: GradientTransformation) -> dict[str, Any]:
+    """Returns what these sources share: momentum 0.95 and five steps of Jordan's quintic."""
+    jordan = newton_schulz("keller", dtype=dtype, normalization="frobenius")
+    return {"momentum": 0.95, "orthogonalizer": jordan, "scale": scale, "fallback": fallback}

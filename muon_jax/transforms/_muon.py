@@ -40,7 +40,7 @@ class MuonState(NamedTuple):
 @public("scale_by_muon")
 def scale_by_muon(
     *,
-    momentum: ScalarOrSchedule = 0.95,
+    momentum: ScalarOrSchedule = 0.9,
     nesterov: bool = True,
     orthogonalizer: Orthogonalizer | None = None,
     scale: Scale = "outputs",

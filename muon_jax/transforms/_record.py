@@ -7,6 +7,7 @@ from contextvars import ContextVar
 
 from muon_jax._types import Orthogonalizer, Scale
 from muon_jax.routing._route import Route
+from muon_jax.views._matrix_axes import MatrixAxes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,7 @@ class RecordedLeaf:
       scale: for its matrices.
       weight_decay: a number, `"schedule"`, `"injected"`, or None if another optimizer decides.
       factor: factor on its update.
+      axes: the view under which it is orthogonalised, which may separate parts of the route's.
     """
 
     route: Route
@@ -26,6 +28,7 @@ class RecordedLeaf:
     scale: Scale
     weight_decay: float | str | None
     factor: float = 1.0
+    axes: MatrixAxes | None = None
 
 
 @dataclasses.dataclass

@@ -31,6 +31,7 @@ RATE = optax.linear_schedule(run.RATE, 0.0, run.STEPS)  # whose count must not s
 JORDAN = muon_jax.newton_schulz("keller", normalization="frobenius")
 MUON = muon_jax.muon(
     RATE,
+    momentum=0.95,
     weight_decay=run.DECAY,
     nesterov=False,
     orthogonalizer=JORDAN,
@@ -191,7 +192,7 @@ def test_heads_stacks_and_fused_kernels_lie_in_torch_as_they_do_there():
     _, state = tx.update(MODEL, tx.init(MODEL), MODEL)
     filled = migrate.to_torch(state, MODEL_DICT, MODEL_WEIGHTS, axes=MODEL_AXES)
     query, first, second, fused = (
-        filled["state"][number]["momentum_buffer"] / 0.05 for number in range(4)
+        filled["state"][number]["momentum_buffer"] / 0.1 for number in range(4)
     )
     np.testing.assert_allclose(query, MODEL["attn"]["query"]["kernel"].reshape(6, 8).T, rtol=1e-5)
     np.testing.assert_allclose([first.T, second.T], MODEL["experts"]["kernel"], rtol=1e-5)

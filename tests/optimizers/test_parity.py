@@ -84,7 +84,9 @@ def test_the_nesterov_mix_of_optax_tends_to_that_of_muon():
         to_jax({"wide": arrays["wide"]}) for arrays in (START, run.gradients(0), run.gradients(1))
     )
     jordan = muon_jax.newton_schulz("keller", normalization="frobenius")
-    mine = muon_jax.muon(run.RATE, weight_decay=0.0, orthogonalizer=jordan, scale="keller")
+    mine = muon_jax.muon(
+        run.RATE, momentum=0.95, weight_decay=0.0, orthogonalizer=jordan, scale="keller"
+    )
 
     def update(tx: optax.GradientTransformation, count: int) -> Any:
         state = optax.tree.set(tx.init(weights), count=jnp.asarray(count, jnp.int32))

@@ -113,6 +113,7 @@ def test_moonlight_takes_another_fallback():
     tx = recipes.moonlight(3e-2, fallback=optax.sgd(0.1))
     plain = muon_jax.muon(
         3e-2,
+        momentum=0.95,
         weight_decay=0.1,
         orthogonalizer=muon_jax.newton_schulz(
             "keller", dtype="bfloat16", normalization="frobenius"

@@ -122,7 +122,7 @@ def test_recipes_keep_their_own_defaults_when_injected():
 
 def test_momentum_is_the_name_of_the_hyperparameter_alone():
     state = optax.inject_hyperparams(muon_jax.muon)(learning_rate=0.1).init(MODEL)
-    assert float(optax.tree.get(state, "momentum")) == pytest.approx(0.95)
+    assert float(optax.tree.get(state, "momentum")) == pytest.approx(0.9)
     state = optax.tree.set(state, momentum=jnp.asarray(0.5))
     assert float(state.hyperparams["momentum"]) == 0.5
 

@@ -37,9 +37,9 @@ def test_second_moment_follows_its_formula_in_numpy():
     momentum = square = expected = 0.0
     for step in range(5):
         new = gaussian(*shape, seed=step)
-        momentum = 0.95 * momentum + 0.05 * new
+        momentum = 0.9 * momentum + 0.1 * new
         square = decay * square + (1 - decay) * new**2
-        ahead = 0.95 * momentum + 0.05 * new
+        ahead = 0.9 * momentum + 0.1 * new
         expected = polar(ahead / np.sqrt(square)) * 0.2 * np.sqrt(10)
     result, _ = updates_of(shape, "second_moment", steps=5)
     np.testing.assert_allclose(result, expected, atol=1e-5)
@@ -52,14 +52,14 @@ def test_soap_follows_its_formula_in_numpy(sides):
     p, q = np.eye(6), np.eye(10)
     for step in range(13):
         new = gaussian(*shape, seed=step)
-        momentum = 0.95 * momentum + 0.05 * new
+        momentum = 0.9 * momentum + 0.1 * new
         left = decay * left + (1 - decay) * new @ new.T
         right = decay * right + (1 - decay) * new.T @ new
         if step <= 10:  # every step among the first ten, then at multiples of five
             p = np.linalg.qr(left @ p + 1e-5 * np.trace(left) * p)[0]
             q = np.linalg.qr(right @ q + 1e-5 * np.trace(right) * q)[0]
         turn = np.eye(10) if sides == "short" else q
-        inside = p.T @ (0.95 * momentum + 0.05 * new) @ turn
+        inside = p.T @ (0.9 * momentum + 0.1 * new) @ turn
         size = decay * size + (1 - decay) * inside**2
         root = np.sqrt(size) + 1e-2 * np.sqrt(np.mean(size))
         expected = polar(p @ (inside / root) @ turn.T) * 0.2 * np.sqrt(10)
