@@ -9,7 +9,9 @@ import optax
 from jaxtyping import Array, Float
 
 import muon_jax
+from experiments.recipe_tasks import HEAD_DIM
 from experiments.variants import cautious_decay, normalize_outputs
+from muon_jax.transforms._scale import outputs
 from muon_jax.trees._paths import map_named
 from trainer.optimizers import _optax_dimension_numbers as dimension_numbers
 
@@ -34,6 +36,8 @@ class Numbers(NamedTuple):
 PRECONDITIONERS: dict[str, muon_jax.SecondMoment | muon_jax.Soap | None] = {
     "none": None,
     "second_moment": muon_jax.SecondMoment(),
+    "second_moment_0.9": muon_jax.SecondMoment(decay=0.9),
+    "second_moment_0.99": muon_jax.SecondMoment(decay=0.99),
     "soap": muon_jax.Soap(sides="both"),
     "soap_short": muon_jax.Soap(),
 }
@@ -51,10 +55,13 @@ def make(
     return ARMS[optimizer](numbers, rate, **({} if chosen is None else {"precondition": chosen}))
 
 
-def _muon(numbers: Numbers, rate: Schedule, **options: Any) -> optax.GradientTransformation:
+def _muon(
+    numbers: Numbers, rate: Schedule, *, momentum: float = 0.95, **options: Any
+) -> optax.GradientTransformation:
     return muon_jax.muon(
         rate,
         weight_decay=numbers.weight_decay,
+        momentum=momentum,
         fallback=_adam_by_kind(numbers, rate, nesterov=True),
         **options,
     )
@@ -101,17 +108,53 @@ def _with_variants(
     )
 
 
+def _quantized(
+    dtype: Any, numbers: Numbers, rate: Schedule, **options: Any
+) -> optax.GradientTransformation:
+    return muon_jax.quantize_state(_muon(numbers, rate, scale=outputs, **options), dtype)
+
+
+def _by_head(rows: int, cols: int) -> float:
+    """The scale `outputs`, which is that of the whole projection for one of its heads."""
+    return outputs(rows, rows if cols == HEAD_DIM else cols)
+
+
+def _heads(names: str) -> muon_jax.Rule:
+    return muon_jax.Rule(f"*/{{{names}}}/kernel", muon_jax.MatrixAxes(0, 2))
+
+
+_QUERY_KEY_VALUE = [_heads("query,key,value")]
+_AND_OUT = [*_QUERY_KEY_VALUE, muon_jax.Rule("*/out/kernel", muon_jax.MatrixAxes(1, 2))]
+_OUTPUTS = functools.partial(_muon, scale=outputs)
+_APART = functools.partial(_muon, scale=_by_head, rules=_QUERY_KEY_VALUE)
+
 ARMS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "muon": _muon,
-    "muon-outputs": functools.partial(_muon, scale="outputs"),
-    "muon-outputs-normalized": functools.partial(_with_variants, scale="outputs", normalized=True),
-    "muon-outputs-cautious": functools.partial(_with_variants, scale="outputs", cautious=True),
+    "muon": functools.partial(_muon, scale="match_rms"),
+    "muon-outputs": _OUTPUTS,
+    **{
+        f"muon-outputs-momentum-{momentum}": functools.partial(_OUTPUTS, momentum=momentum)
+        for momentum in (0.8, 0.85, 0.9, 0.975)
+    },
+    "muon-outputs-heads": _APART,
+    "muon-outputs-heads-momentum-0.9": functools.partial(_APART, momentum=0.9),
+    "muon-outputs-heads-out": functools.partial(_APART, rules=_AND_OUT),
+    "muon-outputs-heads-small": functools.partial(_APART, scale=outputs),
+    "muon-outputs-qk-momentum-0.9": functools.partial(
+        _APART, momentum=0.9, rules=[_heads("query,key")]
+    ),
+    "muon-outputs-int8": functools.partial(_quantized, "int8"),
+    "muon-outputs-bfloat16": functools.partial(_quantized, "bfloat16"),
+    "muon-outputs-normalized": functools.partial(_with_variants, scale=outputs, normalized=True),
+    "muon-outputs-cautious": functools.partial(_with_variants, scale=outputs, cautious=True),
     "muon-keller": functools.partial(_muon, scale="keller"),
     "muon-default": _muon_default,
     "optax": lambda numbers, rate: _optax(numbers, rate, consistent_rms=0.2),
     "optax-own-scale": _optax,
+    "optax-own-scale-momentum-0.9": functools.partial(_optax, beta=0.9),
     "adamw": _adamw,
 }
+"""By name. The names with `outputs` have the scale of that name; all keep heads together that do
+not say `heads` or `qk`."""
 
 
 def _adam_by_kind(

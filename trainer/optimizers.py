@@ -15,6 +15,7 @@ from trainer.errors import UsageError
 
 OptimizerName = Literal[
     "muon",
+    "muon-default",
     "muon-clip",
     "optax-muon",
     "adamw",
@@ -42,14 +43,15 @@ class OptimizerConfig:
     """The optimizer, and how its learning rate goes."""
 
     optimizer: OptimizerName = "muon"
-    """optax-muon is optax.contrib.muon with the dimension numbers that attention needs; muon-clip
-    is for models with attention; sgd has no momentum, sgd-momentum has the heavy ball's."""
+    """muon has the settings below; muon-default is muon_jax.muon with its own; optax-muon is
+    optax.contrib.muon with the dimension numbers that attention needs; muon-clip is for models with
+    attention; sgd has no momentum, sgd-momentum has the heavy ball's."""
     learning_rate: float | None = None
-    """Its peak. None: the Muons 1e-2, adamw, adam and rmsprop 5e-3, lion 3e-3, adagrad 0.1,
-    sgd 1, sgd-momentum and sgd-nesterov 0.1."""
+    """Its peak. None: the Muons 1e-2, muon-default 8e-3, adamw, adam and rmsprop 5e-3, lion 3e-3,
+    adagrad 0.1, sgd 1, sgd-momentum and sgd-nesterov 0.1."""
     weight_decay: float | None = None
-    """Of matrices, times the learning rate. None: the Muons and adamw 0.1, lion 0.5; the others,
-    which add it to the gradient, 0, but all of SGD 1e-4."""
+    """Of matrices, times the learning rate. None: the Muons and adamw 0.1, muon-default 0.25, lion
+    0.5; the others, which add it to the gradient, 0, but all of SGD 1e-4."""
     warmup_steps: int = 50
     """Steps in which the learning rate rises to its peak."""
     schedule: ScheduleName = "cosine"
@@ -156,6 +158,13 @@ def _muon(
     return optax.chain(muon, muon_jax.scale_by_path({"*/attention/*": config.attention_rate}))
 
 
+def _muon_default(
+    config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
+) -> optax.GradientTransformation:
+    del fallback
+    return muon_jax.muon(schedule, weight_decay=config.decay)
+
+
 def _muon_clip(
     config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
 ) -> optax.GradientTransformation:
@@ -222,6 +231,7 @@ class _Recipe:
 
 _OPTIMIZERS: dict[str, _Recipe] = {
     "muon": _Recipe(_muon, 1e-2, 0.1),
+    "muon-default": _Recipe(_muon_default, 8e-3, 0.25),
     "muon-clip": _Recipe(_muon_clip, 1e-2, 0.1),
     "optax-muon": _Recipe(_optax_muon, 1e-2, 0.1),
     "adamw": _Recipe(_adamw, 5e-3, 0.1),

@@ -30,7 +30,7 @@ from trainer.records.side_by_side import SideBySide
 from trainer.task import Result
 from trainer.training import RunConfig, by_steps, take_turns
 
-OPTIMIZERS = {"Muon": OptimizerConfig("muon"), "AdamW": OptimizerConfig("adamw")}
+OPTIMIZERS = {"Muon": OptimizerConfig("muon-default"), "AdamW": OptimizerConfig("adamw")}
 OUT = Path("runs/demo")
 
 
