@@ -10,18 +10,22 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from experiments.curves import mean_curve  # noqa: E402
-from experiments.steps_to_adamw import OPTIMIZERS, Plan, best  # noqa: E402
+from experiments.steps_to_adamw import Plan, best, with_its_defaults  # noqa: E402
 from trainer.records.charts import Curve, draw_chart  # noqa: E402
-
-STYLES = {"adamw": ("#3b6fb6", 4.0), "optax-muon": ("#e39a3b", 7.0), "muon": ("#d1495b", 3.5)}
 
 
 def main() -> None:
-    plan, curves = Plan().large, []
-    for optimizer, (colour, width) in STYLES.items():
-        mean = mean_curve(list(best(plan, optimizer).values()))
+    plan = Plan().large
+    shown = [
+        ("AdamW", best(plan, "adamw"), "#3b6fb6", 4.0),
+        ("optax.contrib.muon", best(plan, "optax-muon"), "#e39a3b", 4.0),
+        ("muon_jax.muon", with_its_defaults(plan), "#d1495b", 4.0),
+    ]
+    curves = []
+    for name, runs, colour, width in shown:
+        mean = mean_curve(list(runs.values()))
         points = {float(step): loss for step, loss in mean.items()}
-        curves.append(Curve(points, colour, OPTIMIZERS[optimizer], width))
+        curves.append(Curve(points, colour, name, width))
     draw_chart(
         ROOT / "docs" / "images" / "landing.png",
         curves,

@@ -56,6 +56,8 @@ class Plan(LanguagePlan):
     large_batch_size: int = 32
     large_adamw_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     large_muon_rates: tuple[float, ...] = (4e-3, 8e-3, 1.6e-2)
+    default_rate: float = 8e-3
+    """Of `muon` with its own settings, at the large batch; not swept there."""
     width: int = 128
     layers: int = 4
     results: Path = RESULTS / "steps_to_adamw.jsonl"
@@ -96,6 +98,7 @@ def run(plan: Plan) -> None:
         best_of_two_rates(plan, optimizer)
         best(plan.large, optimizer)
     longer(plan)
+    with_its_defaults(plan.large)
 
 
 def best(plan: Plan, optimizer: str) -> dict[LanguageTrial, Curve]:
@@ -120,6 +123,15 @@ def best_of_two_rates(plan: Plan, optimizer: str) -> dict[LanguageTrial, Curve]:
 def longer(plan: Plan) -> dict[LanguageTrial, Curve]:
     """Returns the held-out curves of Muon's longer runs."""
     trials = [replace(trial, steps=plan.longer_steps) for trial in best(plan, "muon")]
+    return _curves(plan.trials.measure(trials))
+
+
+def with_its_defaults(plan: Plan) -> dict[LanguageTrial, Curve]:
+    """Returns the held-out curves of `muon_jax.muon(learning_rate)`, at one rate, on all seeds."""
+    trials = [
+        LanguageTrial("muon-default", plan.default_rate, plan.muon_steps, seed, **plan.shared)
+        for seed in plan.seeds
+    ]
     return _curves(plan.trials.measure(trials))
 
 
