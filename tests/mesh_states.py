@@ -105,7 +105,8 @@ def preconditioned(kind: str) -> dict[str, Any]:
     params, leaves = gpt("hsdp", kind, layers=1, width=32)
     found = {}
     for name in ("second_moment", "soap"):
-        tx = muon_jax.scale_by_muon(precondition=name, axes=muon_jax.MatrixAxes(-2, -1))
+        view = muon_jax.MatrixAxes(-2, -1)
+        tx = muon_jax.scale_by_muon(momentum=0.95, precondition=name, axes=view)
         there, here = params, jax.tree.map(jnp.asarray, leaves)
         (there, state), (here, _) = (
             functools.reduce(

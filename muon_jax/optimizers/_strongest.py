@@ -15,7 +15,8 @@ def best(learning_rate: ScalarOrSchedule, **muon_arguments: Any) -> GradientTran
 
     This is Muon²: the momentum is divided by the root mean square of earlier gradients, entry by
     entry, before orthogonalisation. A step costs little more than that of `muon`, and the state is
-    as large as AdamW's. `docs/explanation/family.md` has measurements.
+    as large as AdamW's. It gained in small batches and not in large ones:
+    `docs/explanation/family.md` has the measurements.
 
     Args:
       learning_rate: as for `muon`, or a schedule of it.
