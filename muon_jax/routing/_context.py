@@ -3,8 +3,7 @@
 import dataclasses
 import functools
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -54,7 +53,7 @@ class Leaf:
         """The words down to the module that holds the layer."""
         return self.words[: max(0, len(self.layer_path) - 1)]
 
-    @property
+    @functools.cached_property
     def outputs_first(self) -> bool:
         """Whether the name says that outputs are stored first, as in torch and Equinox."""
         return matches("weight,weight_*,*_weight", self.names[-1])
@@ -102,7 +101,6 @@ class Tree:
       children: the words directly below every module.
       layers: the weight of every layer, and every bare array, by the words of the parent.
       sizes: the words of all parameters that have an axis of a size, by that size.
-      decided: what the default rules decided, by all that they see of a parameter.
     """
 
     def __init__(self, leaves: Sequence[Leaf]):
@@ -110,9 +108,6 @@ class Tree:
         self.children: defaultdict[Words, dict[str, None]] = defaultdict(dict)
         self.layers: defaultdict[Words, dict[str, Leaf]] = defaultdict(dict)
         self.sizes: defaultdict[int, set[Words]] = defaultdict(set)
-        self.decided: dict[Hashable, Any] = {}
-        self._surroundings: dict[Words, int] = {}
-        self._numbers: dict[Hashable, int] = {}
         for words, leaf in self.leaves.items():
             leaf.tree = self
             for size in leaf.shape:
@@ -121,16 +116,6 @@ class Tree:
                 self.layers[leaf.parent].setdefault(words[len(leaf.parent)], leaf)
             for depth, word in enumerate(words):
                 self.children[words[:depth]][word] = None
-
-    def surroundings(self, module: Words) -> int:
-        """Returns a number that modules with the same names and shapes share."""
-        if module not in self._surroundings:
-            below = [(*module, word) for word in self.children[module]]
-            below += [(*place, word) for place in below for word in self.children.get(place, ())]
-            shapes = {each: self.leaves[each].shape for each in below if each in self.leaves}
-            key = tuple((each[len(module) :], shapes.get(each)) for each in below)
-            self._surroundings[module] = self._numbers.setdefault(key, len(self._numbers))
-        return self._surroundings[module]
 
     @functools.cached_property
     def tables(self) -> Mapping[Words, Shape]:

@@ -86,7 +86,8 @@ def gate_and_up(leaf: Leaf) -> Outcome:
     ndim = len(leaf.layer_shape)
     if ndim not in (2, 3):
         return None
-    view, down = plain.oriented(leaf, (ndim - 2, ndim - 1)), leaf.sibling(_DOWN, ndim=ndim)
+    view = MatrixAxes(*plain.oriented(leaf, (ndim - 2, ndim - 1)))
+    down = leaf.sibling(_DOWN, ndim=ndim)
     inputs, outputs = sides(leaf, view)
     if {inputs, outputs / 2} != {*down[-2:]} == {outputs, inputs / 2}:
         view = MatrixAxes(view.cols, view.rows)
@@ -99,8 +100,8 @@ def twice_as_wide(leaf: Leaf) -> Outcome:
     fits = ndim == 2 or plain.expert_stack(leaf)
     if not fits or matches("weights", leaf.names[-1]) or plain.in_attention(leaf):
         return None
-    view = plain.oriented(leaf, (ndim - 2, ndim - 1))
-    inputs, outputs = sides(leaf, view)
+    axes = plain.oriented(leaf, (ndim - 2, ndim - 1))
+    inputs, outputs = (leaf.layer_shape[axis] for axis in axes)
     beside = leaf.parent if leaf.siblings else leaf.parent[:-1]  # `net_0/proj` and `net_2`
     others = plain.matrices_in(leaf, beside, ndim)
     down = (*leaf.layer_shape[: ndim - 2], outputs / 2, inputs)
@@ -108,7 +109,7 @@ def twice_as_wide(leaf: Leaf) -> Outcome:
     own = leaf.words[len(beside)]
     downs = [n for n, shape in others.items() if shape == down and not plain.precedes(n, own)]
     square = outputs in (inputs, 2 * inputs)  # or the layer before or after a plain one
-    return _in_parts(view, 2) if downs and not (taken or square) else None
+    return MatrixAxes(*axes, split=2) if downs and not (taken or square) else None
 
 
 def recurrent_gates(leaf: Leaf) -> Outcome:

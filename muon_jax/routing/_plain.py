@@ -15,16 +15,16 @@ _QUERY = f"{vocabulary.ATTENTION_INPUT},{vocabulary.FUSED_QUERY_KEY_VALUE}"
 
 def matrix(leaf: Leaf) -> MatrixAxes | None:
     """Inputs and outputs have an axis each; other axes have one entry."""
-    return oriented(leaf, leaf.axes) if len(leaf.axes) == 2 else None
+    return MatrixAxes(*oriented(leaf, leaf.axes)) if len(leaf.axes) == 2 else None
 
 
-def oriented(leaf: Leaf, axes: Shape) -> MatrixAxes:
-    """Returns the view of two axes: the bias, or else the name, shows which one is the output."""
+def oriented(leaf: Leaf, axes: Shape) -> Shape:
+    """Returns two axes, the input before the output: the bias, or else the name, shows which."""
     first, second = (leaf.layer_shape[axis] for axis in axes)
     outputs_first = leaf.outputs_first
     if first != second and leaf.bias[-1:] in ((first,), (second,)):
         outputs_first = leaf.bias[-1] == first
-    return MatrixAxes(*axes[::-1]) if outputs_first else MatrixAxes(*axes)
+    return axes[::-1] if outputs_first else axes
 
 
 def low_rank_factor(leaf: Leaf) -> Outcome:
@@ -46,7 +46,8 @@ def expert_stack(leaf: Leaf) -> Outcome:
     router = leaf.sibling("*router*,gate,gating,w_gate,wg", ndim=2)
     routed = leaf.layer_shape[0] in router and not in_attention(leaf)
     is_expert = routed or any(matches(vocabulary.EXPERTS, name) for name in nearest)
-    return oriented(leaf, (1, 2)) if is_expert and len(leaf.layer_shape) == 3 else None
+    fits = is_expert and len(leaf.layer_shape) == 3
+    return MatrixAxes(*oriented(leaf, (1, 2))) if fits else None
 
 
 def attention_input(leaf: Leaf) -> Outcome:
@@ -145,8 +146,8 @@ def in_attention(leaf: Leaf) -> bool:
 
 def sides(leaf: Leaf, view: MatrixAxes | None = None) -> tuple[int, int]:
     """Returns the inputs and outputs of a plain matrix."""
-    view = view or oriented(leaf, leaf.axes)
-    return leaf.layer_shape[view.rows[0]], leaf.layer_shape[view.cols[0]]
+    rows, cols = (view.rows[0], view.cols[0]) if view else oriented(leaf, leaf.axes)
+    return leaf.layer_shape[rows], leaf.layer_shape[cols]
 
 
 def matrices_in(leaf: Leaf, module: Words, ndim: int = 2) -> dict[str, Shape]:

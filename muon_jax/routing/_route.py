@@ -190,26 +190,23 @@ def _route_of(leaf: Leaf, rules: Sequence[Rule], masked: bool) -> Route:
 
 def _by_default(leaf: Leaf) -> tuple[Rule, Outcome]:
     """Returns the first default rule that applies, and its outcome in the axes as stored."""
-    tree, parent = leaf.tree, leaf.parent
-    around = tree.surroundings(parent), tree.surroundings(parent[:-1])
-    seen = leaf.names, leaf.words[len(parent) :], leaf.shape, leaf.stack, around
-    if seen not in tree.decided:
-        applied = ((rule, rule.outcome(leaf)) for rule in default_rules_for("/".join(leaf.names)))
-        rule, outcome = next(each for each in applied if each[1] is not None)
-        if isinstance(outcome, tuple):
-            outcome = tuple(as_stored(view, leaf) for view in outcome)
-        elif isinstance(outcome, MatrixAxes):
-            one = any(
-                math.prod(leaf.layer_shape[axis] for axis in group) == 1
-                for group in (outcome.rows, outcome.cols)
-            )
-            outcome = FALLBACK if one else as_stored(outcome, leaf)
-        tree.decided[seen] = rule, outcome
-    return tree.decided[seen]
+    applied = ((rule, rule.outcome(leaf)) for rule in default_rules_for("/".join(leaf.names)))
+    rule, outcome = next(each for each in applied if each[1] is not None)
+    if isinstance(outcome, tuple):
+        return rule, tuple(as_stored(view, leaf) for view in outcome)
+    if not isinstance(outcome, MatrixAxes):
+        return rule, outcome
+    sides = [
+        math.prod(leaf.layer_shape[axis] for axis in group)
+        for group in (outcome.rows, outcome.cols)
+    ]
+    return rule, FALLBACK if 1 in sides else as_stored(outcome, leaf)
 
 
 def as_stored(axes: MatrixAxes, leaf: Leaf) -> MatrixAxes:
     """Renames the axes of one layer to those of the stored array, which may be a stack."""
+    if not leaf.stack:
+        return axes
     kept = [axis for axis in range(len(leaf.shape)) if axis not in leaf.stack]
     rows, cols = ([kept[axis] for axis in group] for group in (axes.rows, axes.cols))
     return MatrixAxes(rows, cols, axes.split)

@@ -17,6 +17,8 @@ Outcome: TypeAlias = MatrixAxes | str | tuple[MatrixAxes, ...] | None
 can choose, which means ambiguous; or None where the rule does not apply.
 """
 
+_OUTCOMES = (MatrixAxes, str, tuple, type(None))
+
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
@@ -67,11 +69,11 @@ class Rule:
         """Returns whether the pattern fits a path."""
         return path_fits(self.pattern, path)
 
-    @named("Rule", inside=True)
     def outcome(self, leaf: Leaf) -> Outcome:
         """Returns where a leaf that fits goes, or None where the rule does not apply after all."""
         found = self.to(leaf) if callable(self.to) else self.to
-        if found == MUON or not isinstance(found, MatrixAxes | str | tuple | None):
+        if found == MUON or not isinstance(found, _OUTCOMES):
             remedy = 'let the function return a MatrixAxes, a label such as "adamw", or None'
-            raise invalid("to", found, remedy, TypeError)
+            with named("Rule", inside=True):
+                raise invalid("to", found, remedy, TypeError)
         return found
