@@ -87,8 +87,7 @@ class Leaf:
     def sibling(self, pattern: str, ndim: int | None = None) -> Shape:
         """Returns the first sibling whose plain name fits a pattern, with `ndim` axes if given."""
         for name, shape in self.siblings.items():
-            fits = shape and ndim in (None, len(shape))
-            if fits and matches(pattern, vocabulary.plain_name(name)):
+            if ndim in (None, len(shape)) and matches(pattern, vocabulary.plain_name(name)):
                 return shape
         return ()
 
@@ -100,6 +99,7 @@ class Tree:
       leaves: every parameter by its words, which no other parameter has.
       children: the words directly below every module.
       layers: the weight of every layer, and every bare array, by the words of the parent.
+      weights: the weights of all layers, by their number of axes.
       sizes: the words of all parameters that have an axis of a size, by that size.
     """
 
@@ -107,11 +107,14 @@ class Tree:
         self.leaves = {leaf.words: leaf for leaf in leaves}
         self.children: defaultdict[Words, dict[str, None]] = defaultdict(dict)
         self.layers: defaultdict[Words, dict[str, Leaf]] = defaultdict(dict)
+        self.weights: defaultdict[int, list[Leaf]] = defaultdict(list)
         self.sizes: defaultdict[int, set[Words]] = defaultdict(set)
         for words, leaf in self.leaves.items():
             leaf.tree = self
             for size in leaf.shape:
                 self.sizes[size].add(words)
+            if matches(vocabulary.WEIGHT, leaf.names[-1]):
+                self.weights[len(leaf.shape)].append(leaf)
             if leaf.layer_path:
                 self.layers[leaf.parent].setdefault(words[len(leaf.parent)], leaf)
             for depth, word in enumerate(words):
@@ -127,12 +130,3 @@ class Tree:
             if len(leaf.shape) == 2 and not leaf.bias and matches(pattern, "/".join(leaf.names))
             if not any(matches(_NO_TABLE, name) for name in leaf.names[-2:])
         }
-
-    @functools.cached_property
-    def weights(self) -> dict[int, list[Leaf]]:
-        """The weights of all layers, by their number of axes."""
-        weights = defaultdict(list)
-        for leaf in self.leaves.values():
-            if matches(vocabulary.WEIGHT, leaf.names[-1]):
-                weights[len(leaf.shape)].append(leaf)
-        return weights

@@ -98,7 +98,7 @@ def twice_as_wide(leaf: Leaf) -> Outcome:
     """Twice as many outputs as a way down beside it has inputs, which leads back to its inputs."""
     ndim = len(leaf.layer_shape)
     fits = ndim == 2 or plain.expert_stack(leaf)
-    if not fits or matches("weights", leaf.names[-1]) or plain.in_attention(leaf):
+    if not fits or matches("weights", leaf.names[-1]):
         return None
     axes = plain.oriented(leaf, (ndim - 2, ndim - 1))
     inputs, outputs = (leaf.layer_shape[axis] for axis in axes)
@@ -107,9 +107,14 @@ def twice_as_wide(leaf: Leaf) -> Outcome:
     down = (*leaf.layer_shape[: ndim - 2], outputs / 2, inputs)
     taken = any(shape[-2] == outputs for shape in others.values())
     own = leaf.words[len(beside)]
-    downs = [n for n, shape in others.items() if shape == down and not plain.precedes(n, own)]
+    downs = [
+        n
+        for n, shape in others.items()
+        if shape == down and not plain.number(n) < plain.number(own)
+    ]
     square = outputs in (inputs, 2 * inputs)  # or the layer before or after a plain one
-    return MatrixAxes(*axes, split=2) if downs and not (taken or square) else None
+    excluded = taken or square or not downs or plain.in_attention(leaf)
+    return None if excluded else MatrixAxes(*axes, split=2)
 
 
 def recurrent_gates(leaf: Leaf) -> Outcome:
@@ -124,7 +129,6 @@ def recurrent_gates(leaf: Leaf) -> Outcome:
     hidden = leaf if matches(_HIDDEN, leaf.layer) else keras
     kernel = hidden.layer_shape if hidden else leaf.sibling(_HIDDEN)
     width = kernel[1 if view.cols == (0,) else -2] if kernel else 0
-    width = min(kernel) if len(kernel) == 2 else width
     outputs = leaf.layer_shape[view.cols[0]]
     gates = outputs / width if width else 4 * (leaf.layer == "linear" and outputs % 4 == 0)
     return _in_parts(view, int(gates)) if gates in (3, 4) else None

@@ -75,13 +75,11 @@ def _stacks_by_axis_name(params: Any, leaves: Sequence[Leaf]) -> dict[Words, Sha
     """Reads the axis names that a Flax variable (NNX) or box (Linen) keeps beside its array."""
     stacks, index = {}, 0
     for node in jax.tree.leaves(params, is_leaf=lambda node: _axis_names(node) is not None):
-        axis_names = _axis_names(node) or ()
+        names = [str(name) for name in _axis_names(node) or ()]
         stack = tuple(
-            axis
-            for axis, name in enumerate(axis_names)
-            if isinstance(name, str) and matches(vocabulary.STACK_AXIS, name)
+            axis for axis, name in enumerate(names) if matches(vocabulary.STACK_AXIS, name)
         )
-        if stack and index < len(leaves) and len(axis_names) == len(leaves[index].shape):
+        if stack and index < len(leaves) and len(names) == len(leaves[index].shape):
             stacks[leaves[index].words] = stack
         index += len(jax.tree.leaves(node))
     return stacks

@@ -128,7 +128,7 @@ def only_dense(leaf: Leaf) -> Outcome:
     weights = leaf.tree.weights
     if leaf.parent not in ((), ("params",)) or weights[2] != [leaf]:
         return None
-    filters = [each for each in weights[4] if plain.filter_shaped(each) and not in_attention(each)]
+    filters = list(filter(plain.filter_shaped, weights[4]))
     ends = [[each.shape[axis] for axis in plain.channels(each)] for each in filters]
     ends = [end for end in ends if end[0] > 1]  # the others are depthwise
     makes_images = ends and min(made for _, made in ends) <= min(taken for taken, _ in ends)
@@ -138,9 +138,9 @@ def only_dense(leaf: Leaf) -> Outcome:
 
 def _feeds(leaf: Leaf) -> bool:
     """Returns whether a sibling matrix, or a norm of the same width, takes these outputs."""
-    gains = [leaf.tree.leaves[words] for words in leaf.tree.sizes[sides(leaf)[1]]]
-    beside = [each.names[-2:-1] for each in gains if each.words[:-2] == leaf.parent]
-    return _feeds_matrix(leaf) or any(vocabulary.is_norm(*name) for name in beside if name)
+    same_width = (words for words in leaf.tree.sizes[sides(leaf)[1]] if len(words) > 1)
+    siblings = [leaf.tree.leaves[w].names[-2] for w in same_width if w[:-2] == leaf.parent]
+    return _feeds_matrix(leaf) or any(map(vocabulary.is_norm, siblings))
 
 
 def _feeds_matrix(leaf: Leaf) -> bool:
@@ -148,15 +148,14 @@ def _feeds_matrix(leaf: Leaf) -> bool:
     (inputs, outputs), own = sides(leaf), leaf.words[len(leaf.parent)]
     beside = plain.matrices_in(leaf, leaf.parent).items()
     return any(
-        taken == outputs and (inputs != made or plain.precedes(own, name))
+        taken == outputs and (inputs != made or plain.number(own) < plain.number(name))
         for name, (taken, made) in beside
     )
 
 
 def _feeds_other_tower(leaf: Leaf) -> bool:
     """Returns whether the outputs are as wide as the embedding of another part of the model."""
-    is_part = len(leaf.axes) == 2 and len(leaf.parent) > 0
-    tables = leaf.tree.tables.items() if is_part else ()
+    tables = leaf.tree.tables.items() if len(leaf.axes) == 2 and leaf.parent else ()
     return any(words[0] != leaf.words[0] and shape[1] == sides(leaf)[1] for words, shape in tables)
 
 

@@ -41,13 +41,14 @@ def low_rank_factor(leaf: Leaf) -> Outcome:
 
 def expert_stack(leaf: Leaf) -> Outcome:
     """(experts, inputs, outputs) below something called experts, or beside their router."""
+    if len(leaf.layer_shape) != 3:
+        return None
     named = f"{vocabulary.EXPERTS},{vocabulary.ATTENTION}"
     nearest = [name for name in leaf.layer_path if matches(named, name)][-1:]
     router = leaf.sibling("*router*,gate,gating,w_gate,wg", ndim=2)
     routed = leaf.layer_shape[0] in router and not in_attention(leaf)
     is_expert = routed or any(matches(vocabulary.EXPERTS, name) for name in nearest)
-    fits = is_expert and len(leaf.layer_shape) == 3
-    return MatrixAxes(*oriented(leaf, (1, 2))) if fits else None
+    return MatrixAxes(*oriented(leaf, (1, 2))) if is_expert else None
 
 
 def attention_input(leaf: Leaf) -> Outcome:
@@ -156,12 +157,10 @@ def matrices_in(leaf: Leaf, module: Words, ndim: int = 2) -> dict[str, Shape]:
     return {
         name: (*shape[:-2], shape[-1], shape[-2]) if leaf.outputs_first else shape
         for name, shape in leaf.layers_in(module).items()
-        if len(shape) == ndim and shape not in tables and "conv" not in name
+        if len(shape) == ndim and shape not in tables
     }
 
 
-def precedes(name: str, other: str) -> bool:
-    """Returns whether two names differ in a number at the end, and the first has the lower one."""
-    stem = name.rstrip("0123456789")
-    numbers = [int(each[len(stem) :] or 0) for each in (name, other) if each[len(stem) :].isdigit()]
-    return other.startswith(stem) and numbers == sorted({*numbers}) and len(numbers) == 2
+def number(name: str) -> int:
+    """Returns the number at the end of a name, which orders layers; 0 if there is none."""
+    return int(name[len(name.rstrip("0123456789")) :] or 0)

@@ -148,9 +148,8 @@ def check_labels(routes: Any, known: Collection[str]) -> None:
     unknown = [each for each in jax.tree.leaves(routes) if each.label not in known]
     if unknown:
         labels = listed((f"'{each.path}' the label {each.label!r}" for each in unknown), 4)
-        problem = (
-            f"rules give {labels}, but the known labels are {listed(map(repr, sorted(known)))}"
-        )
+        choice = listed(map(repr, sorted(known)))
+        problem = f"rules give {labels}, but the known labels are {choice}"
         remedy = "Give an optimizer for each, such as transforms={'frozen': optax.set_to_zero()}"
         raise refused(problem, remedy)
 

@@ -34,8 +34,6 @@ def stack_axes(tree: Tree, known: Mapping[Words, int]) -> dict[Words, Shape]:
     leaves, by_rank = tree.leaves.values(), list(_by_rank(tree))
     claims = [(words, tree.leaves[words].shape[:count], None) for words, count in known.items()]
     claims += [*by_rank, *_by_bias(tree), *_by_container(tree)]
-    if not claims:
-        return {}
     common = _common_sizes((leaf, _stackable(leaf)) for leaf in leaves)
     found: dict[Words, Shape] = {}
     for place, sizes, beyond in claims:
@@ -121,9 +119,8 @@ def _stackable(leaf: Leaf) -> Shape:
 def _by_bias(tree: Tree) -> Iterator[Claim]:
     """Yields weights that share leading axes with their bias, which else has the output axes."""
     for leaf in tree.leaves.values():
-        found = leaf.stored_bias if len(leaf.shape) > 2 else None
-        shape, bias = leaf.shape, found.shape if found else ()
-        if not bias or bias == shape[-len(bias) :]:
+        shape, bias = leaf.shape, leaf.stored_bias.shape if leaf.stored_bias else ()
+        if len(shape) < 3 or bias == shape[-len(bias) :]:
             continue
         for lead in range(len(bias) - 1, 0, -1):
             outputs, layer = without_ones(bias[lead:]), shape[lead:]

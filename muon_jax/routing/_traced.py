@@ -84,9 +84,7 @@ class TracedAxes:
         for path, array in named_leaves(params):
             found = known.get(path)
             if found is None or found.shape != np.shape(array):
-                was = (
-                    "is not among those traced" if found is None else f"was traced as {found.shape}"
-                )
+                was = f"was traced as {found.shape}" if found else "is not among those traced"
                 raise refused(
                     f"'{path}' of shape {np.shape(array)} {was}",
                     "Call trace_axes(loss, params, *args) with the parameters to be trained",
