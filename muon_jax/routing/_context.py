@@ -1,4 +1,4 @@
-"""What a rule may know of a parameter: its names, shape, stack axes, bias and siblings."""
+"""A parameter as rules see it: its names, shape, stack axes, bias and siblings."""
 
 import dataclasses
 import functools
@@ -71,16 +71,16 @@ class Leaf:
 
     @functools.cached_property
     def bias(self) -> Shape:
-        """The shape of the bias, without stack axes and axes of one; () where there is none."""
+        """The shape of the bias without stack axes and axes of size one; () without a bias."""
         return without_ones(self.stored_bias.layer_shape) if self.stored_bias else ()
 
     @functools.cached_property
     def siblings(self) -> Mapping[str, Shape]:
-        """The other layers of the same module: the shapes of their weights, without axes of one."""
+        """The weight shapes of the other layers of the module, without axes of size one."""
         return self.layers_in(self.parent)
 
     def layers_in(self, module: Words) -> dict[str, Shape]:
-        """Returns the layers of a module, without this one."""
+        """Returns the weight shapes of the layers of a module, except this one."""
         layers = self.tree.layers.get(module, {}).items()
         return {name: without_ones(leaf.layer_shape) for name, leaf in layers if leaf is not self}
 
@@ -93,7 +93,7 @@ class Leaf:
 
 
 class Tree:
-    """All parameters of a tree, for rules that look at more than one.
+    """All parameters of a tree, indexed for rules that read more than one.
 
     Attributes:
       leaves: every parameter by its words, which no other parameter has.
@@ -122,7 +122,7 @@ class Tree:
 
     @functools.cached_property
     def tables(self) -> Mapping[Words, Shape]:
-        """The shapes of all embedding tables but those of positions and patches."""
+        """The shapes of all embedding tables except those of positions and patches."""
         pattern = f"*/{{{vocabulary.EMBEDDING}}}{{,/w,/weight}}"
         return {
             words: leaf.shape

@@ -15,12 +15,12 @@ from muon_jax.routing._vocabulary import EMBEDDING, WEIGHT
 
 
 def layer(names: str) -> str:
-    """The weight of a layer of one of these names, or a bare array so called."""
+    """Returns the pattern for the weight of a layer, or a bare array, with one of these names."""
     return f"*/{{{names}}}{{,/{WEIGHT}}}"
 
 
 def table(names: str) -> str:
-    """As `layer`, but without `kernel`: a kernel maps features, it is not looked up."""
+    """Returns the pattern for a table of one of these names; a `kernel` is never a table."""
     return f"*/{{{names}}}{{,/weight,/w,/embedding,/embeddings}}"
 
 
@@ -112,7 +112,7 @@ NOT_FOR_MUON = _rules(
     ("depthwise convolution", f"*/{{{WEIGHT},*conv*,*_kernel}}", exclusion.single_channel),
     ("broadcast table", "*", exclusion.broadcast),
 )
-"""No matrices, or matrices that should not be orthogonalised."""
+"""Parameters that are no matrices, or matrices that should not be orthogonalised."""
 
 FUSED = _rules(
     ("fused attention", _QKV, fused.query_key_value),
@@ -123,7 +123,7 @@ FUSED = _rules(
     ("fused recurrent gates", f"{layer(RECURRENT)},*/*lstm*/linear/w", fused.recurrent_gates),
     ("fused gate and up", layer("*"), fused.twice_as_wide),
 )
-"""Several matrices in one array."""
+"""Arrays that hold several matrices."""
 
 WEIGHTS = _rules(
     ("LoRA factor", layer("*lora_{a,b,down,up},*lora*/{a,b}"), plain.low_rank_factor),
@@ -135,7 +135,7 @@ WEIGHTS = _rules(
     ("outputs by bias", f"*/{WEIGHT}", plain.by_bias),
     ("matrix", "*", plain.matrix),
 )
-"""One matrix an array, or one a layer of a stack."""
+"""Arrays that hold one matrix, or one for every layer of a stack."""
 
 UNKNOWN = _rules(("ambiguous", "*", plain.candidates))
 

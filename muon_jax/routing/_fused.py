@@ -1,6 +1,6 @@
 """Views of arrays that hold several matrices. Every function takes a leaf and returns an outcome.
 
-These are query, key and value; gate and up; and the gates of recurrent cells.
+Such arrays fuse query, key and value; gate and up; or the gates of a recurrent cell.
 """
 
 import dataclasses
@@ -19,10 +19,11 @@ _DOWN = "*down*,wo,w2,w_out,w_o,output,out*,linear,fc2,c_proj"
 
 
 def query_key_value(leaf: Leaf) -> Outcome:
-    """Query, key and value side by side, or along an axis of three.
+    """Splits the outputs into query, key and value, or makes an axis of size three a batch axis.
 
-    The output layer shows how wide the queries are; without it, only three squares are certain.
-    Some models store `query_key_value` head by head, in the same shape.
+    The width of the queries is the input width of the sibling output layer. Without this sibling,
+    only three square matrices are certain. GPT-NeoX and BLOOM store `query_key_value` head by head
+    in the same shape, so that the name is ambiguous.
     """
     view = matrix(leaf)
     if view is None:
@@ -43,13 +44,13 @@ def query_key_value(leaf: Leaf) -> Outcome:
 
 
 def key_value(leaf: Leaf) -> Outcome:
-    """Key and value side by side, or along an axis of two."""
+    """Splits the outputs into key and value, or makes an axis of size two a batch axis."""
     view = matrix(leaf)
     return _halves(leaf, view) if view else _in_heads(leaf, 2)
 
 
 def three_squares(leaf: Leaf) -> Outcome:
-    """An unnamed layer of attention, three times as wide as the one square layer beside it."""
+    """Splits an attention layer of any name if its only sibling is a square output layer."""
     view = matrix(leaf)
     inputs, outputs = sides(leaf, view) if view else (0, 1)
     beside = [(inputs, inputs)] == list(leaf.siblings.values())
@@ -57,22 +58,22 @@ def three_squares(leaf: Leaf) -> Outcome:
 
 
 def _in_heads(leaf: Leaf, parts: int) -> Outcome:
-    """An axis as long as there are parts holds them, beside inputs, heads and their sizes."""
+    """Returns the view of inputs, heads and head sizes; the parts have an axis or share heads."""
     shape, ndim = leaf.layer_shape, len(leaf.layer_shape)
-    leads = leaf.bias == shape[: len(leaf.bias)] != shape[ndim - len(leaf.bias) :]
+    bias_leads = leaf.bias == shape[: len(leaf.bias)] != shape[ndim - len(leaf.bias) :]
     views = []
     for pair in (axis for axis in range(ndim) if shape[axis] == parts and ndim in (3, 4)):
         *outer, last = (axis for axis in range(ndim) if axis != pair)
-        turned = leads if leaf.bias else leaf.outputs_first and pair == 0
+        turned = bias_leads if leaf.bias else leaf.outputs_first and pair == 0
         views.append(MatrixAxes(last, outer) if turned else plain.with_heads(leaf, (*outer, last)))
     whole = MatrixAxes(range(ndim - 2), (ndim - 2, ndim - 1))
     if not views and shape[-2] % parts == 0:
-        views.append(_in_parts(whole, parts))  # heads of one part after those of another
+        views.append(_in_parts(whole, parts))  # the heads of one part precede those of the next
     return views[0] if shape.count(parts) == 1 and ndim in (3, 4) else (whole, *views)
 
 
 def gate_up_axis(leaf: Leaf) -> Outcome:
-    """An axis of two apart from inputs and outputs: (inputs, 2, outputs), (2, inputs, outputs)."""
+    """Makes an axis of size two a batch axis: (inputs, 2, outputs) or (2, inputs, outputs)."""
     shape, down = leaf.layer_shape, leaf.sibling(_DOWN)
     if len(shape) < 3 or shape.count(2) != 1 or shape[-1] == 2:
         return None
@@ -82,7 +83,7 @@ def gate_up_axis(leaf: Leaf) -> Outcome:
 
 
 def gate_and_up(leaf: Leaf) -> Outcome:
-    """Two halves of the outputs; experts may come first."""
+    """Splits the outputs of a matrix, or of a stack of experts, into two halves."""
     ndim = len(leaf.layer_shape)
     if ndim not in (2, 3):
         return None
@@ -95,7 +96,7 @@ def gate_and_up(leaf: Leaf) -> Outcome:
 
 
 def twice_as_wide(leaf: Leaf) -> Outcome:
-    """Twice as many outputs as a way down beside it has inputs, which leads back to its inputs."""
+    """Splits (inputs, 2 * hidden) in halves if a later sibling has the shape (hidden, inputs)."""
     ndim = len(leaf.layer_shape)
     fits = ndim == 2 or plain.expert_stack(leaf)
     if not fits or matches("weights", leaf.names[-1]):
@@ -107,20 +108,16 @@ def twice_as_wide(leaf: Leaf) -> Outcome:
     down = (*leaf.layer_shape[: ndim - 2], outputs / 2, inputs)
     taken = any(shape[-2] == outputs for shape in others.values())
     own = leaf.words[len(beside)]
-    downs = [
-        n
-        for n, shape in others.items()
-        if shape == down and not plain.number(n) < plain.number(own)
-    ]
-    square = outputs in (inputs, 2 * inputs)  # or the layer before or after a plain one
-    excluded = taken or square or not downs or plain.in_attention(leaf)
+    later = [shape for name, shape in others.items() if plain.number(name) >= plain.number(own)]
+    square = outputs in (inputs, 2 * inputs)  # such a matrix may also precede or follow a plain one
+    excluded = taken or square or down not in later or plain.in_attention(leaf)
     return None if excluded else MatrixAxes(*axes, split=2)
 
 
 def recurrent_gates(leaf: Leaf) -> Outcome:
-    """Three or four gates over one hidden state, whose width the recurrent kernel shows.
+    """Splits the outputs into three or four gates, each as wide as the recurrent kernel's input.
 
-    Haiku's LSTM joins input and hidden state in one `linear`.
+    Haiku's LSTM has one `linear` for the concatenated input and hidden state.
     """
     view = matrix(leaf) or plain.flattened_patch(leaf)
     if view is None:

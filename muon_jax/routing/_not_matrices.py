@@ -1,6 +1,6 @@
-"""Finds what is no matrix for Muon, by its name, shape and siblings.
+"""Finds parameters that Muon should not train, by name, shape and siblings.
 
-Every function takes a leaf and returns the fallback, or None where the leaf may be a matrix.
+Every function takes a leaf and returns the fallback, or None if the leaf may be a matrix.
 """
 
 from collections.abc import Collection
@@ -15,12 +15,12 @@ from muon_jax.views._matrix_axes import MatrixAxes
 
 
 def no_matrix(leaf: Leaf) -> Outcome:
-    """At most one axis is longer than one, or one has no entry."""
+    """Excludes scalars, vectors and empty arrays: fewer than two axes are longer than one."""
     return FALLBACK if 0 in leaf.layer_shape or len(leaf.axes) < 2 else None
 
 
 def gain(leaf: Leaf) -> Outcome:
-    """A bias or a gain, unlike a projection named after a norm, or a bias for its outputs alone."""
+    """Excludes biases and gains, but not projections named after a norm, nor LoRA factors."""
     if not matches(vocabulary.NORM, leaf.layer):
         return None if matches("*lora_b", leaf.layer) else FALLBACK
     biased = leaf.bias and len(leaf.bias) < len(leaf.axes)
@@ -28,23 +28,23 @@ def gain(leaf: Leaf) -> Outcome:
 
 
 def letter_b(leaf: Leaf) -> Outcome:
-    """A bias called b, unlike the matrix B of a LoRA or a state space."""
+    """Excludes a bias called `b`, but not the matrix B of LoRA or of a state space model."""
     first, last = leaf.layer_shape[0], leaf.layer_shape[-1]
     if leaf.sibling("a_log,log_a")[:1] == (first,):
-        return MatrixAxes(rows=1, cols=0)  # into the state, as the rates A of the state show
+        return MatrixAxes(rows=1, cols=0)  # (state, inputs): one decay rate a row
     others = [leaf.sibling(name) for name in ("a", "c")]
     chained = any(other and (other[-1] == first or other[0] == last) for other in others)
     return None if chained or any("lora" in name for name in leaf.names) else FALLBACK
 
 
 def broadcast(leaf: Leaf) -> Outcome:
-    """An array that is no weight and starts with an axis of one is broadcast to activations."""
+    """Excludes arrays of shape (1, ...) that are no weight: they are added to activations."""
     is_weight = matches("*kernel,*weight,*weights,w,w?,w_*", leaf.names[-1])
     return FALLBACK if leaf.layer_shape[0] == 1 and not is_weight else None
 
 
 def table(leaf: Leaf) -> Outcome:
-    """Looked up, or a state, unlike a layer with a bias, a key beside it, or filters of patches."""
+    """Excludes tables and learned states, but not layers with a bias or a sibling key."""
     of_layer = matches("weight,w", leaf.names[-1])
     has_partner = leaf.bias or leaf.sibling("{,w_,to_}{key,keys}")
     of_patches = any("patch" in name for name in leaf.layer_path[-2 if leaf.layer == "0" else -1 :])
@@ -54,23 +54,24 @@ def table(leaf: Leaf) -> Outcome:
 
 
 def gate_of_experts(leaf: Leaf) -> Outcome:
-    """Experts stand beside it, by name or as stacks of as many matrices as it has outputs."""
+    """Excludes a gate with sibling experts: named so, or (experts, inputs, ...) in shape."""
     if len(leaf.layer_shape) != 2 or leaf.sibling(vocabulary.ATTENTION_INPUT):
         return None
     children = leaf.tree.children[leaf.parent].keys() - {leaf.words[len(leaf.parent)]}
     named = any(matches(vocabulary.EXPERTS, name) for name in children)
-    stacks = [shape[0] for shape in leaf.siblings.values() if len(shape) == 3]
-    return FALLBACK if named or sides(leaf)[1] in stacks else None
+    inputs, outputs = sides(leaf)
+    stacks = [shape for shape in leaf.siblings.values() if len(shape) == 3 and inputs in shape[1:]]
+    return FALLBACK if named or outputs in [shape[0] for shape in stacks] else None
 
 
 def choice_of_codes(leaf: Leaf) -> Outcome:
-    """A codebook beside it has as many entries as it has outputs."""
+    """Excludes a layer with one output for every entry of a sibling codebook."""
     codes = leaf.sibling("code*,*codebook*,*codevectors")
     return FALLBACK if len(leaf.axes) == 2 and sides(leaf)[1] in codes[:-1] else None
 
 
 def single_channel(leaf: Leaf) -> Outcome:
-    """Every filter sees one channel: depthwise, or the first layer on gray images."""
+    """Excludes filters of one input channel: depthwise, or a first layer on gray images."""
     shape = leaf.layer_shape
     one_head = len(shape) == 3 and matches(vocabulary.ATTENTION_INPUT, leaf.layer)
     fits = len(shape) > 2 and not one_head and shape[1 if plain.space_is_last(leaf) else -2] == 1
@@ -78,18 +79,18 @@ def single_channel(leaf: Leaf) -> Outcome:
 
 
 def taps_by_channel(leaf: Leaf) -> Outcome:
-    """(taps, channels), in layers that are otherwise a convolution over time."""
+    """Excludes (taps, channels), the depthwise form of a convolution over time."""
     return FALLBACK if len(leaf.layer_shape) == 2 else None
 
 
 def logits(leaf: Leaf) -> Outcome:
-    """A layer named like an output head, unless it feeds something."""
+    """Excludes layers named like a head, except `pre_*` layers and inputs of another tower."""
     feeds = matches("multi_head,*att*", leaf.layer) or _comes_before(leaf)
     return None if feeds or _feeds_other_tower(leaf) else FALLBACK
 
 
 def end_of_head(leaf: Leaf) -> Outcome:
-    """The last layer of a head; of a module named after a head, if nothing else is as wide."""
+    """Excludes the last layer of a head, if no other layer takes its outputs."""
     is_matrix = len(leaf.layer_shape) == 2
     several = matches("0,layers", leaf.layer) and (not is_matrix or "heads" in leaf.layer_path)
     if several or in_attention(leaf) or _comes_before(leaf) or (is_matrix and _feeds(leaf)):
@@ -103,9 +104,10 @@ def end_of_head(leaf: Leaf) -> Outcome:
 
 
 def of_vocabulary(leaf: Leaf) -> Outcome:
-    """A matrix with an output for every row of the largest embedding, a size that nothing else has.
+    """Excludes a matrix with an output for every row of the largest embedding.
 
-    A last layer beside an embedding of the same shape, reversed or not, may share its size.
+    No other array may have that size, except a last layer whose sibling is an embedding of the same
+    shape, transposed or not.
     """
     tables = leaf.tree.tables
     if not tables or leaf.stack or len(leaf.layer_shape) != 2 or len({*leaf.layer_shape}) == 1:
@@ -120,10 +122,10 @@ def of_vocabulary(leaf: Leaf) -> Outcome:
 
 
 def only_dense(leaf: Leaf) -> Outcome:
-    """The one plain matrix of a convolutional network, at the top of the tree.
+    """Excludes the only dense layer of a convolutional network, at the top of the tree.
 
-    In a network that makes images, which ends in no more channels than it begins with, such a
-    matrix widens a latent or a time into channels.
+    The dense layer of a network that generates images is no head: it expands a latent or a time
+    into channels. Such a network ends in no more channels than it begins with.
     """
     weights = leaf.tree.weights
     if leaf.parent not in ((), ("params",)) or weights[2] != [leaf]:
@@ -137,14 +139,14 @@ def only_dense(leaf: Leaf) -> Outcome:
 
 
 def _feeds(leaf: Leaf) -> bool:
-    """Returns whether a sibling matrix, or a norm of the same width, takes these outputs."""
+    """Returns whether a sibling matrix, or a norm of the same width, consumes these outputs."""
     same_width = (words for words in leaf.tree.sizes[sides(leaf)[1]] if len(words) > 1)
     siblings = [leaf.tree.leaves[w].names[-2] for w in same_width if w[:-2] == leaf.parent]
     return _feeds_matrix(leaf) or any(map(vocabulary.is_norm, siblings))
 
 
 def _feeds_matrix(leaf: Leaf) -> bool:
-    """Returns whether a sibling matrix takes these outputs; a later one, if it fits both ways."""
+    """Returns whether a sibling consumes these outputs; a later one, if it also fits before."""
     (inputs, outputs), own = sides(leaf), leaf.words[len(leaf.parent)]
     beside = plain.matrices_in(leaf, leaf.parent).items()
     return any(
@@ -164,6 +166,6 @@ def _comes_before(leaf: Leaf) -> bool:
 
 
 def _only_here(leaf: Leaf, besides: Collection[Words]) -> bool:
-    """Returns whether only this layer, some others, and biases are as wide as its outputs."""
+    """Returns whether no array but this, `besides` and biases has the size of its outputs."""
     others = leaf.tree.sizes[sides(leaf)[1]] - {leaf.words, *besides}
     return all(matches("bias*,b,*_bias", words[-1]) for words in others)

@@ -1,7 +1,7 @@
 """Views of arrays that hold one matrix. Every function takes a leaf and returns an outcome.
 
-Axes are those of one layer; routing adds the stack axes. None means that the shape or the siblings
-contradict the view; several candidate views mean that they do not decide.
+Axes are those of one layer; `as_stored` adds the stack axes. None means that the shape or the
+siblings contradict the view, several candidate views that they do not decide.
 """
 
 from muon_jax.routing import _vocabulary as vocabulary
@@ -14,12 +14,12 @@ _QUERY = f"{vocabulary.ATTENTION_INPUT},{vocabulary.FUSED_QUERY_KEY_VALUE}"
 
 
 def matrix(leaf: Leaf) -> MatrixAxes | None:
-    """Inputs and outputs have an axis each; other axes have one entry."""
+    """Returns the view of one input and one output axis; all other axes have size one."""
     return MatrixAxes(*oriented(leaf, leaf.axes)) if len(leaf.axes) == 2 else None
 
 
 def oriented(leaf: Leaf, axes: Shape) -> Shape:
-    """Returns two axes, the input before the output: the bias, or else the name, shows which."""
+    """Returns the input axis and the output axis, as the bias or else the name tells them."""
     first, second = (leaf.layer_shape[axis] for axis in axes)
     outputs_first = leaf.outputs_first
     if first != second and leaf.bias[-1:] in ((first,), (second,)):
@@ -28,19 +28,19 @@ def oriented(leaf: Leaf, axes: Shape) -> Shape:
 
 
 def low_rank_factor(leaf: Leaf) -> Outcome:
-    """(inputs…, rank) and (rank, outputs…), which have the rank in common."""
+    """Returns the view of a LoRA factor: (inputs…, rank) or (rank, outputs…)."""
     axes, is_first = leaf.axes, leaf.layer.endswith("a")
     other = leaf.sibling(leaf.layer[:-1] + ("b" if is_first else "a"))
     first, second = (leaf.layer_shape, other) if is_first else (other, leaf.layer_shape)
     if len(axes) == 2 or leaf.outputs_first or not other or first[-1] != second[0]:
         return matrix(leaf)
     if first[-1:] == second[1:2] and first[0] == second[0]:
-        return None  # or a stack of as many layers as the rank
+        return None  # the first axis may also be a stack of layers
     return MatrixAxes(axes[:-1], axes[-1]) if is_first else MatrixAxes(axes[0], axes[1:])
 
 
 def expert_stack(leaf: Leaf) -> Outcome:
-    """(experts, inputs, outputs) below something called experts, or beside their router."""
+    """Returns the view of (experts, inputs, outputs), below `experts` or beside a router."""
     if len(leaf.layer_shape) != 3:
         return None
     named = f"{vocabulary.EXPERTS},{vocabulary.ATTENTION}"
@@ -52,12 +52,12 @@ def expert_stack(leaf: Leaf) -> Outcome:
 
 
 def attention_input(leaf: Leaf) -> Outcome:
-    """(inputs, heads, size), or (heads, inputs, size) where the output layer shows that width."""
+    """Returns the view of (inputs, heads, size) or (heads, inputs, size)."""
     return with_heads(leaf, leaf.axes) if len(leaf.axes) == 3 and not leaf.outputs_first else None
 
 
 def with_heads(leaf: Leaf, axes: Shape) -> MatrixAxes:
-    """Returns the view of inputs and outputs, or of three axes, two of which are the outputs."""
+    """Returns the view of two axes, or of inputs and heads whose order the output layer shows."""
     if len(axes) == 2:
         return MatrixAxes(*axes)
     first, second, last = axes
@@ -68,13 +68,13 @@ def with_heads(leaf: Leaf, axes: Shape) -> MatrixAxes:
 
 
 def attention_output(leaf: Leaf) -> Outcome:
-    """(heads, size, outputs), beside a query or within something called attention."""
+    """Returns the view of (heads, size, outputs), within attention or beside a query."""
     fits = len(leaf.axes) == 3 and not leaf.outputs_first and in_attention(leaf)
     return MatrixAxes(leaf.axes[:2], leaf.axes[2]) if fits else None
 
 
 def flattened_patch(leaf: Leaf) -> MatrixAxes | None:
-    """(space…, inputs, outputs), or (outputs, inputs, space…) as torch stores it."""
+    """Returns the view of (space…, inputs, outputs), or of (outputs, inputs, space…) in torch."""
     if len(leaf.layer_shape) < 3:
         return None
     outputs = channels(leaf)[1]
@@ -87,21 +87,21 @@ def channels(leaf: Leaf) -> tuple[int, int]:
     ndim = len(leaf.layer_shape)
     inputs, outputs = (1, 0) if space_is_last(leaf) else (ndim - 2, ndim - 1)
     turned = leaf.bias == (leaf.layer_shape[inputs],) != (leaf.layer_shape[outputs],)
-    return (outputs, inputs) if turned else (inputs, outputs)  # transposed, as torch stores it
+    return (outputs, inputs) if turned else (inputs, outputs)  # a transposed convolution
 
 
 def filter_shaped(leaf: Leaf) -> Outcome:
-    """Space is one pixel, or two axes or more of one length: (3, 3), (7, 1), (1, 3, 3)."""
+    """Returns the view of a filter with one pixel or two or more equal sides: (3, 3), (1, 3, 3)."""
     space = leaf.layer_shape[2:] if space_is_last(leaf) else leaf.layer_shape[:-2]
     shaped = _is_space(space) and (len(space) > 1 or space == (1,))
     return flattened_patch(leaf) if shaped else None
 
 
 def space_is_last(leaf: Leaf) -> bool:
-    """Returns whether the space of a filter comes last, by the bias or else by the name.
+    """Returns whether the spatial axes of a filter come last, by the bias or else by the name.
 
-    The shape overrules a name by which the sides of a filter were unequal and longer than there are
-    channels, where they are equal the other way round.
+    The shape overrules the name if the sides are equal only in the other order, and longer than
+    the number of channels in this one.
     """
     shape, named = leaf.layer_shape, leaf.outputs_first
     if shape[0] != shape[-1] and leaf.bias in ((shape[0],), (shape[-1],)):
@@ -117,20 +117,20 @@ def _is_space(sizes: Shape) -> bool:
 
 
 def by_bias(leaf: Leaf) -> Outcome:
-    """The axes that the bias has are the outputs, the others the inputs."""
+    """Returns the view whose outputs are the axes of the bias, and whose inputs are the others."""
     shape, ndim, outputs = leaf.layer_shape, len(leaf.layer_shape), len(leaf.bias)
     if ndim < 3 or not 0 < outputs < ndim:
         return None
     if shape[-outputs:] == leaf.bias:
         if ndim == 3 and outputs == 2 and shape[0] == shape[1]:
-            return candidates(leaf)  # a stack of layers with a bias each would look the same
+            return candidates(leaf)  # may also be a stack of layers, each with its own bias
         return MatrixAxes(rows=range(ndim - outputs), cols=range(ndim - outputs, ndim))
     leads = shape[:outputs] == leaf.bias
     return MatrixAxes(rows=range(outputs, ndim), cols=range(outputs)) if leads else None
 
 
 def candidates(leaf: Leaf) -> tuple[MatrixAxes, ...]:
-    """Returns all views of three axes or more: a stack of matrices, or one, cut at any axis."""
+    """Returns all views: a stack of matrices, or one matrix with inputs up to any axis."""
     axes = leaf.axes
     cuts = [(axes[:cut], axes[cut:]) for cut in range(len(axes) - 1, 0, -1)]
     pairs = [(axes[-2:-1], axes[-1:]), *cuts] if len(axes) > 2 else cuts
@@ -140,7 +140,7 @@ def candidates(leaf: Leaf) -> tuple[MatrixAxes, ...]:
 
 
 def in_attention(leaf: Leaf) -> bool:
-    """Returns whether a layer belongs to attention, by a name or a query beside it."""
+    """Returns whether a layer belongs to attention, by its path or a sibling query."""
     named = any(matches(vocabulary.ATTENTION, name) for name in leaf.layer_path)
     return named or bool(leaf.sibling(_QUERY))
 
@@ -152,7 +152,7 @@ def sides(leaf: Leaf, view: MatrixAxes | None = None) -> tuple[int, int]:
 
 
 def matrices_in(leaf: Leaf, module: Words, ndim: int = 2) -> dict[str, Shape]:
-    """Returns (batch…, inputs, outputs) of the other plain layers of a module, by their names."""
+    """Returns (batch…, inputs, outputs) of the other layers of a module, by their names."""
     tables = leaf.tree.tables.values()
     return {
         name: (*shape[:-2], shape[-1], shape[-2]) if leaf.outputs_first else shape

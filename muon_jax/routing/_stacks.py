@@ -1,10 +1,9 @@
 """Finds the axes that only repeat a layer: scanned, vmapped and pipelined stacks, experts.
 
-Arrays do not say what their first axis is, but other arrays do. A norm's gain is a vector, so one
-of shape (layers, width) shows a stack, and so does every other parameter whose rank is fixed by its
-name or by its bias. Such a claim then covers the largest part of the tree around it in which all
-shapes start with the same sizes: what was stacked together. Stacks along the second axis, as
-MaxText scans them, show in the same way.
+A norm's gain is a vector, so a gain of shape (layers, width) shows a stack. So does every other
+parameter with more axes than its name or its bias implies. Such a parameter makes a claim, which
+holds for the largest subtree around it in which all shapes start with the same sizes, because these
+parameters were stacked together. MaxText stacks along the second axis; the same claims show it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,8 +19,8 @@ _MATRIX = f"kernel,{vocabulary.DENSE},{_WITH_HEADS},{vocabulary.ATTENTION_OUTPUT
 _FUSED = {2: vocabulary.FUSED_KEY_VALUE, 3: vocabulary.FUSED_QUERY_KEY_VALUE}
 
 Claim: TypeAlias = tuple[Words, Shape, Words | None]
-"""A place in the tree, its leading sizes that are stacked, and a module outside which others must
-have them."""
+"""A place in the tree, its stacked leading sizes, and a module (or None); the claim holds only if
+parameters outside this module also start with these sizes."""
 
 
 def stack_axes(tree: Tree, known: Mapping[Words, int]) -> dict[Words, Shape]:
@@ -34,6 +33,8 @@ def stack_axes(tree: Tree, known: Mapping[Words, int]) -> dict[Words, Shape]:
     leaves, by_rank = tree.leaves.values(), list(_by_rank(tree))
     claims = [(words, tree.leaves[words].shape[:count], None) for words, count in known.items()]
     claims += [*by_rank, *_by_bias(tree), *_by_container(tree)]
+    if not claims:
+        return {}
     common = _common_sizes((leaf, _stackable(leaf)) for leaf in leaves)
     found: dict[Words, Shape] = {}
     for place, sizes, beyond in claims:
@@ -51,9 +52,9 @@ def stack_axes(tree: Tree, known: Mapping[Words, int]) -> dict[Words, Shape]:
 
 
 def _second_axis(tree: Tree, claims: Iterable[Claim]) -> Iterator[Words]:
-    """Yields where a claim covers more of the tree by its second size than by its first.
+    """Yields places where a claim's second size covers a larger subtree than its first.
 
-    No weight there may be left with less than two axes.
+    Every weight there keeps at least two axes.
     """
     first = _common_sizes((leaf, leaf.shape) for leaf in tree.leaves.values())
     arrays = f"{vocabulary.WEIGHT},embedding,embeddings"
@@ -70,8 +71,8 @@ def _second_axis(tree: Tree, claims: Iterable[Claim]) -> Iterator[Words]:
 def _by_rank(tree: Tree) -> Iterator[Claim]:
     """Yields parameters with more axes than their name implies, unless the bias explains them.
 
-    A norm of the heads in attention, and a layer whose heads may be in groups, show a stack only if
-    more than this attention, or this layer, starts with its sizes.
+    A norm over heads shows a stack only if parameters outside this attention start with its sizes;
+    a layer with heads, which may be in groups, only if parameters outside this layer do.
     """
     for leaf in tree.leaves.values():
         rank = _rank_by_name(leaf) if len(leaf.shape) > 1 else 0
@@ -90,7 +91,7 @@ def _layer_path(leaf: Leaf) -> Words:
 
 
 def _rank_by_name(leaf: Leaf) -> int:
-    """Returns how many axes one layer has by its name: of a gain, a matrix, or heads; 0 if none."""
+    """Returns how many axes the name of a gain, a matrix or heads implies; 0 if unknown."""
     shape, layer_path, last = leaf.shape, _layer_path(leaf), leaf.names[-1]
     layer = layer_path[-1] if layer_path else ""
     bare = layer_path == leaf.names
@@ -110,14 +111,14 @@ def _rank_by_name(leaf: Leaf) -> int:
 
 
 def _stackable(leaf: Leaf) -> Shape:
-    """Returns the sizes that a stack may take away: there may be as many experts as features."""
+    """Returns the sizes that may be stacked: all but those that a norm or a matrix keeps."""
     is_norm = any(map(vocabulary.is_norm, _layer_path(leaf)[-1:]))
     kept = 1 if is_norm else 2 * matches(_MATRIX, leaf.names[-1])
     return leaf.shape[: max(0, len(leaf.shape) - kept)]
 
 
 def _by_bias(tree: Tree) -> Iterator[Claim]:
-    """Yields weights that share leading axes with their bias, which else has the output axes."""
+    """Yields weights whose bias has leading axes of the weight besides the output axes."""
     for leaf in tree.leaves.values():
         shape, bias = leaf.shape, leaf.stored_bias.shape if leaf.stored_bias else ()
         if len(shape) < 3 or bias == shape[-len(bias) :]:
@@ -134,7 +135,7 @@ def _by_bias(tree: Tree) -> Iterator[Claim]:
 
 
 def _by_container(tree: Tree) -> Iterator[Claim]:
-    """Yields `layers` without numbered children, if its matrices have a third axis."""
+    """Yields modules such as `layers` that have no numbered children but three-axis weights."""
     for leaf in tree.leaves.values():
         if len(leaf.shape) == 3 and not any("conv" in word for word in leaf.words):
             for depth, name in enumerate(leaf.names[:-1], start=1):
@@ -143,7 +144,7 @@ def _by_container(tree: Tree) -> Iterator[Claim]:
 
 
 def _common_sizes(shapes: Iterable[tuple[Leaf, Shape]]) -> dict[Words, Shape]:
-    """Returns, for every place in the tree, the sizes with which all shapes below it start."""
+    """Returns the leading sizes that all shapes below a place share, for every place."""
     common: dict[Words, Shape] = {}
     for leaf, shape in shapes:
         for depth in range(len(leaf.words), -1, -1):
@@ -159,7 +160,7 @@ def _common_sizes(shapes: Iterable[tuple[Leaf, Shape]]) -> dict[Words, Shape]:
 
 
 def _highest(place: Words, sizes: Shape, common: Mapping[Words, Shape]) -> Words:
-    """Climbs from a place as long as everything below starts with these sizes."""
+    """Returns the highest ancestor below which all shapes start with these sizes."""
     while place and common[place[:-1]][: len(sizes)] == sizes:
         place = place[:-1]
     return place
