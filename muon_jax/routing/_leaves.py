@@ -72,7 +72,7 @@ def _check_array(path: str, value: Any) -> None:
 
 
 def _stacks_by_axis_name(params: Any, leaves: Sequence[Leaf]) -> dict[Words, Shape]:
-    """Reads the axis names that a Flax variable (NNX) or box (Linen) keeps beside its array."""
+    """Returns the stack axes that the metadata of Flax variables (NNX) or boxes (Linen) name."""
     stacks, index = {}, 0
     for node in jax.tree.leaves(params, is_leaf=lambda node: _axis_names(node) is not None):
         names = [str(name) for name in _axis_names(node) or ()]

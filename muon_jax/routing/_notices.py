@@ -1,4 +1,4 @@
-"""What routing noticed and a user should know: no matrix for Muon, or no output head."""
+"""Warnings about the routes of a whole tree: no matrix for Muon, or no output head."""
 
 import re
 from collections import Counter
@@ -13,7 +13,7 @@ _SHOWN = 3
 def notices(routes: Sequence[Route]) -> list[str]:
     """Returns warnings about the routes of a tree, each with its remedy.
 
-    Nothing is wrong with a tree whose routes all come from rules of the user's.
+    A tree whose routes all come from the user's rules has no warnings.
     """
     if not any(found.by_default for found in routes):
         return []
@@ -33,7 +33,7 @@ def notices(routes: Sequence[Route]) -> list[str]:
 
 
 def _ends(routes: Sequence[Route]) -> list[Route]:
-    """Returns plain matrices that read a width of the model and make one that nothing else has."""
+    """Returns matrices whose input size other arrays have too, and whose output size none has."""
     arrays = [found for found in routes if not re.search(r"(^|[/_.])b(ias)?$", found.path)]
     sizes = Counter(size for found in arrays for size in set(found.shape))
     ends = []

@@ -213,7 +213,7 @@ def as_stored(axes: MatrixAxes, leaf: Leaf) -> MatrixAxes:
 
 @functools.lru_cache(maxsize=4096)
 def default_rules_for(names: str) -> tuple[Rule, ...]:
-    """Matches the patterns once for all layers that differ in a number alone."""
+    """Returns the default rules that fit a path of plain names, which layers share."""
     return tuple(rule for rule in DEFAULT_RULES if matches(rule.pattern, names))
 
 

@@ -1,4 +1,4 @@
-"""What `trace_axes` returns, and rules made of it or of any other tree of views."""
+"""The result of `trace_axes`, and rules made from it or from any other tree of views."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -13,23 +13,23 @@ from muon_jax.trees._paths import chosen_by_leaf, named_leaves
 from muon_jax.views._matrix_axes import MatrixAxes, Shape
 
 AMBIGUOUS = "ambiguous"
-"""The rule of a parameter that neither the loss nor its name tells."""
+"""The rule of a parameter whose view neither the loss nor the name decides."""
 
 AXES_REMEDY = "Give a MatrixAxes or None for every leaf, as muon_jax.matrix_axes(params) does"
 
 
 @dataclasses.dataclass(frozen=True)
 class TracedLeaf:
-    """One parameter as `trace_axes` has read it.
+    """The route that `trace_axes` found for one parameter.
 
     Attributes:
       path: the names down to it, joined by `/`.
       shape: as stored.
-      axes: how it is a matrix; None where Muon leaves it alone.
-      rule: what it is by the loss, such as `matrix` or `lookup table`; the rule by name that
-        decided where the loss does not tell; `ambiguous` where neither does.
+      axes: the view as matrices; None if Muon does not train it.
+      rule: the role that the loss shows, such as `matrix` or `lookup table`; else the rule by name
+        that decided; `ambiguous` if neither decides.
       why: the reason.
-      read: whether the loss told.
+      read: whether the route comes from the loss.
     """
 
     path: str
@@ -73,12 +73,12 @@ class TracedAxes:
 
     @named("TracedAxes.rules")
     def rules(self, params: Any) -> tuple[Rule, ...]:
-        """Returns a rule for each reason, which send parameters where the loss told.
+        """Returns one rule for each reason, which gives parameters the traced routes.
 
-        Parameters that neither the loss nor its name told are left to the next rules.
+        Ambiguous parameters are left to the next rules.
 
         Raises:
-          ValueError: names the parameter that was not traced, or not with this shape.
+          ValueError: a parameter was not traced, or not with this shape.
         """
         known = {leaf.path: leaf for leaf in self.leaves}
         for path, array in named_leaves(params):
@@ -108,10 +108,10 @@ In a prefix tree None leaves a leaf alone; None for the whole means the rules of
 
 
 def axes_as_rules(axes: AxesLike, params: Any) -> tuple[Rule, ...]:
-    """Turns what a user gives as axes into rules for these parameters.
+    """Returns rules that give these parameters the user's axes.
 
     Raises:
-      TypeError or ValueError: names what does not fit.
+      TypeError or ValueError: the axes do not fit the parameters.
     """
     if axes is None:
         return ()
