@@ -63,7 +63,7 @@ class Leaf:
         """The axes of the layer that are longer than one."""
         return tuple(axis for axis, size in enumerate(self.layer_shape) if size != 1)
 
-    @property
+    @functools.cached_property
     def stored_bias(self) -> "Leaf | None":
         """The bias of the same layer."""
         biases = vocabulary.biases_of(self.words, self.names[-1])
