@@ -15,7 +15,7 @@ from trainer.records.charts import Curve, draw_chart  # noqa: E402
 
 
 def main() -> None:
-    plan = Plan().large
+    plan = Plan(seeds=(0,)).large
     shown = [
         ("AdamW", best(plan, "adamw"), "#3b6fb6", 4.0),
         ("optax.contrib.muon", best(plan, "optax-muon"), "#e39a3b", 4.0),
@@ -30,7 +30,7 @@ def main() -> None:
         ROOT / "docs" / "images" / "landing.png",
         curves,
         title="Muon reaches AdamW's loss in fewer steps",
-        subtitle="language model of 0.87 M parameters, 4,096 bytes a step, mean of three seeds",
+        subtitle="language model of 0.87 M parameters, 4,096 bytes a step, seed 0",
         x="step",
         y="held-out loss (nats per byte)",
         y_range=(1.0, 2.2),
