@@ -185,6 +185,15 @@ LAYERS = {
         [x],
         {"w": "0|1/2i", "down": "0|1"},
     ),
+    "gate and up in pairs of heads": (
+        lambda p, x: (
+            jax.nn.silu(jnp.einsum("btd,dhk->bthk", x, p["w"])[:, :, ::2])
+            * jnp.einsum("btd,dhk->bthk", x, p["w"])[:, :, 1::2]
+        ).sum(),
+        {"w": (WIDTH, 6, HEAD)},
+        [x],
+        {"w": "0|1,2/(4,4)i"},
+    ),
     "gate and up on an axis, cut before use": (
         lambda p, x: (jax.nn.gelu(x @ p["w"][0]) * (x @ p["w"][1]) @ p["down"]).sum(),
         {"w": (2, WIDTH, 10), "down": (10, 3)},
@@ -256,6 +265,12 @@ LAYERS = {
         {"latents": (7, 8), "q": (8, 6), "k": (WIDTH, 6)},
         [x],
         {"latents": "learned tokens", "q": "0|1", "k": "0|1"},
+    ),
+    "a mixture of matrices by a learned vector": (
+        lambda p, x: (x @ jnp.einsum("k,kdf->df", p["mix"], p["basis"]) @ p["last"]).sum(),
+        {"mix": (3,), "basis": (3, WIDTH, 8), "last": (8, 2)},
+        [x],
+        {"basis": "?ambiguous", "last": "0|1"},
     ),
     "a product of parameters": (
         lambda p, x: (x @ (p["a"] @ p["b"]) @ p["c"]).sum(),

@@ -1,6 +1,7 @@
 """Routes read from the model: what the jaxpr of a loss does with every parameter."""
 
 import inspect
+import itertools
 import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,39 +15,40 @@ from muon_jax._checks import invalid, listed, named, refused
 from muon_jax.routing._route import Route, as_pattern, route
 from muon_jax.routing._rule import FALLBACK, Rule
 from muon_jax.routing._traced import AMBIGUOUS, TracedAxes, TracedLeaf
-from muon_jax.routing.trace._pieces import Kind, Value, own_view, union
-from muon_jax.routing.trace._verdict import UNUSED, Verdict, verdict
-from muon_jax.routing.trace._walk import MULTIPLIED, Walk
+from muon_jax.routing.trace._notes import Notes
+from muon_jax.routing.trace._pieces import CONST, DATA, PARAM, Kind, Value, own_value, union
+from muon_jax.routing.trace._verdict import UNUSED, is_vector, verdict
+from muon_jax.routing.trace._walk import walk
 from muon_jax.trees._paths import named_leaves
 
 
 @named("trace_axes")
 def trace_axes(loss: Callable[..., Any], params: Any, /, *args: Any, **kwargs: Any) -> TracedAxes:
-    """Reads from a loss how every parameter is a matrix, or why it is none.
+    """Reads the view of every parameter as matrices from a loss, or why it is no matrix.
 
     The loss is traced once with abstract values, so nothing is computed. In its jaxpr, the axes of
-    a parameter that are summed over with data are the inputs of a matrix, those that come out are
-    its outputs, and those of loops, experts and `vmap` are a batch; outputs that are cut and used
-    apart are a split. A parameter that is looked up, that is multiplied or added entry by entry,
-    that filters channel by channel or whose outputs go into a softmax is left to AdamW. Where the
-    loss does not tell, the rules by name and shape of `matrix_axes` decide, and the reason says so.
+    a parameter that are contracted with data are rows, the axes that remain are columns, and the
+    axes of loops, experts and `vmap` are batch axes; outputs that are sliced and used separately
+    are a split. Lookup tables, parameters that are multiplied or added elementwise, depthwise
+    filters and layers whose outputs go into a softmax are left to AdamW. A parameter that the loss
+    does not decide is routed by the rules of `matrix_axes` for names and shapes, with that reason.
 
     Args:
       loss: a function of the parameters, as the training step calls it, or any other function that
         applies the model, such as the model itself.
       params: its first argument: any pytree of arrays or of `jax.ShapeDtypeStruct`, or a module of
-        Flax NNX, of which the `nnx.Param` are read. Leaves that are no floating-point arrays are
-        passed on.
+        Flax NNX, of which the `nnx.Param` are read. Leaves other than floating-point arrays get no
+        route, and the loss receives them unchanged.
       args: its other arguments; arrays may be `jax.ShapeDtypeStruct`.
       kwargs: its keyword arguments, likewise.
 
     Returns:
-      The views and the reasons: give it as `axes` to `muon`, `scale_by_muon`, `explain` or
-      `label_params`, or print it.
+      The views and the reasons, for the argument `axes` of `muon`, `scale_by_muon` or
+      `label_params`, or to print.
 
     Raises:
-      TypeError or ValueError: the arguments do not fit the loss, it cannot be traced, or there are
-        no parameters. A parameter that the loss never uses is a warning.
+      TypeError or ValueError: if the arguments do not fit the loss, the loss cannot be traced, or
+        `params` has no floating-point array. A parameter that the loss never uses gives a warning.
 
     Examples:
       >>> import jax, muon_jax
@@ -76,7 +78,7 @@ def read_routes(
     loss, params, args = without_module(loss, params, args)
     leaves, structure = jax.tree.flatten(params)
     kept = structure.unflatten([leaf if _is_learned(leaf) else None for leaf in leaves])
-    learned = [place for place, leaf in enumerate(leaves) if _is_learned(leaf)]
+    learned = {place for place, leaf in enumerate(leaves) if _is_learned(leaf)}
     if not learned:
         raise refused(
             "params holds no floating-point array",
@@ -90,9 +92,7 @@ def read_routes(
     ]
     by_name = jax.tree.leaves(route(kept, rules=complex_leaves, ambiguous="fallback"))
     closed, kinds = _traced(loss, (params, args, kwargs), learned)
-    verdicts = _verdicts(closed, kinds, by_name)
-    read = [_leaf(found, each) for found, each in zip(by_name, verdicts, strict=True)]
-    return TracedAxes(tuple(read), jax.tree.structure(kept))
+    return TracedAxes(tuple(_verdicts(closed, kinds, by_name)), jax.tree.structure(kept))
 
 
 def _is_learned(leaf: Any) -> bool:
@@ -106,8 +106,8 @@ def _is_array(leaf: Any) -> bool:
 def without_module(
     loss: Callable[..., Any], params: Any, args: Sequence[Any]
 ) -> tuple[Callable[..., Any], Any, Sequence[Any]]:
-    """Parts a module of Flax NNX into parameters and the rest, which then is an argument."""
-    nnx = sys.modules.get("flax.nnx")  # a module of NNX cannot be there without it
+    """Splits a module of Flax NNX into parameters and the rest, which becomes an argument."""
+    nnx = sys.modules.get("flax.nnx")  # loaded wherever a module of NNX exists
     if nnx is None or not isinstance(params, nnx.Module):
         return loss, params, args
     graph, state, rest = nnx.split(params, nnx.Param, ...)
@@ -119,24 +119,24 @@ def without_module(
 
 
 def _traced(
-    loss: Callable[..., Any], inputs: Any, learned: Sequence[int]
+    loss: Callable[..., Any], inputs: Any, learned: Collection[int]
 ) -> tuple[Any, list[Kind]]:
-    """Traces the loss, with whatever is no array held fixed; tells parameters from data.
+    """Traces the loss, with all leaves but arrays static; returns also the kind of every array.
 
     Raises:
-      TypeError or ValueError: names what JAX or the loss raised.
+      TypeError or ValueError: if JAX or the loss raised an error, which the message quotes.
     """
     leaves, structure = jax.tree.flatten(inputs)
-    places = [place for place, leaf in enumerate(leaves) if _is_array(leaf)]
+    shapes = [
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if _is_array(leaf) else None for leaf in leaves
+    ]
 
     def flat(arrays: Sequence[Any]) -> Any:
-        given = dict(zip(places, arrays, strict=True))
-        params, args, kwargs = structure.unflatten(
-            [given.get(place, leaf) for place, leaf in enumerate(leaves)]
-        )
+        pairs = zip(arrays, leaves, strict=True)
+        given = [leaf if array is None else array for array, leaf in pairs]
+        params, args, kwargs = structure.unflatten(given)
         return [x for x in jax.tree.leaves(loss(params, *args, **kwargs)) if _is_array(x)]
 
-    shapes = [jax.ShapeDtypeStruct(leaves[at].shape, leaves[at].dtype) for at in places]
     params, args, kwargs = inputs
     try:
         inspect.signature(loss).bind(params, *args, **kwargs)
@@ -150,66 +150,35 @@ def _traced(
             "are held fixed, arrays are abstract",
             kind,
         ) from error
-    parameters = set(learned)
-    return closed, [Kind.PARAM if place in parameters else Kind.DATA for place in places]
+    arrays = [place for place, shape in enumerate(shapes) if shape is not None]
+    return closed, [PARAM if place in learned else DATA for place in arrays]
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0].rstrip(".")
 
 
-def _verdicts(closed: Any, kinds: Sequence[Kind], by_name: Sequence[Route]) -> list[Verdict]:
-    """Walks through the loss, once more if names tell that a product has tokens in it."""
-    tokens: set[int] = set()
-    verdicts = _walked(closed, kinds, by_name, tokens)
-    tokens = {
-        leaf
-        for leaf, (each, found) in enumerate(zip(verdicts, by_name, strict=True))
-        if MULTIPLIED in each.why and found.label == FALLBACK and found.rule != AMBIGUOUS
-    }
-    return _walked(closed, kinds, by_name, tokens) if tokens else verdicts
-
-
-def _walked(
-    closed: Any, kinds: Sequence[Kind], by_name: Sequence[Route], tokens: Collection[int]
-) -> list[Verdict]:
-    walk = Walk([found.shape for found in by_name])
-    values = list[Value]()
-    parameters = iter(enumerate(by_name))
-    for kind in kinds:
-        value = Value(kind)
-        if kind is Kind.PARAM:
-            leaf, found = next(parameters)
-            own = own_view(leaf, found.shape)
-            value = Value(kind, (own,), frozenset((leaf,)))
-            if leaf in tokens:
-                walk.notes[leaf]["state"].add(-1)
-                value = Value(Kind.DATA)
-        values.append(value)
-    data = Kind.DATA in kinds
-    results = walk.through(closed.jaxpr, values, Kind.CONST if data else Kind.DATA)
-    ends = union(result.sources for result in results if result.kind is Kind.DATA) - walk.applied
-    parameters = zip(_reaching(closed.jaxpr), kinds, strict=True)
-    used = [reaches for reaches, kind in parameters if kind is Kind.PARAM]
+def _verdicts(closed: Any, kinds: Sequence[Kind], by_name: Sequence[Route]) -> list[TracedLeaf]:
+    """Walks through the loss and returns what every parameter is."""
+    shapes = [found.shape for found in by_name]
+    excluded = [found.label == FALLBACK and found.rule != AMBIGUOUS for found in by_name]
+    tokens = [leaf for leaf, shape in enumerate(shapes) if excluded[leaf] and not is_vector(shape)]
+    notes = Notes(shapes, tokens)
+    own = itertools.starmap(own_value, enumerate(shapes))
+    values = [next(own) if kind is PARAM else Value(kind) for kind in kinds]
+    results = walk(notes, closed.jaxpr, values, CONST if DATA in kinds else DATA)
+    ends = union(result.sources for result in results if result.kind is DATA) - notes.applied
+    used = itertools.compress(_reaching(closed.jaxpr), [kind is PARAM for kind in kinds])
     return [
-        verdict(walk, leaf, found.dtype, ends) if used[leaf] else Verdict("", None, UNUSED)
-        for leaf, found in enumerate(by_name)
+        verdict(notes, leaf, found, is_used, leaf in ends)
+        for leaf, (found, is_used) in enumerate(zip(by_name, used, strict=True))
     ]
 
 
 def _reaching(jaxpr: Any) -> list[bool]:
-    """Tells which arguments the results depend on."""
+    """Returns for every argument whether the results depend on it."""
     needed = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
     for eqn in reversed(jaxpr.eqns):
         if not needed.isdisjoint(eqn.outvars):
             needed |= {atom for atom in eqn.invars if not isinstance(atom, Literal)}
     return [var in needed for var in jaxpr.invars]
-
-
-def _leaf(by_name: Route, read: Verdict) -> TracedLeaf:
-    """What the loss tells of a parameter, or else its name."""
-    known = by_name.path, by_name.shape
-    if read.is_read:
-        return TracedLeaf(*known, read.axes, read.kind, read.why, True)
-    why = f"{by_name.why}; the loss does not tell: {read.why}"
-    return TracedLeaf(*known, by_name.axes, by_name.rule, why, False)

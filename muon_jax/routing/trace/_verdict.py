@@ -1,19 +1,19 @@
-"""The verdict on every parameter: what the walk found of it, put as a view or as no matrix."""
+"""The verdict on every parameter: a view as matrices, or the reason why it is no matrix."""
 
 import collections
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 
+from muon_jax.routing._route import Route
 from muon_jax.routing._rule import FALLBACK, MUON
-from muon_jax.routing.trace._pieces import Key, Window
-from muon_jax.routing.trace._steps import Use
-from muon_jax.routing.trace._walk import MULTIPLIED, Walk
-from muon_jax.views._matrix_axes import MatrixAxes, Split
+from muon_jax.routing._traced import TracedLeaf
+from muon_jax.routing.trace._notes import Notes, Use
+from muon_jax.routing.trace._products import MULTIPLIED
+from muon_jax.views._matrix_axes import MatrixAxes, Shape, Split
 
 POLICY: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -30,107 +30,103 @@ POLICY: Mapping[str, tuple[str, str]] = MappingProxyType(
         "matrix": (MUON, "its inputs are summed over, and its outputs go on"),
     }
 )
-"""Where a parameter goes by what the loss does with it, and how that is said."""
-
+"""For each use of a parameter in the loss: the label of its route, and the reason shown."""
 
 UNUSED = "the loss never uses it"
 
 
-class Verdict(NamedTuple):
-    """What a parameter is: a word of `POLICY` and its view, or no word and why not."""
-
-    kind: str
-    axes: MatrixAxes | None
-    why: str
-
-    @property
-    def is_read(self) -> bool:
-        return self.kind in POLICY
-
-
 class _UnreadError(Exception):
-    """Says why a parameter cannot be read."""
+    """Has the reason why the route of a parameter cannot be read from the loss."""
 
 
-def verdict(walk: Walk, leaf: int, dtype: np.dtype, ends: Collection[int]) -> Verdict:
-    """Tells what a parameter is.
+def verdict(notes: Notes, leaf: int, named: Route, is_used: bool, is_end: bool) -> TracedLeaf:
+    """Returns the route of a parameter read from the loss, or else its route by name.
 
     Args:
-      walk: after it has gone through the loss.
-      leaf: the index of the parameter.
-      dtype: of the parameter.
-      ends: the parameters whose outputs reach the result of the loss without another's.
+      notes: what happens to the parameters in the whole loss.
+      leaf: index of the parameter.
+      named: its route by name.
+      is_used: whether the result of the loss depends on it.
+      is_end: whether its outputs reach the result without another parameter.
     """
     try:
-        kind = _no_matrix(walk, leaf, dtype)
-        axes = None
+        if not is_used:
+            raise _UnreadError(UNUSED)
+        kind, axes = _no_matrix(notes, leaf, named.dtype), None
         if not kind:
-            kind, axes = _matrix(walk, leaf, leaf in ends)
+            kind, axes = _matrix(notes, leaf, is_end)
     except _UnreadError as error:
-        return Verdict("", None, str(error))
+        why = f"{named.why}; the loss does not tell: {error}"
+        return TracedLeaf(named.path, named.shape, named.axes, named.rule, why, False)
     label, why = POLICY[kind]
-    if axes is None or label != MUON:
-        return Verdict(kind, None, why)
-    return Verdict(kind, axes, why + ("; split where they are used apart" if axes.split else ""))
+    if label != MUON:
+        axes = None
+    elif axes and axes.split:
+        why += "; split where they are used apart"
+    return TracedLeaf(named.path, named.shape, axes, kind, why, True)
 
 
-def _no_matrix(walk: Walk, leaf: int, dtype: np.dtype) -> str:
-    """The word for a parameter that is no matrix; empty for one that may be.
+def is_vector(shape: Shape) -> bool:
+    return sum(size > 1 for size in shape) < 2
+
+
+def _no_matrix(notes: Notes, leaf: int, dtype: np.dtype) -> str:
+    """Returns the kind of a parameter that is no matrix; an empty string if it may be one.
 
     Raises:
-      _UnreadError: says why the loss does not tell.
+      _UnreadError: the loss does not decide.
     """
-    notes, uses, lost = walk.notes[leaf], walk.uses[leaf], walk.lost[leaf]
-    if sum(size > 1 for size in walk.shapes[leaf]) < 2:
+    axes, uses, lost = notes.axes[leaf], notes.uses[leaf], notes.lost[leaf]
+    if is_vector(notes.shapes[leaf]):
         return "vector"
-    if not (notes or uses or lost):
+    if not (axes or uses or lost):
         raise _UnreadError(UNUSED)
     if dtype.kind == "c":
         raise _UnreadError("it is complex")
     if MULTIPLIED in lost or (lost and not _full(uses)):
         raise _UnreadError(f"it {MULTIPLIED if MULTIPLIED in lost else min(lost)}")
-    looked_up = notes["indexed"] | notes["listed"]
+    looked_up = axes["indexed"] | axes["listed"]
     if looked_up and all(looked_up & (use.rows | use.cols) for use in _full(uses)):
-        if uses and not notes["indexed"]:
+        if uses and not axes["indexed"]:
             raise _UnreadError("a fixed list of its entries is contracted")
         return "lookup table"
     if any(use.depthwise for use in _full(uses)):
         return "depthwise filter"
     if _full(uses):
         return ""
-    return next((_NO_MATRIX[word] for word in _NO_MATRIX if notes[word]), "elementwise")
+    return next((_NO_MATRIX[word] for word in _NO_MATRIX if axes[word]), "elementwise")
 
 
 _NO_MATRIX = {"state": "learned tokens", "token": "learned tokens", "rate": "rates"}
 
 
 def _full(uses: Sequence[Use]) -> list[Use]:
-    """The contractions that have both inputs and outputs."""
+    """Returns the contractions with both rows and columns."""
     return [use for use in uses if use.rows and use.cols]
 
 
-def _matrix(walk: Walk, leaf: int, is_end: bool) -> tuple[str, MatrixAxes]:
-    """The word for a parameter that is a matrix, and its view."""
-    notes, shape = walk.notes[leaf], walk.shapes[leaf]
-    roles = _agreed([_sorted(use, notes) for use in _full(walk.uses[leaf])])
-    known = roles.rows | roles.cols | roles.batch | {k.axis for k in walk.cuts if k.leaf == leaf}
+def _matrix(notes: Notes, leaf: int, is_end: bool) -> tuple[str, MatrixAxes]:
+    """Returns the kind of a parameter that is a matrix, and its view."""
+    axes, shape = notes.axes[leaf], notes.shapes[leaf]
+    roles = _agreed([_sorted(use, axes) for use in _full(notes.uses[leaf])])
+    known = {cut.axis for cut in notes.cuts if cut.leaf == leaf}.union(*roles[:3])
     for axis, size in enumerate(shape):
         if size > 1 and axis not in known:
             raise _UnreadError(f"its axis {axis} cannot be followed")
-    kind, cols, split = _parted(walk, leaf, roles)
-    if notes["regrouped"] and split is None:
+    kind, cols, split = _parted(notes, leaf, roles)
+    if axes["regrouped"] and split is None:
         raise _UnreadError("a slice of its outputs cannot be followed")
-    if notes["alternatives"] and (is_end or not notes["features"]):
+    if axes["alternatives"] and (is_end or not axes["features"]):
         kind = "logits" if is_end else "router"
     elif kind == "matrix" and is_end:
         kind = "last layer"
     return kind, MatrixAxes(sorted(roles.rows), cols, split)
 
 
-def _sorted(use: Use, notes: Mapping[str, set[int]]) -> Use:
-    """Sorts the axes of a contraction by all that is known of them."""
-    picked = notes["picked"] | notes["indexed"]
-    repeated = notes["repeated"] if use.cols - notes["repeated"] else set()
+def _sorted(use: Use, axes: Mapping[str, set[int]]) -> Use:
+    """Moves axes of a contraction to the batch if other primitives pick or repeat along them."""
+    picked = axes["picked"] | axes["indexed"]
+    repeated = axes["repeated"] if use.cols - axes["repeated"] else set()
     cols, batch = use.cols - repeated, use.batch | picked | (repeated & use.cols)
     for twice in (use.rows & cols, (use.rows | cols) & batch):
         if twice:
@@ -139,7 +135,7 @@ def _sorted(use: Use, notes: Mapping[str, set[int]]) -> Use:
 
 
 def _agreed(uses: Sequence[Use]) -> Use:
-    """The roles in all contractions, or in most, if others exchange inputs and outputs."""
+    """Returns the most common contraction, if the others at most swap its rows and columns."""
     first = collections.Counter(uses).most_common(1)[0][0]
     for use in uses:
         if use not in (first, first._replace(rows=first.cols, cols=first.rows)):
@@ -148,54 +144,46 @@ def _agreed(uses: Sequence[Use]) -> Use:
     return first
 
 
-def _parted(walk: Walk, leaf: int, roles: Use) -> tuple[str, list[int], Split | None]:
-    """What slices of the outputs tell: the word, the output axes that are left, and a split."""
-    cols, shape = sorted(roles.cols), walk.shapes[leaf]
+def _parted(notes: Notes, leaf: int, roles: Use) -> tuple[str, list[int], Split | None]:
+    """Reads the slices of the outputs: returns the kind, the remaining columns and the split."""
+    cols, shape = sorted(roles.cols), notes.shapes[leaf]
     split = Split(roles.groups) if roles.groups > 1 else None
-    keys = [key for key in walk.cuts if key.leaf == leaf and key.axis in cols]
-    for key in sorted(keys, key=lambda key: -key.stride * key.whole):
-        sizes = _tiles(walk.cuts[key], walk.glued.get(key, ()), key.whole)
-        stepped = any(window.step > 1 for window in walk.cuts[key])
-        if len(sizes) < 2 or split is not None or key.axis not in cols:
+    keys = {cut.key for cut in notes.cuts if cut.leaf == leaf and cut.axis in cols}
+    for key in sorted(keys, key=lambda key: (-key[2] * key[3], key)):
+        _, axis, stride, whole = key
+        sizes = _tiles(notes, key)
+        if len(sizes) < 2 or split is not None or axis not in cols:
             continue
-        if walk.effects.get(key) == {"scale"}:
+        if notes.effects.get(key) == {"scale"}:
             return "modulation", cols, None
-        if set(sizes) != {1} or key.whole < shape[key.axis] or stepped:
-            split = _split(key, sizes, stepped, [shape[axis] for axis in cols], cols)
+        if set(sizes) != {1} or whole < shape[axis]:
+            widths = [shape[each] for each in cols]
+            inner = stride * math.prod(widths[cols.index(axis) + 1 :])
+            split = _split([size * inner for size in sizes], math.prod(widths))
         elif len(cols) > 1:  # parts have an axis of their own
-            cols.remove(key.axis)
+            cols.remove(axis)
     return "matrix", cols, split
 
 
-def _split(
-    key: Key, sizes: Sequence[int], stepped: bool, widths: Sequence[int], cols: Sequence[int]
-) -> Split | None:
-    """Puts parts of one axis as parts of all outputs, flattened."""
-    inner = key.stride * math.prod(widths[cols.index(key.axis) + 1 :])
-    parts = tuple(size * inner for size in sizes)
-    if stepped or math.prod(widths) % sum(parts):
-        return Split(len(sizes), interleaved=True) if stepped and inner == 1 else None
-    if math.prod(widths) > sum(parts):
-        return Split(len(parts) if set(parts) == {1} else parts, interleaved=True)
-    return Split(len(parts) if len(set(parts)) == 1 else parts)
+def _split(parts: Sequence[int], width: int) -> Split | None:
+    """Returns the split of all outputs, flattened, into these parts or repetitions of them."""
+    if width % sum(parts):
+        return None
+    is_interleaved = width > sum(parts)
+    is_equal = set(parts) == {1} or (not is_interleaved and len(set(parts)) == 1)
+    return Split(len(parts) if is_equal else tuple(parts), interleaved=is_interleaved)
 
 
-def _tiles(
-    windows: Collection[Window], glued: Collection[tuple[int, int]], whole: int
-) -> tuple[int, ...]:
-    """The smallest parts into which slices cut an axis; one if they do not cover it."""
-    stepped = {(window.start % window.step, window.step) for window in windows if window.step > 1}
-    if stepped:
-        count = len(stepped)
-        apart = not glued and stepped == {(offset, count) for offset in range(count)}
-        return (whole // count,) * count if apart else (whole,)
-    spans = [*glued, *((window.start, window.start + window.size) for window in windows)]
-    edges = sorted(
-        edge
-        for edge in {0, whole, *itertools.chain(*spans)}
-        if not any(start < edge < stop for start, stop in glued)
+def _tiles(notes: Notes, key: tuple[int, ...]) -> list[int]:
+    """Returns the sizes of the smallest parts into which slices cut an axis."""
+    glued, cuts = (
+        [(part.start, part.stop) for part in parts if part.key == key]
+        for parts in (notes.glued, notes.cuts)
     )
-    tiles = list(itertools.pairwise(edges))
+    whole, spans = key[3], glued + cuts
+    edges = {0, whole, *itertools.chain(*spans)}
+    inside = {edge for edge in edges if any(start < edge < stop for start, stop in glued)}
+    tiles = list(itertools.pairwise(sorted(edges - inside)))
     if all(any(a <= start and stop <= b for a, b in spans) for start, stop in tiles):
-        return tuple(stop - start for start, stop in tiles)
-    return (whole,)
+        return [stop - start for start, stop in tiles]
+    return [whole]
