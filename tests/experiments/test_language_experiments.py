@@ -66,11 +66,14 @@ def test_the_best_rate_of_each_optimizer_runs_on_every_seed(known):
     trials = plan.trials.saved()
     longer = {trial for trial in trials if trial.steps == plan.longer_steps}
     two_rates = {trial for trial in trials if trial.fallback_learning_rate}
-    large = {trial for trial in trials if trial.batch_size == plan.large_batch_size}
-    one_rate = set(trials) - longer - two_rates - large
+    defaults = {trial for trial in trials if trial.optimizer == "muon-default"}
+    large = {trial for trial in trials if trial.batch_size == plan.large_batch_size} - defaults
+    one_rate = set(trials) - longer - two_rates - large - defaults
     assert len(one_rate) == 3 * (3 + 2)  # three rates on the first seed, and the best on two more
     assert len(two_rates) == 3 * (2 + 2)  # two factors on the first seed, and the best on two more
     assert len(large) == len(one_rate)
+    assert {(each.batch_size, each.learning_rate) for each in defaults} == {(32, 8e-3)}
+    assert {each.seed for each in defaults} == set(plan.seeds)
     assert {trial.orthogonalizer for trial in large} == {"fast"}
     assert {trial.fallback_learning_rate for trial in two_rates} == {2.4e-2, 8e-2}
     assert {(each.optimizer, each.seed) for each in longer} == {("muon", s) for s in plan.seeds}

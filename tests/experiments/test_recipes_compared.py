@@ -15,7 +15,7 @@ from experiments.recipes import RecipeTrial, warmup_cosine
 from trainer.language import next_token_loss
 from trainer.models.decoder import Decoder, DecoderConfig
 
-CONFIG = DecoderConfig(width=32, layers=2, heads=2)
+CONFIG = DecoderConfig(width=64, layers=2, heads=2)
 VOCABULARY = 16
 WINDOWS = np.random.default_rng(0).integers(0, VOCABULARY, (3, 9)).astype(np.int32)
 CHOSEN = {"input": 20.0, "head": 5.0, "vector": 2.5, "input_decay": 0.0, "head_decay": 0.0}
@@ -63,7 +63,7 @@ def three_steps(params, optimizer, precondition="none", **numbers):
 def test_the_default_is_the_arm_that_was_chosen(params):
     default, chosen = (
         three_steps(params, "muon-default"),
-        three_steps(params, "muon-outputs", **CHOSEN),
+        three_steps(params, "muon-outputs-heads-momentum-0.9", **CHOSEN),
     )
     chex.assert_trees_all_close(default, chosen, rtol=1e-6, atol=1e-7)
 
