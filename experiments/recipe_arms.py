@@ -13,6 +13,7 @@ from experiments.recipe_tasks import HEAD_DIM
 from experiments.variants import cautious_decay, normalize_outputs
 from muon_jax.transforms._scale import outputs
 from muon_jax.trees._paths import map_named
+from trainer.optimizers import MUON_MOMENTUM
 from trainer.optimizers import _optax_dimension_numbers as dimension_numbers
 
 B2 = 0.95
@@ -56,7 +57,7 @@ def make(
 
 
 def _muon(
-    numbers: Numbers, rate: Schedule, *, momentum: float = 0.95, **options: Any
+    numbers: Numbers, rate: Schedule, *, momentum: float = MUON_MOMENTUM, **options: Any
 ) -> optax.GradientTransformation:
     return muon_jax.muon(
         rate,

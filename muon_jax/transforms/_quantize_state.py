@@ -96,6 +96,9 @@ def quantize_state(
     def is_large(leaf: Any) -> bool:
         return _is_floating(leaf) and leaf.size >= smallest and leaf.ndim > 0
 
+    def is_stored(leaf: Any) -> bool:
+        return _is_blocks(leaf) or is_large(leaf)
+
     def init(params: optax.Params) -> QuantizedState:
         inner = tx.init(params)
         kept = [
@@ -113,11 +116,11 @@ def quantize_state(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, Any]:
         old, structure = jax.tree.flatten(state.inner_state, is_leaf=_is_blocks)
-        wide = [_decoded(leaf) if _is_blocks(leaf) or is_large(leaf) else leaf for leaf in old]
+        wide = [_decoded(leaf) if is_stored(leaf) else leaf for leaf in old]
         steps, inner = tx.update(updates, structure.unflatten(wide), params, **extra_args)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(0), state.count), len(old))
         new = [
-            _encoded(leaf, before, key) if _is_blocks(before) or is_large(before) else leaf
+            _encoded(leaf, before, key) if is_stored(before) else leaf
             for leaf, before, key in zip(jax.tree.leaves(inner), old, keys, strict=True)
         ]
         count = jnp.asarray(optax.safe_increment(state.count))
@@ -159,7 +162,7 @@ def from_blocks(stored: Int8Blocks) -> Float[Array, "*shape size"]:
 
 
 def _empty(leaf: Array, dtype: str) -> Any:
-    """Returns the stored form of an initial state, which is rounded to nearest."""
+    """Returns the stored form of an initial state, which is mostly zeros."""
     if dtype == "bfloat16":
         return leaf.astype(jnp.bfloat16)
     size = leaf.shape[-1]

@@ -78,7 +78,7 @@ def test_other_layers_of_three_axes_stay_whole():
 
 def test_explain_says_so_and_shows_the_factor():
     (leaf, *_) = muon_jax.explain(attention(), muon_jax.muon(0.1)).leaves
-    assert "each is orthogonalised by itself" in leaf.why
+    assert "each head is orthogonalised by itself" in leaf.why
     assert leaf.axes == muon_jax.MatrixAxes(0, 2)
     assert leaf.scale == pytest.approx((0.2 * D**0.5,))
 

@@ -69,7 +69,7 @@ def test_the_answer_goes_into_muon_explain_and_label_params():
     explained = muon_jax.explain(SHAPES, muon_jax.muon(1.0, axes=TRACED))
     for leaf, traced in zip(explained.leaves, TRACED.leaves, strict=True):
         assert leaf.path == traced.path
-        assert leaf.why.removesuffix("; each is orthogonalised by itself") == traced.why
+        assert leaf.why.removesuffix("; each head is orthogonalised by itself") == traced.why
     tx = muon_jax.muon(1e-3, axes=TRACED)
     state = tx.init(params)
     momenta = [
