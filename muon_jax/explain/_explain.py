@@ -136,7 +136,7 @@ def _explained(
         dtype=str(leaf.dtype),
         label=found.label,
         rule=found.rule,
-        why=found.why if axes == found.axes else f"{found.why}; each head is orthogonalised by itself",
+        why=found.why + ("" if axes == found.axes else "; each head is orthogonalised by itself"),
         axes=axes,
         matrices=matrices,
         scale=tuple(of_shape(rows, cols) if of_shape else None for _, rows, cols in matrices),
