@@ -10,7 +10,12 @@ from jaxtyping import Array, Float
 
 import muon_jax
 from experiments.recipe_tasks import HEAD_DIM
-from experiments.variants import cautious_decay, normalize_outputs
+from experiments.variants import (
+    FactoredSecondMoment,
+    decay_matrices,
+    look_ahead,
+    normalize_outputs,
+)
 from muon_jax.transforms._scale import outputs
 from muon_jax.trees._paths import map_named
 from trainer.optimizers import MUON_MOMENTUM
@@ -34,8 +39,9 @@ class Numbers(NamedTuple):
     vector_decay: Float[Array, ""]
 
 
-PRECONDITIONERS: dict[str, muon_jax.SecondMoment | muon_jax.Soap | None] = {
+PRECONDITIONERS: dict[str, Any] = {
     "none": None,
+    "factored": FactoredSecondMoment(),
     "second_moment": muon_jax.SecondMoment(),
     "second_moment_0.9": muon_jax.SecondMoment(decay=0.9),
     "second_moment_0.99": muon_jax.SecondMoment(decay=0.99),
@@ -68,9 +74,9 @@ def _muon(
     )
 
 
-def _muon_default(numbers: Numbers, rate: Schedule) -> optax.GradientTransformation:
+def _muon_default(numbers: Numbers, rate: Schedule, **options: Any) -> optax.GradientTransformation:
     del numbers
-    return muon_jax.muon(rate)
+    return muon_jax.muon(rate, **options)
 
 
 def _optax(numbers: Numbers, rate: Schedule, **options: Any) -> optax.GradientTransformation:
@@ -95,9 +101,20 @@ def _with_variants(
     *,
     normalized: bool = False,
     cautious: bool = False,
+    tied: bool = False,
     **options: Any,
 ) -> optax.GradientTransformation:
-    """Returns Muon followed by variants; its decay comes last, as the variants want it."""
+    """Returns Muon followed by variants; its decay comes last, as the variants want it.
+
+    Args:
+      normalized: with `normalize_outputs`.
+      cautious: decays what the update moves towards zero.
+      tied: the decay falls with the learning rate, and so twice as fast.
+    """
+
+    def decay(count: Any) -> Float[Array, ""]:
+        tie = rate(count) / numbers.learning_rate if tied else 1.0
+        return rate(count) * numbers.weight_decay * tie
 
     def is_matrix(tree: Any) -> Any:
         return jax.tree.map(lambda kind: kind == "matrix", _kinds(tree))
@@ -105,7 +122,7 @@ def _with_variants(
     return optax.chain(
         _muon(numbers._replace(weight_decay=0.0), rate, **options),
         normalize_outputs(is_matrix) if normalized else optax.identity(),
-        cautious_decay(rate, numbers.weight_decay, is_matrix, cautious=cautious),
+        decay_matrices(decay, is_matrix, cautious=cautious),
     )
 
 
@@ -113,6 +130,12 @@ def _quantized(
     dtype: Any, numbers: Numbers, rate: Schedule, **options: Any
 ) -> optax.GradientTransformation:
     return muon_jax.quantize_state(_muon(numbers, rate, scale=outputs, **options), dtype)
+
+
+def _ahead(
+    decay: float, steps: float, numbers: Numbers, rate: Schedule, **options: Any
+) -> optax.GradientTransformation:
+    return look_ahead(_muon(numbers, rate, momentum=0.9, **_HEADS, **options), decay, steps)
 
 
 def _by_head(rows: int, cols: int) -> float:
@@ -127,7 +150,9 @@ def _heads(names: str) -> muon_jax.Rule:
 _QUERY_KEY_VALUE = [_heads("query,key,value")]
 _AND_OUT = [*_QUERY_KEY_VALUE, muon_jax.Rule("*/out/kernel", muon_jax.MatrixAxes(1, 2))]
 _OUTPUTS = functools.partial(_muon, scale=outputs)
-_APART = functools.partial(_muon, scale=_by_head, rules=_QUERY_KEY_VALUE)
+_HEADS: dict[str, Any] = {"scale": _by_head, "rules": _QUERY_KEY_VALUE}
+_APART = functools.partial(_muon, **_HEADS)
+_VARIANT = functools.partial(_with_variants, momentum=0.9, **_HEADS)
 
 ARMS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "muon": functools.partial(_muon, scale="match_rms"),
@@ -147,6 +172,15 @@ ARMS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "muon-outputs-bfloat16": functools.partial(_quantized, "bfloat16"),
     "muon-outputs-normalized": functools.partial(_with_variants, scale=outputs, normalized=True),
     "muon-outputs-cautious": functools.partial(_with_variants, scale=outputs, cautious=True),
+    "muon-heads-normalized": functools.partial(_VARIANT, normalized=True),
+    "muon-heads-tied-decay": functools.partial(_VARIANT, tied=True),
+    "muon-heads-cautious": functools.partial(_VARIANT, cautious=True),
+    **{
+        f"muon-heads-ahead-{decay}-{steps}": functools.partial(_ahead, decay, steps)
+        for decay, steps in ((0.9, 2.0), (0.98, 5.0), (0.9, 5.0))
+    },
+    "muon-spectral": functools.partial(_muon, scale="spectral", momentum=0.9),
+    "muon-match_rms-momentum-0.9": functools.partial(_muon, scale="match_rms", momentum=0.9),
     "muon-keller": functools.partial(_muon, scale="keller"),
     "muon-default": _muon_default,
     "optax": lambda numbers, rate: _optax(numbers, rate, consistent_rms=0.2),
@@ -155,7 +189,8 @@ ARMS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adamw": _adamw,
 }
 """By name. The names with `outputs` have the scale of that name; all keep heads together that do
-not say `heads` or `qk`."""
+not say `heads` or `qk`. Those that begin with `muon-heads` have scale, heads and momentum of the
+default."""
 
 
 def _adam_by_kind(

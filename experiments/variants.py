@@ -1,12 +1,15 @@
-"""Variants of Muon that were tried and are not in the library: each follows `muon` in a chain."""
+"""Variants of Muon that were tried and are not in the library."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
+
+from muon_jax.views._matrix_axes import MatrixAxes
 
 Schedule = Callable[[Any], Float[Array, ""]]
 
@@ -60,16 +63,15 @@ def normalize_outputs(
     return optax.GradientTransformation(init, update)
 
 
-def cautious_decay(
-    rate: Schedule, weight_decay: Any, is_matrix: Callable[[Any], Any], *, cautious: bool = True
+def decay_matrices(
+    decay: Schedule, is_matrix: Callable[[Any], Any], *, cautious: bool
 ) -> optax.GradientTransformation:
-    """Decays entries of matrices that the update moves towards zero anyway.
+    """Takes a part off the matrices.
 
     Args:
-      rate: the learning rate by count.
-      weight_decay: times the learning rate, what is taken off a parameter.
+      decay: the part by count.
       is_matrix: from the parameters to a tree of bools.
-      cautious: False decays all entries.
+      cautious: True decays only entries that the update moves towards zero anyway.
 
     References:
       `Cautious weight decay <https://arxiv.org/abs/2510.12402>`_
@@ -77,11 +79,80 @@ def cautious_decay(
 
     def update(updates: Any, count: Any, params: Any = None) -> tuple[Any, Any]:
         def step(yes: bool, leaf: Array, weight: Array) -> Array:
-            decay = rate(count) * weight_decay * weight
+            taken = decay(count) * weight
             if cautious:
-                decay = jnp.where(leaf * weight < 0, decay, 0)
-            return leaf - decay if yes else leaf
+                taken = jnp.where(leaf * weight < 0, taken, 0)
+            return leaf - taken if yes else leaf
 
         return jax.tree.map(step, is_matrix(params), updates, params), count + 1
 
     return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
+
+
+def look_ahead(
+    optimizer: optax.GradientTransformation, decay: float, steps: float
+) -> optax.GradientTransformation:
+    """Takes gradients ahead of the parameters, on the way they went: EMA-Nesterov.
+
+    The tree that is trained is the point ahead, θ + steps · v, where v is the moving average of the
+    updates of θ. Both meet when the learning rate ends at zero.
+
+    Args:
+      optimizer: its update is that of θ.
+      decay: of the moving average.
+      steps: how many average updates to look ahead.
+
+    References:
+      `EMA-Nesterov <https://arxiv.org/abs/2605.25395>`_
+    """
+
+    def init(params: Any) -> Any:
+        return optimizer.init(params), jax.tree.map(jnp.zeros_like, params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        inner, old = state
+        here = jax.tree.map(lambda ahead, v: ahead - steps * v, params, old)
+        own, inner = optimizer.update(updates, inner, here)
+        new = jax.tree.map(lambda v, u: decay * v + (1 - decay) * u, old, own)
+        moved = jax.tree.map(lambda u, was, now: u + steps * (now - was), own, old, new)
+        return moved, (inner, new)
+
+    return optax.GradientTransformation(init, update)
+
+
+@dataclasses.dataclass(frozen=True)
+class FactoredSecondMoment:
+    """Divides by the root of averages of G² over rows and columns, as Adafactor does: Muon²-F.
+
+    Args:
+      decay: of the moving averages.
+
+    References:
+      `Muon² <https://arxiv.org/abs/2604.09967>`_
+    """
+
+    elementwise: ClassVar[bool] = False
+    decay: float = 0.95
+
+    def init(self, leaf: Array, view: MatrixAxes) -> Any:
+        return jax.tree.map(jnp.zeros_like, self._means(leaf, view))
+
+    def apply(
+        self, direction: Array, gradient: Array, state: Any, count: Any, view: MatrixAxes
+    ) -> tuple[Array, Any]:
+        del count
+        squares = self._means(jnp.square(gradient), view)
+        new = jax.tree.map(
+            lambda old, now: self.decay * old + (1 - self.decay) * now, state, squares
+        )
+        by_row, by_col = new
+        mean = jnp.mean(by_row, axis=view.rows, keepdims=True)
+        second = by_row * by_col / jnp.maximum(mean, 1e-30)
+        return direction / jnp.maximum(jnp.sqrt(second), 1e-30), new
+
+    @staticmethod
+    def _means(leaf: Array, view: MatrixAxes) -> tuple[Array, Array]:
+        return (
+            jnp.mean(leaf, axis=view.cols, keepdims=True),
+            jnp.mean(leaf, axis=view.rows, keepdims=True),
+        )
