@@ -1,7 +1,6 @@
 """Cases: wrong input, and its error message with the remedy."""
 
 import collections
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -35,13 +34,9 @@ REFUSED = {
         "Its axes are fsdp",
     ),
     "refused_vmap_over_explicit_axis": (
-        "vmap maps over an axis that is sharded explicitly along 'model'",
+        "vmap maps over an axis that is sharded explicitly along one of the mesh axes 'model', "
+        "'fsdp'",
         "Make that mesh axis Auto, or pass distribute='off'",
-    ),
-    "refused_vmap_along_a_shared_axis": (
-        "vmap shards its axis by spmd_axis_name over one of the mesh axes over which matrices are "
-        "distributed, 'model', 'fsdp'",
-        "Name only the others: Distribution(mesh, specs, axes=...)",
     ),
     "refused_axes_left_open_inside": (
         f"up {MAY_BE_SHARDS}",
@@ -122,15 +117,6 @@ def refused_unknown_axis_inside() -> None:
 @case()
 def refused_vmap_over_explicit_axis() -> None:
     placed_vmap(make_mesh({"model": 2, "fsdp": 4}, "Explicit"))
-
-
-@case()
-def refused_vmap_along_a_shared_axis() -> None:
-    mesh = make_mesh({"model": 2, "fsdp": 4})
-    leaves = on(mesh, random_leaves({"up": (8, 32, 64)}), {"up": P("model", "fsdp")})
-    wish = Distribution(mesh, P("fsdp"))
-    update = functools.partial(orthogonalize, distribute=wish)
-    jax.jit(jax.vmap(update, spmd_axis_name="model"))(leaves)
 
 
 @case()

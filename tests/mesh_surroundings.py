@@ -156,15 +156,16 @@ def no_leaks() -> dict[str, Any]:
         return {"error": error(jax.jit(orthogonalize)(leaves), host)}
 
 
-@case()
-def vmapped_over_sharded_axis() -> dict[str, Any]:
-    return placed_vmap(make_mesh({"model": 2, "fsdp": 4}))
+@case(None, "model")
+def vmapped_over_sharded_axis(named: str | None) -> dict[str, Any]:
+    return placed_vmap(make_mesh({"model": 2, "fsdp": 4}), named)
 
 
-def placed_vmap(mesh: Mesh) -> dict[str, Any]:
+def placed_vmap(mesh: Mesh, named: str | None = None) -> dict[str, Any]:
     host = random_leaves({"up": (8, 32, 64)})
     tree = on(mesh, host, {"up": P("model", "fsdp")})
-    compiled = jax.jit(jax.vmap(orthogonalize)).lower(tree).compile()
+    update = jax.vmap(orthogonalize, spmd_axis_name=named)
+    compiled = jax.jit(update).lower(tree).compile()
     return {**traffic(compiled), "error": error(compiled(tree), host)}
 
 

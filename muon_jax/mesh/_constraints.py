@@ -7,8 +7,7 @@ With a single constraint for all mesh axes it would gather whole stacks.
 """
 
 import dataclasses
-import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from jax import lax
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from muon_jax._checks import listed, refused
 from muon_jax._types import Solve
 from muon_jax.mesh._barrier import propagating
 from muon_jax.mesh._slots import Cost, Slots, plan_slots, solve_slots
@@ -92,7 +92,7 @@ class _Stack:
 
 
 def solve_by_constraints(
-    paths: Sequence[str],
+    kinds: Sequence[Hashable],
     leaves: Sequence[Array],
     views: Sequence[MatrixAxes],
     like: Sequence[Array],
@@ -106,7 +106,7 @@ def solve_by_constraints(
     """Orthogonalises leaves on Auto axes.
 
     Args:
-      paths: of the leaves; paths that differ only in numbers are layers of one kind.
+      kinds: equal for leaves that are probably sharded alike.
       leaves: the leaves.
       views: how each leaf is a batch of matrices.
       like: arrays whose shardings the results get.
@@ -118,7 +118,7 @@ def solve_by_constraints(
     """
     devices = group_size(share, mesh.shape)
     divided = [axis for axis in share if mesh.shape[axis] > 1]
-    gathered = _gathered(paths, leaves, views, devices, mixed=len(divided) < 2)
+    gathered = _gathered(kinds, leaves, views, devices, mixed=len(divided) < 2)
     counts = [leaf.batch * len(members) for leaf, members in gathered]
     costs = [leaf.cost(cost) for leaf, _ in gathered]
     uneven = [i for i, (leaf, _) in enumerate(gathered) if _even_axis(leaf, devices) is None]
@@ -142,9 +142,19 @@ def solve_by_constraints(
 
     specs = [stack.spec for stack in stacks]
     at_owners = [stack.to_owners(leaves, stack.leaf.dtype_for(wire_dtype)) for stack in stacks]
-    solved = jax.shard_map(work, mesh=mesh, in_specs=(specs,), out_specs=specs, check_vma=False)(
-        at_owners
+    on_every_device = jax.shard_map(
+        work, mesh=mesh, in_specs=(specs,), out_specs=specs, check_vma=False
     )
+    try:
+        solved = on_every_device(at_owners)
+    except ValueError as error:
+        if "marked as manual" not in str(error):
+            raise
+        raise refused(
+            "vmap maps over an axis that is sharded explicitly along one of the mesh axes "
+            f"{listed(map(repr, share))}",
+            "Make that mesh axis Auto, or pass distribute='off'",
+        ) from error
     done: dict[int, Array] = {}
     for stack, result in zip(stacks, solved, strict=True):
         done |= dict(zip(stack.members, stack.from_owners(result), strict=True))
@@ -155,7 +165,7 @@ def solve_by_constraints(
 
 
 def _gathered(
-    paths: Sequence[str],
+    kinds: Sequence[Hashable],
     leaves: Sequence[Array],
     views: Sequence[MatrixAxes],
     devices: int,
@@ -164,16 +174,16 @@ def _gathered(
 ) -> list[tuple[Leaf, list[int]]]:
     """Groups leaves into stacks.
 
-    Layers of one kind, whose paths differ only in numbers, are probably sharded alike, so their
-    stack needs the fewest collectives. If their count is no multiple of the devices, and `mixed` is
-    True, all leaves of their shape form one stack, which needs less padding. On several mesh axes
-    XLA would gather a stack of leaves with different shardings.
+    Leaves of one kind are probably sharded alike, so their stack needs the fewest collectives. If
+    their count is no multiple of the devices, and `mixed` is True, all leaves of their shape form
+    one stack, which needs less padding. On several mesh axes XLA would gather a stack of leaves
+    with different shardings.
     """
-    by_kind: dict[tuple[Leaf, str], list[int]] = {}
-    for place, (path, leaf, view) in enumerate(zip(paths, leaves, views, strict=True)):
-        key = Leaf(tuple(leaf.shape), leaf.dtype.name, view), re.sub(r"\d+", "#", path)
+    by_kind: dict[tuple[Leaf, Hashable], list[int]] = {}
+    for place, (kind, leaf, view) in enumerate(zip(kinds, leaves, views, strict=True)):
+        key = Leaf(tuple(leaf.shape), leaf.dtype.name, view), kind
         by_kind.setdefault(key, []).append(place)
-    stacks: dict[tuple[Leaf, str], list[int]] = {}
+    stacks: dict[tuple[Leaf, Hashable], list[int]] = {}
     for (leaf, kind), members in by_kind.items():
         even = _even_axis(leaf, devices) is not None or len(members) * leaf.batch % devices == 0
         together = mixed and not even

@@ -19,9 +19,8 @@ class Distribution:
     """Says how parameters are sharded, or how devices share the orthogonalisation.
 
     One device orthogonalises each whole matrix, and the matrices are distributed over all devices.
-    The default `distribute="auto"` reads mesh and specs from arrays and types. Under `jit` on Auto
-    axes it knows only the mesh; given specs, it needs fewer collectives. Inside a `shard_map` the
-    specs are required.
+    The default `distribute="auto"` reads the mesh from arrays and types, and on Explicit axes the
+    specs. Known specs save half of the collectives; inside a `shard_map` they are required.
 
     Args:
       mesh: the mesh of the plain `PartitionSpec`s in `specs`; None is the mesh of `jax.set_mesh` or

@@ -1,7 +1,8 @@
 """Resolves the mesh and the shardings of the matrices of an update."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -36,13 +37,16 @@ class Layout:
 
     Attributes:
       mesh: the mesh.
-      specs: the shardings of each leaf and of its result; None if only the mesh is known.
+      specs: the sharding of each leaf and of its result inside a shard_map; None elsewhere.
+      kinds: equal for leaves that are sharded alike, as far as that is known, and otherwise for
+        leaves whose paths differ only in numbers, such as layers of one kind.
       share: the mesh axes over which matrices are distributed.
       wire_dtype: the user's dtype for communication, if any.
     """
 
     mesh: AnyMesh
-    specs: tuple[tuple[PartitionSpec, PartitionSpec], ...] | None
+    specs: tuple[PartitionSpec, ...] | None
+    kinds: tuple[Hashable, ...]
     share: Axes
     wire_dtype: str | None
 
@@ -61,9 +65,8 @@ def resolve_layout(
 ) -> Layout | None:
     """Resolves the mesh and shardings of the leaves that have a view.
 
-    Sources, in order of precedence: the user's specs inside a shard_map, the type of a leaf on an
-    Explicit mesh, the user's specs, the sharding of a concrete array, and the mesh in the type of a
-    leaf or in the context, without specs.
+    The mesh is that of a surrounding shard_map, of the user's specs, of the leaves or their types,
+    or of the context, in this order.
 
     Args:
       tree: the leaves to orthogonalise.
@@ -88,30 +91,34 @@ def resolve_layout(
     if distribution.specs is not None:
         given = _viewed(_broadcast_specs(distribution.specs, tree), views)
 
+    specs = None
     if manual_axes():
-        mesh, specs = _inside_shard_map(leaves, given)
+        mesh = jax.sharding.get_abstract_mesh()
+        specs = _inside_shard_map(leaves, given, mesh)
     elif given is not None:
-        mesh, specs = _as_given(leaves, given, distribution.mesh)
+        mesh = _as_given(leaves, given, distribution.mesh)
     else:
-        mesh, specs = _as_found(leaves)
+        mesh = _as_found(leaves)
     if mesh is None or mesh.size == 1:
         return None
     share = _shared_axes(distribution.axes, mesh)
-    return Layout(mesh, specs, share, distribution.wire_dtype)
+    kinds = [str(spec) for spec in given] if given else map(_kind, leaves.paths, leaves.arrays)
+    return Layout(mesh, specs, tuple(kinds), share, distribution.wire_dtype)
 
 
-_Found = tuple[AnyMesh | None, tuple[tuple[PartitionSpec, PartitionSpec], ...] | None]
+def _kind(path: str, array: Array) -> str:
+    known = known_sharding(array)
+    return str(known.spec) if known else re.sub(r"\d+", "#", path)
 
 
 def _inside_shard_map(
-    leaves: _Leaves, given: Sequence[PartitionSpec | NamedSharding] | None
-) -> _Found:
+    leaves: _Leaves, given: Sequence[PartitionSpec | NamedSharding] | None, mesh: AnyMesh
+) -> tuple[PartitionSpec, ...]:
     """Uses the given specs, after checking them against the varying axes that JAX tracks.
 
     Inside a shard_map a shard cannot be told from a whole leaf, so wrong specs would silently give
     wrong results.
     """
-    mesh = jax.sharding.get_abstract_mesh()
     manual = manual_axes()
     tracked = tracks_varying(manual)
     if given is None:
@@ -128,10 +135,9 @@ def _inside_shard_map(
                 " which is Distribution(specs=P()) for replicated ones, as those of pmap are; or "
                 "distribute='off' to repeat the work on every device",
             )
-        specs = [jax.typeof(leaf).sharding.spec for leaf in leaves.arrays]
-        return mesh, tuple(zip(specs, specs, strict=True))
+        return tuple(jax.typeof(leaf).sharding.spec for leaf in leaves.arrays)
 
-    specs = [_spec(each) for each in given]
+    specs = tuple(map(_spec, given))
     for path, leaf, spec in zip(leaves.paths, leaves.arrays, specs, strict=True):
         check_spec(path, leaf.shape, spec, mesh.shape, divided=manual)
         sharding = axes_in(spec_axes(spec, leaf.ndim)) & set(manual)
@@ -141,54 +147,44 @@ def _inside_shard_map(
                 f"{spec} shards it over {_names(sharding)}",
                 "Make both agree: average a gradient over the axes that do not shard the parameter",
             )
-    return mesh, tuple(zip(specs, specs, strict=True))
+    return specs
 
 
 def _as_given(
     leaves: _Leaves, given: Sequence[PartitionSpec | NamedSharding], given_mesh: AnyMesh | None
-) -> _Found:
-    """Uses the given specs for the parameters, except where JAX knows the sharding of a leaf."""
+) -> AnyMesh:
+    """Checks the given specs for the parameters, and returns their mesh."""
     mesh = _mesh_of_specs(given, given_mesh)
     divided = [axis for axis, size in mesh.shape.items() if size > 1]
-    specs = []
     for path, leaf, like, spec in zip(
         leaves.paths, leaves.arrays, leaves.like, map(_spec, given), strict=True
     ):
         check_spec(path, leaf.shape, spec, mesh.shape)
-        known, known_like = known_sharding(leaf), known_sharding(like)
-        out = known_like.spec if known_like else spec
+        known = known_sharding(like)
+        out = known.spec if known else spec
         if along(spec_axes(out, leaf.ndim), divided) != along(spec_axes(spec, leaf.ndim), divided):
             raise refused(
                 f"{path!r} is sharded as {out}, and its given spec is {spec}",
                 "Give its actual spec, or leave specs out",
             )
-        specs.append((known.spec if known else spec, out))
-    return mesh, tuple(specs)
+    return mesh
 
 
-def _as_found(leaves: _Leaves) -> _Found:
-    """Reads the shardings from the leaves; a leaf on no mesh counts as replicated."""
+def _as_found(leaves: _Leaves) -> AnyMesh | None:
+    """Returns the mesh of the leaves, which may lack some of them, or that of the context."""
     arrays = [*leaves.arrays, *leaves.like]
     meshes = {mesh for mesh in map(mesh_of_type, arrays) if mesh}
     if not meshes:
         # Concrete arrays without a mesh are on one device; in_shardings may place traced ones.
         around = jax.sharding.get_abstract_mesh()
         traced = any(isinstance(array, Tracer) for array in arrays)
-        return (around if traced and not around.empty else None), None
+        return around if traced and not around.empty else None
     if len(meshes) > 1:
         raise refused(
             f"{listed(leaves.paths)} are on {len(meshes)} different meshes",
             "Put all parameters on one mesh, or pass distribute='off'",
         )
-    known = [known_sharding(array) for array in arrays]
-    if any(isinstance(a, Tracer) and not each for a, each in zip(arrays, known, strict=True)):
-        (mesh,) = meshes
-        if types_of(mesh) != {AxisType.Explicit}:
-            return mesh, None
-    specs = [each.spec if each else PartitionSpec() for each in known]
-    mesh = next(each.mesh for each in known if each)
-    count = len(leaves.arrays)
-    return mesh, tuple(zip(specs[:count], specs[count:], strict=True))
+    return meshes.pop()
 
 
 def _shared_axes(axes: Axes | None, mesh: AnyMesh) -> Axes:

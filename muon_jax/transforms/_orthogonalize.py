@@ -115,9 +115,7 @@ def tree_solver(
 
             results = with_explicit_as_auto(solve_all, targets)(*arrays)
         else:
-            paths = [path for path, _ in named_leaves(tree)]
             results = solve_on_mesh(
-                [paths[place] for place in viewed],
                 arrays,
                 matrix_axes,
                 targets,

@@ -126,10 +126,7 @@ PLACES = {
     "3d": {"all-to-all": 12, "all-gather": 4, "collective-permute": 2},
     "narrow axes": {"all-to-all": 4},
 }
-"""By name of the case on Auto axes. The second and third of these do not divide their devices."""
-
-PLACES_KNOWN = {"3d": {"all-to-all": 8, "all-gather": 1}, "narrow axes": {"all-to-all": 4}}
-"""The same on Explicit axes, whose types tell the specs."""
+"""By name of the case. The second and third of these do not divide their devices."""
 
 
 @pytest.mark.parametrize(
@@ -140,8 +137,7 @@ PLACES_KNOWN = {"3d": {"all-to-all": 8, "all-gather": 1}, "narrow axes": {"all-t
 def test_leaves_of_every_sort_move_in_few_collectives(measured, case):
     result = found(measured, case)
     name = next((name for name in PLACES if name in case), "expert×tensor")
-    places = PLACES_KNOWN if case.endswith(" Explicit") else PLACES
-    assert result["kinds"] == places[name]
+    assert result["kinds"] == PLACES[name]
     assert result["error"] < EXACT
     assert result["kept"]
 
@@ -297,8 +293,9 @@ def test_no_tracer_leaks_into_the_operation(measured):
     assert found(measured, "no_leaks")["error"] < EXACT
 
 
-def test_vmap_over_a_sharded_axis_moves_nothing_along_it(measured):
-    result = found(measured, "vmapped_over_sharded_axis")
+@pytest.mark.parametrize("named", [None, "model"])
+def test_vmap_over_a_sharded_axis_moves_nothing_along_it(measured, named):
+    result = found(measured, "vmapped_over_sharded_axis", named)
     assert result["error"] < EXACT
     assert result["kinds"] == {"all-to-all": 2}
     assert result["bytes"] == wire_bytes(8 * 32 * 64 * 4 / 2, 4, 1)
