@@ -11,11 +11,12 @@ from jaxtyping import Array, Float
 import muon_jax
 from experiments.recipe_tasks import HEAD_DIM
 from experiments.variants import (
-    FactoredSecondMoment,
+    OfWholeProjections,
     decay_matrices,
     look_ahead,
     normalize_outputs,
 )
+from muon_jax.transforms._precondition import Preconditioner
 from muon_jax.transforms._scale import outputs
 from muon_jax.trees._paths import map_named
 from trainer.optimizers import MUON_MOMENTUM
@@ -39,14 +40,16 @@ class Numbers(NamedTuple):
     vector_decay: Float[Array, ""]
 
 
-PRECONDITIONERS: dict[str, Any] = {
+PRECONDITIONERS: dict[str, Preconditioner | None] = {
     "none": None,
-    "factored": FactoredSecondMoment(),
+    "factored": muon_jax.SecondMoment(factored=True),
     "second_moment": muon_jax.SecondMoment(),
     "second_moment_0.9": muon_jax.SecondMoment(decay=0.9),
     "second_moment_0.99": muon_jax.SecondMoment(decay=0.99),
     "soap": muon_jax.Soap(sides="both"),
     "soap_short": muon_jax.Soap(),
+    "soap_short_of_whole_projections": OfWholeProjections(muon_jax.Soap()),
+    "factored_of_whole_projections": OfWholeProjections(muon_jax.SecondMoment(factored=True)),
 }
 
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from muon_jax.transforms._precondition import Preconditioner
 from muon_jax.views._matrix_axes import MatrixAxes
 
 Schedule = Callable[[Any], Float[Array, ""]]
@@ -121,38 +122,25 @@ def look_ahead(
 
 
 @dataclasses.dataclass(frozen=True)
-class FactoredSecondMoment:
-    """Divides by the root of averages of G² over rows and columns, as Adafactor does: Muon²-F.
+class OfWholeProjections:
+    """Preconditions a projection (inputs, heads, size) as one matrix, whose heads are apart."""
 
-    Args:
-      decay: of the moving averages.
+    inner: Preconditioner
 
-    References:
-      `Muon² <https://arxiv.org/abs/2604.09967>`_
-    """
-
-    elementwise: ClassVar[bool] = False
-    decay: float = 0.95
+    @property
+    def elementwise(self) -> bool:
+        return self.inner.elementwise
 
     def init(self, leaf: Array, view: MatrixAxes) -> Any:
-        return jax.tree.map(jnp.zeros_like, self._means(leaf, view))
+        return self.inner.init(leaf, self._whole(leaf, view))
 
     def apply(
         self, direction: Array, gradient: Array, state: Any, count: Any, view: MatrixAxes
     ) -> tuple[Array, Any]:
-        del count
-        squares = self._means(jnp.square(gradient), view)
-        new = jax.tree.map(
-            lambda old, now: self.decay * old + (1 - self.decay) * now, state, squares
-        )
-        by_row, by_col = new
-        mean = jnp.mean(by_row, axis=view.rows, keepdims=True)
-        second = by_row * by_col / jnp.maximum(mean, 1e-30)
-        return direction / jnp.maximum(jnp.sqrt(second), 1e-30), new
+        view = self._whole(direction, view)
+        return self.inner.apply(direction, gradient, state, count, view)
 
     @staticmethod
-    def _means(leaf: Array, view: MatrixAxes) -> tuple[Array, Array]:
-        return (
-            jnp.mean(leaf, axis=view.cols, keepdims=True),
-            jnp.mean(leaf, axis=view.rows, keepdims=True),
-        )
+    def _whole(leaf: Array, view: MatrixAxes) -> MatrixAxes:
+        apart = leaf.ndim == 3 and (view.rows, view.cols) == ((0,), (2,))
+        return MatrixAxes(0, (1, 2)) if apart else view

@@ -116,4 +116,5 @@ def _wire_dtype(layout: Layout, operands: Callable[[str], WireDtype]) -> WireDty
     if layout.wire_dtype is not None:
         return lambda rows, cols: layout.wire_dtype
     device = layout.mesh.abstract_mesh.abstract_device
-    return operands(device.platform) if device else lambda rows, cols: None
+    platform = getattr(device, "platform", None)  # JAX 0.10.0 does not know it
+    return operands(platform) if platform else lambda rows, cols: None

@@ -7,8 +7,9 @@ gradients change sign get less weight than directions in which they agree.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,8 @@ class Preconditioner(Protocol):
       elementwise: whether the state of a leaf is one array like the leaf.
     """
 
-    elementwise: ClassVar[bool]
+    @property
+    def elementwise(self) -> bool: ...
 
     def init(self, leaf: Array, view: MatrixAxes) -> Any:
         """Returns the state of a leaf."""
@@ -55,6 +57,13 @@ class Preconditioner(Protocol):
         ...
 
 
+class Factors(NamedTuple):
+    """Root mean squares of the entries of a batch of matrices, by row and by column."""
+
+    rows: Float[Array, "batch rows 1"]
+    cols: Float[Array, "batch 1 cols"]
+
+
 @dataclasses.dataclass(frozen=True)
 class SecondMoment:
     r"""Divides by the root mean square of earlier gradients, entry by entry: Muon².
@@ -64,37 +73,66 @@ class SecondMoment:
       U = s \cdot \operatorname{polar}(M / R)
 
     The state is one array like the parameter, in float32. It stores R, not its square, so that
-    gradients of every size keep full precision.
+    gradients of every size keep full precision. With `factored`, it is one number for each row and
+    column of a matrix, as in Adafactor: R is the product of their root mean squares over that of
+    the whole matrix.
 
     Args:
       decay: β, in [0, 1).
+      factored: whether to store root mean squares of rows and columns alone.
+
+    Raises:
+      TypeError or ValueError: for an unusable argument; with `factored`, at `update` inside
+        `shard_map` or `pmap`, where a leaf may be a shard.
 
     Examples:
       >>> import muon_jax
-      >>> tx = muon_jax.scale_by_muon(precondition=muon_jax.SecondMoment(decay=0.9))
+      >>> tx = muon_jax.scale_by_muon(precondition=muon_jax.SecondMoment(factored=True))
 
     References:
-      `Muon² <https://arxiv.org/abs/2604.09967>`_, 2026
+      `Muon² <https://arxiv.org/abs/2604.09967>`_, 2026;
+      Shazeer and Stern, `Adafactor <https://arxiv.org/abs/1804.04235>`_, 2018
     """
 
-    elementwise: ClassVar[bool] = True
     decay: float = 0.95
+    factored: bool = False
 
     @_checks.named("SecondMoment", inside=True)
     def __post_init__(self):
         _checks.check_no_schedule("decay", self.decay)
         _checks.check_fraction("decay", self.decay)
+        _checks.check_bool("factored", self.factored)
 
-    def init(self, leaf: Array, view: MatrixAxes) -> Array:
-        del view
-        return zeros_sharded_as(leaf, wide_dtype(jnp.result_type(leaf)))
+    @property
+    def elementwise(self) -> bool:
+        return not self.factored
+
+    def init(self, leaf: Array, view: MatrixAxes) -> Array | tuple[Factors, ...]:
+        wide = wide_dtype(jnp.result_type(leaf))
+        if not self.factored:
+            return zeros_sharded_as(leaf, wide)
+        return tuple(
+            Factors(jnp.zeros((batch, rows, 1), wide), jnp.zeros((batch, 1, cols), wide))
+            for batch, rows, cols in view.matrix_shapes(leaf.shape)
+        )
 
     def apply(
-        self, direction: Array, gradient: Array, state: Array, count: Int[Array, ""], view: Any
-    ) -> tuple[Array, Array]:
-        del count, view
+        self, direction: Array, gradient: Array, state: Any, count: Int[Array, ""], view: MatrixAxes
+    ) -> tuple[Array, Any]:
+        if self.factored:
+            return _matrix_by_matrix(self._factored, direction, gradient, state, count, view)
         size = _root_mean_square(state, gradient, self.decay)
         return direction / nonzero(size), size
+
+    def _factored(
+        self, direction: Matrices, gradient: Matrices, old: Factors, count: Int[Array, ""]
+    ) -> tuple[Matrices, Factors]:
+        del count
+        rows, cols = (
+            _root_mean_square(kept, _mean_size(gradient, axis), self.decay)
+            for kept, axis in zip(old, (2, 1), strict=True)
+        )
+        return direction / nonzero(rows / nonzero(_mean_size(rows, 1)) * cols), Factors(rows, cols)
 
 
 class Side(NamedTuple):
@@ -110,15 +148,17 @@ class Side(NamedTuple):
 
 
 class SoapState(NamedTuple):
-    """The state of `Soap` for one leaf, with one entry for each part of its view.
+    """The state of `Soap` for one part of the view of a leaf.
 
     Attributes:
       size: root mean square of the directions in the eigenbases.
-      sides: of the rows and of the columns; None where a side is not rotated.
+      rows: of the rows; None where they are not rotated.
+      cols: of the columns, likewise.
     """
 
-    size: tuple[Matrices, ...]
-    sides: tuple[tuple[Side | None, Side | None], ...]
+    size: Matrices
+    rows: Side | None
+    cols: Side | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +196,6 @@ class Soap:
       Vyas et al., `SOAP <https://arxiv.org/abs/2409.11321>`_, 2024
     """
 
-    elementwise: ClassVar[bool] = False
     decay: float = 0.9
     every: int = 5
     sides: Literal["short", "both"] = "short"
@@ -170,7 +209,11 @@ class Soap:
         _checks.check_choice("sides", self.sides, ("both", "short"))
         _checks.check_positive_int("largest_side", self.largest_side)
 
-    def init(self, leaf: Array, view: MatrixAxes) -> SoapState:
+    @property
+    def elementwise(self) -> bool:
+        return False
+
+    def init(self, leaf: Array, view: MatrixAxes) -> tuple[SoapState, ...]:
         wide = wide_dtype(jnp.result_type(leaf))
         shapes = view.matrix_shapes(leaf.shape)
 
@@ -180,60 +223,28 @@ class Soap:
             basis = jnp.broadcast_to(jnp.eye(size, dtype=wide), (batch, size, size))
             return Side(jnp.zeros_like(basis), basis)
 
-        return SoapState(
-            view.to_matrices(zeros_sharded_as(leaf, wide)),
-            tuple((side(b, r, c), side(b, c, r)) for b, r, c in shapes),
+        return tuple(
+            SoapState(size, side(b, r, c), side(b, c, r))
+            for size, (b, r, c) in zip(
+                view.to_matrices(zeros_sharded_as(leaf, wide)), shapes, strict=True
+            )
         )
 
     def apply(
         self,
         direction: Array,
         gradient: Array,
-        state: SoapState,
+        state: tuple[SoapState, ...],
         count: Int[Array, ""],
         view: MatrixAxes,
-    ) -> tuple[Array, SoapState]:
-        if manual_axes():
-            raise _checks.refused(
-                "inside shard_map or pmap a leaf may be a shard, and the eigenbases of a shard are "
-                "not those of its matrix",
-                "Call update under jit instead, or use SecondMoment",
-            )
-        old, structure = jax.tree.flatten(state)
+    ) -> tuple[Array, tuple[SoapState, ...]]:
+        return _matrix_by_matrix(self._rotated, direction, gradient, state, count, view)
 
-        def run(
-            direction: Array, gradient: Array, count: Int[Array, ""], *old: Array
-        ) -> list[Array]:
-            state = structure.unflatten(old)
-            due = (count % self.every == 0) | (count < _EVERY_STEP_UNTIL)
-            done = [
-                self._matrices(*parts, due)
-                for parts in zip(
-                    view.to_matrices(direction.astype(wide_dtype(direction.dtype))),
-                    view.to_matrices(gradient.astype(wide_dtype(gradient.dtype))),
-                    state.size,
-                    state.sides,
-                    strict=True,
-                )
-            ]
-            matrices, sizes, sides = zip(*done, strict=True)
-            divided = view.from_matrices(matrices, direction.shape)
-            return [divided, *jax.tree.leaves(SoapState(sizes, sides))]
-
-        divided, *new = with_explicit_as_auto(run, [direction, *old])(
-            direction, gradient, count, *old
-        )
-        return divided, structure.unflatten(new)
-
-    def _matrices(
-        self,
-        direction: Matrices,
-        gradient: Matrices,
-        size: Matrices,
-        sides: tuple[Side | None, Side | None],
-        due: Bool[Array, ""],
-    ) -> tuple[Matrices, Matrices, tuple[Side | None, Side | None]]:
-        rows, cols = sides
+    def _rotated(
+        self, direction: Matrices, gradient: Matrices, old: SoapState, count: Int[Array, ""]
+    ) -> tuple[Matrices, SoapState]:
+        due = (count % self.every == 0) | (count < _EVERY_STEP_UNTIL)
+        size, rows, cols = old
         if rows is not None:
             rows = self._updated(rows, gradient, due)
             direction = _product(rows.basis.mT, direction)
@@ -241,13 +252,12 @@ class Soap:
             cols = self._updated(cols, gradient.mT, due)
             direction = _product(direction, cols.basis)
         size = _root_mean_square(size, direction, self.decay)
-        mean = jnp.sqrt(jnp.mean(jnp.square(size), axis=(-2, -1), keepdims=True))
-        direction = direction / nonzero(size + _FLOOR * mean)
+        direction = direction / nonzero(size + _FLOOR * _mean_size(size, (1, 2)))
         if rows is not None:
             direction = _product(rows.basis, direction)
         if cols is not None:
             direction = _product(direction, cols.basis.mT)
-        return direction, size, (rows, cols)
+        return direction, SoapState(size, rows, cols)
 
     def _updated(self, side: Side, gradient: Matrices, due: Bool[Array, ""]) -> Side:
         """Averages the Gram matrix of the rows, and updates its eigenvectors."""
@@ -276,6 +286,49 @@ def preconditioner(given: Any) -> Preconditioner | None:
         remedy = "give 'second_moment', 'soap', a SecondMoment, a Soap, or None"
         raise _checks.invalid("precondition", given, remedy, TypeError)
     return given
+
+
+def _matrix_by_matrix(
+    step: Callable[..., tuple[Matrices, Any]],
+    direction: Array,
+    gradient: Array,
+    state: Any,
+    count: Int[Array, ""],
+    view: MatrixAxes,
+) -> tuple[Array, Any]:
+    """Applies a step to every part of a leaf, with Explicit mesh axes as Auto ones.
+
+    Args:
+      step: from batches of directions and of gradients, the state of the part and the count of
+        steps to the new directions and state.
+      direction: the leaf.
+      gradient: of the same shape.
+      state: of every part.
+      count: of earlier steps.
+      view: how the leaf is a batch of matrices.
+    """
+    if manual_axes():
+        raise _checks.refused(
+            "inside shard_map or pmap a leaf may be a shard, and statistics of a shard are not "
+            "those of its matrix",
+            "Call update under jit instead, or use SecondMoment()",
+        )
+    old, structure = jax.tree.flatten(state)
+
+    def run(direction: Array, gradient: Array, count: Int[Array, ""], *old: Array) -> list[Array]:
+        both = (view.to_matrices(x.astype(wide_dtype(x.dtype))) for x in (direction, gradient))
+        parts = zip(*both, structure.unflatten(old), strict=True)
+        matrices, new = zip(*(step(*part, count) for part in parts), strict=True)
+        return [view.from_matrices(matrices, direction.shape), *jax.tree.leaves(new)]
+
+    divided, *new = with_explicit_as_auto(run, [direction, *old])(direction, gradient, count, *old)
+    return divided, structure.unflatten(new)
+
+
+def _mean_size(entries: Array, axes: int | tuple[int, ...]) -> Array:
+    """Returns root mean squares along axes, which stay with size one, without overflow."""
+    largest = nonzero(jnp.max(jnp.abs(entries), axis=axes, keepdims=True))
+    return largest * jnp.sqrt(jnp.mean(jnp.square(entries / largest), axis=axes, keepdims=True))
 
 
 def _root_mean_square(old: Array, new: Array, decay: float) -> Array:

@@ -9,7 +9,7 @@ from matrices import gaussian, polar
 import muon_jax
 from muon_jax import MatrixAxes, SecondMoment, Soap, Split
 
-KINDS = [SecondMoment(), Soap(every=3), Soap(sides="both")]
+KINDS = [SecondMoment(), SecondMoment(factored=True), Soap(every=3), Soap(sides="both")]
 BY_SVD = muon_jax.polar_by_svd()
 
 
@@ -45,6 +45,21 @@ def test_second_moment_follows_its_formula_in_numpy():
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
+def test_a_factored_second_moment_follows_its_formula_in_numpy():
+    shape, decay = (6, 10), 0.95
+    momentum = rows = cols = expected = 0.0
+    for step in range(5):
+        new = gaussian(*shape, seed=step)
+        momentum = 0.9 * momentum + 0.1 * new
+        rows = decay * rows + (1 - decay) * np.mean(new**2, axis=1)
+        cols = decay * cols + (1 - decay) * np.mean(new**2, axis=0)
+        ahead = 0.9 * momentum + 0.1 * new
+        expected = polar(ahead / np.sqrt(np.outer(rows, cols) / rows.mean())) * 0.2 * np.sqrt(10)
+    result, state = updates_of(shape, SecondMoment(factored=True), steps=5)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.precondition)) == 6 + 10
+
+
 @pytest.mark.parametrize("sides", ["both", "short"])
 def test_soap_follows_its_formula_in_numpy(sides):
     shape, decay = (6, 10), 0.9
@@ -75,7 +90,7 @@ def test_the_bases_of_soap_diagonalise_the_gram_matrices():
         return jnp.asarray(left @ spectrum @ noise @ spectrum @ right, jnp.float32)
 
     _, state = updates_of((8, 8), Soap(decay=0.99), steps=60, change=change)
-    for side in state.precondition.sides[0]:
+    for side in state.precondition[0][1:]:
         basis, gram = side.basis[0], side.gram[0]
         np.testing.assert_allclose(basis.T @ basis, np.eye(8), atol=1e-5)
         inside = np.abs(basis.T @ gram @ basis)
@@ -127,10 +142,12 @@ class TestLaws:
             assert jax.tree.map(jnp.result_type, after) == jax.tree.map(jnp.result_type, before)
 
 
+@pytest.mark.parametrize("factored", [False, True])
 @pytest.mark.parametrize("exponent", [-100, -70, 60, 120])
-def test_second_moment_holds_in_all_of_float32(exponent):
-    plain, _ = updates_of((6, 10), "second_moment")
-    far, _ = updates_of((6, 10), "second_moment", change=lambda leaf: leaf * 2.0**exponent)
+def test_second_moment_holds_in_all_of_float32(exponent, factored):
+    kind = SecondMoment(factored=factored)
+    plain, _ = updates_of((6, 10), kind)
+    far, _ = updates_of((6, 10), kind, change=lambda leaf: leaf * 2.0**exponent)
     np.testing.assert_allclose(far, plain, atol=1e-5)
 
 
@@ -138,7 +155,7 @@ def test_long_sides_are_not_rotated():
     state = muon_jax.scale_by_muon(
         precondition=Soap(largest_side=8, sides="both"), axes=MatrixAxes(0, 1)
     ).init(jnp.ones((6, 10)))
-    rows, cols = state.precondition.sides[0]
+    _, rows, cols = state.precondition[0]
     assert rows.basis.shape == (1, 6, 6)
     assert cols is None
 
@@ -160,6 +177,7 @@ def test_leaves_without_a_view_have_no_state():
         (lambda: muon_jax.scale_by_muon(precondition="soup"), "precondition='soup'"),
         (lambda: muon_jax.muon(1.0, precondition=3), "precondition=3"),
         (lambda: SecondMoment(decay=1.0), "decay=1.0"),
+        (lambda: SecondMoment(factored="rows"), "factored='rows'"),
         (lambda: Soap(every=0), "every=0"),
         (lambda: Soap(sides="long"), "sides='long'"),
         (lambda: Soap(largest_side=-1), "largest_side=-1"),
@@ -170,8 +188,9 @@ def test_unusable_choices_are_named(make, words):
         make()
 
 
-def test_soap_is_refused_on_shards():
-    tx = muon_jax.scale_by_muon(precondition="soap", axes=MatrixAxes(0, 1), distribute="off")
+@pytest.mark.parametrize("kind", [Soap(), SecondMoment(factored=True)], ids=repr)
+def test_statistics_of_matrices_are_refused_on_shards(kind):
+    tx = muon_jax.scale_by_muon(precondition=kind, axes=MatrixAxes(0, 1), distribute="off")
     leaf = jnp.ones((4, 8))
     state = tx.init(leaf)
     with pytest.raises(ValueError, match="shard_map or pmap"):
