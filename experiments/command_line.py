@@ -1,6 +1,6 @@
 """The command line of every experiment, and where results and figures are kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,14 +20,13 @@ def main(
     *,
     run: Callable[[Plan], None],
     report: Callable[[Plan], str],
-    draw: Callable[[Plan], Figure] | None = None,
-    image: str = "",
+    figures: Mapping[str, Callable[[Plan], Figure]] | None = None,
 ) -> None:
     """Offers `run`, which measures what is not saved, and `report`, which prints tables and draws.
 
     Args:
         plan: a dataclass of all that may be chosen.
-        image: name of the figure that `draw` makes, in docs/images.
+        figures: what draws each figure, by its name in docs/images.
     """
 
     def measure(settings: Plan) -> None:
@@ -35,9 +34,9 @@ def main(
 
     def show(settings: Plan) -> None:
         print(report(settings))
-        if draw is not None:
-            IMAGES.mkdir(parents=True, exist_ok=True)
-            draw(settings).savefig(IMAGES / image)
+        IMAGES.mkdir(parents=True, exist_ok=True)
+        for name, draw in (figures or {}).items():
+            draw(settings).savefig(IMAGES / name)
 
     commands = {"run": measure, "report": show}
     for command in commands.values():

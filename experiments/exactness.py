@@ -135,4 +135,4 @@ def draw(plan: Plan) -> Figure:
 
 
 if __name__ == "__main__":
-    main(Plan, __doc__, run=run, report=report, draw=draw, image="exactness.png")
+    main(Plan, __doc__, run=run, report=report, figures={"exactness.png": draw})

@@ -285,4 +285,4 @@ def draw(plan: Plan) -> Figure:
 
 
 if __name__ == "__main__":
-    main(Plan, __doc__, run=run, report=report, draw=draw, image="finetuning.png")
+    main(Plan, __doc__, run=run, report=report, figures={"finetuning.png": draw})

@@ -184,4 +184,4 @@ def draw(plan: Plan) -> Figure:
 
 
 if __name__ == "__main__":
-    main(Plan, __doc__, run=run, report=report, draw=draw, image="growth.png")
+    main(Plan, __doc__, run=run, report=report, figures={"growth.png": draw})

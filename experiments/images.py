@@ -233,4 +233,4 @@ def draw(plan: Plan) -> Figure:
 
 
 if __name__ == "__main__":
-    main(Plan, __doc__, run=run, report=report, draw=draw, image="images.png")
+    main(Plan, __doc__, run=run, report=report, figures={"images.png": draw})

@@ -169,4 +169,4 @@ def draw(plan: Plan) -> Figure:
 
 
 if __name__ == "__main__":
-    main(Plan, __doc__, run=run, report=report, draw=draw, image="mixture.png")
+    main(Plan, __doc__, run=run, report=report, figures={"mixture.png": draw})

@@ -246,4 +246,4 @@ def draw(plan: Plan) -> Figure:
 
 
 if __name__ == "__main__":
-    main(Plan, __doc__, run=run, report=report, draw=draw, image="one_framework.png")
+    main(Plan, __doc__, run=run, report=report, figures={"one_framework.png": draw})

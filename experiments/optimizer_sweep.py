@@ -174,4 +174,4 @@ def draw(plan: Plan) -> Figure:
 
 
 if __name__ == "__main__":
-    main(Plan, __doc__, run=run, report=report, draw=draw, image="optimizer_sweep.png")
+    main(Plan, __doc__, run=run, report=report, figures={"optimizer_sweep.png": draw})

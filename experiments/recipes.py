@@ -1,7 +1,7 @@
 """Which rate and decay should Muon give to embedding, head and vectors? Trials of the comparison.
 
 python -m experiments.recipes run --queue FILE  # what is saved is not run again
-python -m experiments.recipes report            # the tables
+python -m experiments.recipes report            # the tables, and two figures
 
 The protocol is in docs/explanation/comparison.md. Rates and decays are arguments of one compiled
 step, so that trials that differ in numbers alone compile once.
@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 from experiments import recipe_tables
 from experiments.command_line import RESULTS, main
 from experiments.recipe_arms import Numbers, make
+from experiments.recipe_figures import draw_losses, draw_transfer
 from experiments.recipe_tasks import Task, make_task
 from experiments.trials import Measured, Trials
 
@@ -166,4 +167,8 @@ def report(plan: Plan) -> str:
 
 
 if __name__ == "__main__":
-    main(Plan, __doc__, run=run, report=report)
+    figures = {
+        "recipes.png": lambda plan: draw_losses(plan.trials.saved()),
+        "transfer.png": lambda plan: draw_transfer(plan.trials.saved()),
+    }
+    main(Plan, __doc__, run=run, report=report, figures=figures)

@@ -253,4 +253,4 @@ def draw(plan: Plan) -> Figure:
 
 
 if __name__ == "__main__":
-    main(Plan, __doc__, run=run, report=report, draw=draw, image="scaling.png")
+    main(Plan, __doc__, run=run, report=report, figures={"scaling.png": draw})

@@ -164,4 +164,4 @@ def draw(plan: Plan) -> Figure:
 
 
 if __name__ == "__main__":
-    main(Plan, __doc__, run=run, report=report, draw=draw, image="schatten.png")
+    main(Plan, __doc__, run=run, report=report, figures={"schatten.png": draw})

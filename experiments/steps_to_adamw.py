@@ -200,4 +200,4 @@ def _title(rates: str, plan: Plan) -> str:
 
 
 if __name__ == "__main__":
-    main(Plan, __doc__, run=run, report=report, draw=draw, image="steps_to_adamw.png")
+    main(Plan, __doc__, run=run, report=report, figures={"steps_to_adamw.png": draw})

@@ -165,4 +165,4 @@ def draw(plan: Plan) -> Figure:
 
 
 if __name__ == "__main__":
-    main(Plan, __doc__, run=run, report=report, draw=draw, image="update_rms.png")
+    main(Plan, __doc__, run=run, report=report, figures={"update_rms.png": draw})

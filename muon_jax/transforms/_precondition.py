@@ -6,6 +6,7 @@ gradients change sign get less weight than directions in which they agree.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from types import MappingProxyType
@@ -22,7 +23,7 @@ from muon_jax.mesh._specs import manual_axes, with_explicit_as_auto
 from muon_jax.mesh._state import zeros_sharded_as
 from muon_jax.polar._normalize import nonzero
 from muon_jax.transforms._ema import ema
-from muon_jax.views._matrix_axes import MatrixAxes
+from muon_jax.views._matrix_axes import MatrixAxes, Shape
 
 # Added to the eigenvalues, as a share of their sum: in directions without gradients, columns of the
 # basis stay unchanged instead of following rounding errors.
@@ -58,10 +59,10 @@ class Preconditioner(Protocol):
 
 
 class Factors(NamedTuple):
-    """Root mean squares of the entries of a batch of matrices, by row and by column."""
+    """Root mean squares of matrices, over the other group of axes, which stays with size one."""
 
-    rows: Float[Array, "batch rows 1"]
-    cols: Float[Array, "batch 1 cols"]
+    rows: Array
+    cols: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,28 +112,47 @@ class SecondMoment:
         wide = wide_dtype(jnp.result_type(leaf))
         if not self.factored:
             return zeros_sharded_as(leaf, wide)
-        return tuple(
-            Factors(jnp.zeros((batch, rows, 1), wide), jnp.zeros((batch, 1, cols), wide))
-            for batch, rows, cols in view.matrix_shapes(leaf.shape)
-        )
+        shapes = view.matrix_shapes(leaf.shape) if view.split else (leaf.shape,)
+        rows, cols = _matrix_axes(view)
+
+        def zeros(shape: Shape, averaged: Shape) -> Array:
+            sizes = list(shape)
+            for axis in averaged:
+                sizes[axis] = 1
+            return jnp.zeros(sizes, wide)
+
+        return tuple(Factors(zeros(shape, cols), zeros(shape, rows)) for shape in shapes)
 
     def apply(
         self, direction: Array, gradient: Array, state: Any, count: Int[Array, ""], view: MatrixAxes
     ) -> tuple[Array, Any]:
         if self.factored:
-            return _matrix_by_matrix(self._factored, direction, gradient, state, count, view)
+            step = functools.partial(self._factored, *_matrix_axes(view))
+            parts = view if view.split else None
+            return _part_by_part(step, direction, gradient, state, count, parts)
         size = _root_mean_square(state, gradient, self.decay)
         return direction / nonzero(size), size
 
     def _factored(
-        self, direction: Matrices, gradient: Matrices, old: Factors, count: Int[Array, ""]
-    ) -> tuple[Matrices, Factors]:
+        self,
+        row_axes: Shape,
+        col_axes: Shape,
+        direction: Array,
+        gradient: Array,
+        old: Factors,
+        count: Int[Array, ""],
+    ) -> tuple[Array, Factors]:
         del count
+        largest = nonzero(jnp.max(jnp.abs(gradient), axis=(*row_axes, *col_axes), keepdims=True))
+        squares = jnp.square(gradient / largest)
         rows, cols = (
-            _root_mean_square(kept, _mean_size(gradient, axis), self.decay)
-            for kept, axis in zip(old, (2, 1), strict=True)
+            _root_mean_square(
+                kept, largest * jnp.sqrt(jnp.mean(squares, axis=axes, keepdims=True)), self.decay
+            )
+            for kept, axes in zip(old, (col_axes, row_axes), strict=True)
         )
-        return direction / nonzero(rows / nonzero(_mean_size(rows, 1)) * cols), Factors(rows, cols)
+        whole = nonzero(_mean_size(rows, row_axes))
+        return direction / nonzero(rows / whole * cols), Factors(rows, cols)
 
 
 class Side(NamedTuple):
@@ -238,7 +258,7 @@ class Soap:
         count: Int[Array, ""],
         view: MatrixAxes,
     ) -> tuple[Array, tuple[SoapState, ...]]:
-        return _matrix_by_matrix(self._rotated, direction, gradient, state, count, view)
+        return _part_by_part(self._rotated, direction, gradient, state, count, view)
 
     def _rotated(
         self, direction: Matrices, gradient: Matrices, old: SoapState, count: Int[Array, ""]
@@ -288,24 +308,24 @@ def preconditioner(given: Any) -> Preconditioner | None:
     return given
 
 
-def _matrix_by_matrix(
-    step: Callable[..., tuple[Matrices, Any]],
+def _part_by_part(
+    step: Callable[..., tuple[Array, Any]],
     direction: Array,
     gradient: Array,
     state: Any,
     count: Int[Array, ""],
-    view: MatrixAxes,
+    view: MatrixAxes | None,
 ) -> tuple[Array, Any]:
     """Applies a step to every part of a leaf, with Explicit mesh axes as Auto ones.
 
     Args:
-      step: from batches of directions and of gradients, the state of the part and the count of
-        steps to the new directions and state.
+      step: from a part of the direction and of the gradient, its state and the count of steps to
+        the new direction and state.
       direction: the leaf.
       gradient: of the same shape.
       state: of every part.
       count: of earlier steps.
-      view: how the leaf is a batch of matrices.
+      view: a part is a batch of matrices under it; without a view it is the whole leaf.
     """
     if manual_axes():
         raise _checks.refused(
@@ -316,13 +336,23 @@ def _matrix_by_matrix(
     old, structure = jax.tree.flatten(state)
 
     def run(direction: Array, gradient: Array, count: Int[Array, ""], *old: Array) -> list[Array]:
-        both = (view.to_matrices(x.astype(wide_dtype(x.dtype))) for x in (direction, gradient))
-        parts = zip(*both, structure.unflatten(old), strict=True)
-        matrices, new = zip(*(step(*part, count) for part in parts), strict=True)
-        return [view.from_matrices(matrices, direction.shape), *jax.tree.leaves(new)]
+        both = (each.astype(wide_dtype(each.dtype)) for each in (direction, gradient))
+        parts = zip(
+            *(view.to_matrices(each) if view else (each,) for each in both),
+            structure.unflatten(old),
+            strict=True,
+        )
+        new, states = zip(*(step(*part, count) for part in parts), strict=True)
+        whole = view.from_matrices(new, direction.shape) if view else new[0]
+        return [whole, *jax.tree.leaves(states)]
 
     divided, *new = with_explicit_as_auto(run, [direction, *old])(direction, gradient, count, *old)
     return divided, structure.unflatten(new)
+
+
+def _matrix_axes(view: MatrixAxes) -> tuple[Shape, Shape]:
+    """Returns the axes of rows and of columns of every part that `_part_by_part` applies."""
+    return ((1,), (2,)) if view.split else (view.rows, view.cols)
 
 
 def _mean_size(entries: Array, axes: int | tuple[int, ...]) -> Array:
