@@ -19,12 +19,14 @@ import tyro
 from benchmarks.measuring import conditions, table
 from benchmarks.programs import (
     EIGHT_TPUS,
+    HEADS,
     ONE_TPU,
     OURS,
     OURS_BY_SPECS,
     SHAPES,
     STEPS,
     THEIRS,
+    VARIANTS,
     figures_of,
     name_of,
     version,
@@ -59,6 +61,9 @@ so a single map takes longer to compile. A stack of matrices is gone through in 
 as in a step.
 - **Distribution.like** is `muon_jax.muon` that was told the sharding of the parameters, by \
 `distribute=Distribution.like(params)`; otherwise it knows their mesh alone.
+- **8 heads** is a model whose query, key and value kernels have an axis of heads. `muon_jax.muon` \
+orthogonalises each head by itself, which its default scale does, and optax all of them together. \
+The rows below it are its preconditioners.
 - The compiler of GPUs writes no prices: collectives, memory and compile time stand in that table.
 """
 TITLES = {
@@ -112,9 +117,12 @@ def ratio(ours: float, theirs: float) -> str:
 
 
 def rows_of(words: Sequence[Any], shown: str) -> list[tuple[str, ...]]:
-    """Returns the rows of programs for one task; ours once more with specs on eight TPUs."""
-    shares = words[0] == EIGHT_TPUS
-    names = (THEIRS, OURS, *([OURS_BY_SPECS] if shares else []))
+    """Returns the rows of programs for one task.
+
+    Ours has one more with specs on eight TPUs, and one for each preconditioner with heads.
+    """
+    more = [OURS_BY_SPECS] if words[0] == EIGHT_TPUS else VARIANTS if words == HEADS else []
+    names = (THEIRS, OURS, *more)
     figures = [figures_of(name_of(who, *words)) for who in names]
     return [
         (shown, who, *cells(each, figures[0])) for who, each in zip(names, figures, strict=True)

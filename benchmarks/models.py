@@ -28,6 +28,15 @@ def transformer(layers: int, width: int) -> Model:
     return {f"layer_{layer}": shapes for layer in range(layers)}
 
 
+def with_heads(layers: int, width: int, heads: int) -> Model:
+    """Shapes of the same layers with an axis of heads, as Flax stores attention."""
+    inputs = (width, heads, width // heads)
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("query", "key", "value"), inputs)
+    shapes |= {"out": (heads, width // heads, width), "up": (width, 4 * width)}
+    shapes |= {"down": (4 * width, width)}
+    return {f"layer_{layer}": shapes for layer in range(layers)}
+
+
 def mixture(layers: int, width: int, experts: int) -> Model:
     """Shapes of attention, of a router and of a stack of experts, of every layer."""
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys("qkvo", (width, width))
@@ -54,6 +63,14 @@ def last_two_axes(params: Any) -> Any:
     """Returns optax's dimension numbers of leaves whose last two axes are a matrix."""
     numbers = optax.contrib.MuonDimensionNumbers(-2, -1)
     return jax.tree.map(lambda leaf: numbers if len(leaf.shape) > 1 else None, params)
+
+
+def by_name(params: Any) -> Any:
+    """Returns optax's dimension numbers of the leaves of `with_heads`."""
+    numbers = optax.contrib.MuonDimensionNumbers
+    axes = {"query": ((0,), (1, 2)), "out": ((0, 1), (2,)), "up": ((0,), (1,))}
+    axes |= {"key": axes["query"], "value": axes["query"], "down": axes["up"]}
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: numbers(*axes[path[-1].key]), params)
 
 
 SUMMING = ("out", "o", "down")

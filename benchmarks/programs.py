@@ -24,6 +24,7 @@ from benchmarks.models import (
     LAYOUTS,
     Model,
     abstract,
+    by_name,
     fused_transformer,
     last_two_axes,
     make_mesh,
@@ -31,6 +32,7 @@ from benchmarks.models import (
     place,
     scanned,
     transformer,
+    with_heads,
 )
 from benchmarks.rivals import optax_map
 from benchmarks.topologies import (
@@ -49,6 +51,7 @@ LIMIT = 1800
 
 MODELS: Mapping[str, Model] = {
     "4 layers of width 512": fused_transformer(4, 512),
+    "4 layers of width 512, 8 heads": with_heads(4, 512, 8),
     "8 layers of width 512": transformer(8, 512),
     "8 layers of width 512, scanned": scanned(transformer(8, 512)),
     "2 layers of width 512, 8 experts": mixture(2, 512, 8),
@@ -59,8 +62,10 @@ ONE_TPU = "v5e:1x1"
 EIGHT_TPUS = "v5e:2x4"
 ONE_CHIP = "one chip"
 DENSE = ("replicated", "fsdp", "tensor", "fsdp × tensor", "HSDP")
+HEADS = (ONE_TPU, ONE_CHIP, "4 layers of width 512, 8 heads")
 STEPS = [
     (ONE_TPU, ONE_CHIP, "4 layers of width 512"),
+    HEADS,
     *((EIGHT_TPUS, layout, "8 layers of width 512") for layout in DENSE),
     (EIGHT_TPUS, "fsdp", "8 layers of width 512, scanned"),
     (EIGHT_TPUS, "expert", "2 layers of width 512, 8 experts"),
@@ -71,12 +76,25 @@ STEPS = [
 SHAPES = ((1, 512, 512), (1, 1024, 1024), (1, 1024, 4096), (1, 2048, 2048), (24, 1024, 1024))
 THEIRS, OURS = "optax", "muon_jax"
 OURS_BY_SPECS = f"Distribution.like, {OURS}"
+VARIANTS: Mapping[str, muon_jax.SecondMoment | muon_jax.Soap] = {
+    f"recipes.best, {OURS}": muon_jax.SecondMoment(),
+    f"SecondMoment(factored=True), {OURS}": muon_jax.SecondMoment(factored=True),
+    f"recipes.strongest, {OURS}": muon_jax.Soap(),
+}
 
 
-def optimizer(who: str, params: Any) -> optax.GradientTransformation:
-    """Returns an optimizer with its own defaults, told that the last two axes are a matrix."""
+def optimizer(who: str, model: str, params: Any) -> optax.GradientTransformation:
+    """Returns an optimizer with its own defaults.
+
+    Ours reads the model with heads by its rules. Of all other models both are told that the last
+    two axes are a matrix.
+    """
+    has_heads = model == HEADS[2]
     if who == THEIRS:
-        return optax.contrib.muon(0.02, muon_weight_dimension_numbers=last_two_axes)
+        axes = by_name if has_heads else last_two_axes
+        return optax.contrib.muon(0.02, muon_weight_dimension_numbers=axes)
+    if has_heads:
+        return muon_jax.muon(0.02, precondition=VARIANTS.get(who))
     return muon_jax.muon(
         0.02,
         rules=[muon_jax.Rule("*", muon_jax.MatrixAxes(-2, -1))],
@@ -100,7 +118,7 @@ def compile_update(who: str, topology: str, layout: str, model: str) -> Figures:
     devices = devices_of(topology)
     on = None if layout == ONE_CHIP else LAYOUTS[layout]
     params = place(abstract(MODELS[model]), make_mesh(on, devices) if on else devices[0], on)
-    return compile_step(optimizer(who, params), params, on)
+    return compile_step(optimizer(who, model, params), params, on)
 
 
 def name_of(who: str, *words: Any) -> str:
@@ -114,6 +132,8 @@ for who in (THEIRS, OURS):
 for who in (THEIRS, OURS, OURS_BY_SPECS):
     for step in STEPS:
         PROGRAMS[name_of(who, *step)] = partial(compile_update, who, *step)
+for who in VARIANTS:
+    PROGRAMS[name_of(who, *HEADS)] = partial(compile_update, who, *HEADS)
 
 
 # Figures of one program, kept.

@@ -25,4 +25,4 @@ def heads_apart(found: Route) -> tuple[MatrixAxes | None, float]:
     heads, size = (found.shape[axis] for axis in view.cols)
     inputs = math.prod(found.shape[axis] for axis in view.rows)
     gain = math.sqrt(heads * max(inputs, size) / max(inputs, heads * size))
-    return MatrixAxes(view.rows, view.cols[1]), gain
+    return MatrixAxes(view.rows, view.cols[1], whole=view), gain

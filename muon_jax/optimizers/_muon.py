@@ -81,8 +81,8 @@ def muon(
     η, 2 η and 8 η; with `"none"` or a function as scale it has η for all its parameters.
 
     With the default scale every head of a query, key or value kernel (inputs, heads, size) is a
-    matrix of its own. `rules=[Rule("*/{query,key,value}/kernel", MatrixAxes(0, (1, 2)))]` keeps the
-    heads together, as any other scale does.
+    matrix of its own, and a preconditioner sees all heads together. Another scale keeps them
+    together, and so does `rules=[Rule("*/{query,key,value}/kernel", MatrixAxes(0, (1, 2)))]`.
 
     To train parameters at another learning rate, chain `scale_by_path`, whose factors multiply
     these; `fallback_learning_rate` replaces them.

@@ -126,7 +126,9 @@ def scale_by_muon(
         if axes is None:
             _check_all_routed(params, views)
         zeros = _mirrored(params, views, lambda leaf, _: zeros_sharded_as(leaf, momentum_dtype))
-        kept = _mirrored(params, views, divider.init) if divider else ()
+        kept, begin = (), divider.init if divider else None
+        if begin:
+            kept = _mirrored(params, views, lambda leaf, view: begin(leaf, _whole(view)))
         return on_mesh_of(params, MuonState(jnp.zeros([], jnp.int32), zeros, kept))
 
     def update(
@@ -149,7 +151,7 @@ def scale_by_muon(
                 direction, average = _accumulate(gradient, average, decay, nesterov)
                 if divider:
                     direction, kept[place] = divider.apply(
-                        direction, gradient, kept[place], state.count, view
+                        direction, gradient, kept[place], state.count, _whole(view)
                     )
             directions.append(direction)
             averages.append(average)
@@ -163,6 +165,10 @@ def scale_by_muon(
 
     # Optax types every state as one union, which a precise signature does not match.
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _whole(view: MatrixAxes) -> MatrixAxes:
+    return view.whole or view
 
 
 def _mirrored(

@@ -135,6 +135,8 @@ class MatrixAxes:
       cols: the output axis or axes.
       split: how the outputs (or inputs, by `Split(..., of="rows")`) form separate matrices: a
         number of equal parts, their sizes, or a `Split`.
+      whole: the view that a preconditioner uses, if it is another one: that of a projection whose
+        heads are the matrices of this view.
 
     Raises:
       ValueError: one axis is in both.
@@ -151,6 +153,7 @@ class MatrixAxes:
     rows: tuple[int, ...]
     cols: tuple[int, ...]
     split: Split | None
+    whole: "MatrixAxes | None" = dataclasses.field(compare=False)
 
     @named("MatrixAxes", inside=True)
     def __init__(
@@ -158,6 +161,8 @@ class MatrixAxes:
         rows: int | Sequence[int],
         cols: int | Sequence[int],
         split: int | Sequence[int] | Split | None = None,
+        *,
+        whole: "MatrixAxes | None" = None,
     ):
         row_axes, col_axes = _axis_group("rows", rows), _axis_group("cols", cols)
         both = set(row_axes) & set(col_axes)
@@ -168,6 +173,7 @@ class MatrixAxes:
         if not (split is None or isinstance(split, Split)):
             split = Split(split)
         object.__setattr__(self, "split", split)
+        object.__setattr__(self, "whole", whole)
 
     def __repr__(self) -> str:
         rows, cols = (axes[0] if len(axes) == 1 else axes for axes in (self.rows, self.cols))

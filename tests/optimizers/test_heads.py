@@ -86,3 +86,12 @@ def test_explain_says_so_and_shows_the_factor():
 def test_a_state_has_the_same_form_either_way():
     states = [muon_jax.muon(0.1, rules=rules).init(attention()) for rules in ([], [TOGETHER])]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
+@pytest.mark.parametrize("kind", [muon_jax.Soap(), muon_jax.SecondMoment(factored=True)], ids=repr)
+def test_a_preconditioner_sees_the_whole_projection(kind):
+    params = attention()
+    tx = muon_jax.muon(1.0, precondition=kind)
+    together = muon_jax.muon(1.0, precondition=kind, rules=[TOGETHER])
+    shapes = [jax.tree.map(jnp.shape, each.init(params)) for each in (tx, together)]
+    assert shapes[0] == shapes[1]

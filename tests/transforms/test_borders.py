@@ -29,7 +29,7 @@ HEADS = {"attn": {name: {"kernel": jnp.ones((4, 2, 3))} for name in ("query", "k
 ZEROS = jax.tree.map(jnp.zeros_like, MODEL)
 
 
-OF_SOAP = {"size", "sides"}  # fields of its state, whose arrays have other shapes
+OF_SOAP = {"size", "rows", "cols"}  # fields of its state, whose arrays have other shapes
 
 
 def matrices(params):
