@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
+from matplotlib.figure import Figure
 
 from experiments import recipe_tables
 from experiments.command_line import RESULTS, main
@@ -166,9 +167,10 @@ def report(plan: Plan) -> str:
     return recipe_tables.report(plan.trials.saved())
 
 
+FIGURES: dict[str, Callable[[Plan], Figure]] = {
+    "recipes.png": lambda plan: draw_losses(plan.trials.saved()),
+    "transfer.png": lambda plan: draw_transfer(plan.trials.saved()),
+}
+
 if __name__ == "__main__":
-    figures = {
-        "recipes.png": lambda plan: draw_losses(plan.trials.saved()),
-        "transfer.png": lambda plan: draw_transfer(plan.trials.saved()),
-    }
-    main(Plan, __doc__, run=run, report=report, figures=figures)
+    main(Plan, __doc__, run=run, report=report, figures=FIGURES)
