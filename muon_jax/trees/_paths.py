@@ -54,8 +54,8 @@ def chosen_by_leaf(
         by_path = dict(named_leaves(choice, is_leaf))
         paths = [path for path, _ in named_leaves(tree)]
         if not set(paths) <= by_path.keys() <= {*paths, *masked_paths(tree)}:
-            problem = f"{argument} is no prefix of the parameters: {str(error).splitlines()[0]}"
-            raise refused(problem, remedy) from error
+            said = str(error).splitlines()[0].rstrip(".")
+            raise refused(f"{argument} is no prefix of the parameters: {said}", remedy) from error
         return [by_path[path] for path in paths]
     return chosen
 
