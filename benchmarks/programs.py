@@ -76,10 +76,12 @@ STEPS = [
 SHAPES = ((1, 512, 512), (1, 1024, 1024), (1, 1024, 4096), (1, 2048, 2048), (24, 1024, 1024))
 THEIRS, OURS = "optax", "muon_jax"
 OURS_BY_SPECS = f"Distribution.like, {OURS}"
-VARIANTS: Mapping[str, muon_jax.SecondMoment | muon_jax.Soap] = {
-    f"recipes.best, {OURS}": muon_jax.SecondMoment(),
-    f"SecondMoment(factored=True), {OURS}": muon_jax.SecondMoment(factored=True),
-    f"recipes.strongest, {OURS}": muon_jax.Soap(),
+VARIANTS: Mapping[str, Callable[[float], optax.GradientTransformation]] = {
+    f"recipes.best, {OURS}": muon_jax.recipes.best,
+    f"SecondMoment(factored=True), {OURS}": partial(
+        muon_jax.muon, precondition=muon_jax.SecondMoment(factored=True)
+    ),
+    f"recipes.strongest, {OURS}": muon_jax.recipes.strongest,
 }
 
 
@@ -94,7 +96,7 @@ def optimizer(who: str, model: str, params: Any) -> optax.GradientTransformation
         axes = by_name if has_heads else last_two_axes
         return optax.contrib.muon(0.02, muon_weight_dimension_numbers=axes)
     if has_heads:
-        return muon_jax.muon(0.02, precondition=VARIANTS.get(who))
+        return VARIANTS.get(who, muon_jax.muon)(0.02)
     return muon_jax.muon(
         0.02,
         rules=[muon_jax.Rule("*", muon_jax.MatrixAxes(-2, -1))],

@@ -11,12 +11,10 @@ from jaxtyping import Array, Float
 import muon_jax
 from experiments.recipe_tasks import HEAD_DIM
 from experiments.variants import (
-    OfWholeProjections,
     decay_matrices,
     look_ahead,
     normalize_outputs,
 )
-from muon_jax.transforms._precondition import Preconditioner
 from muon_jax.transforms._scale import outputs
 from muon_jax.trees._paths import map_named
 from trainer.optimizers import MUON_MOMENTUM
@@ -40,7 +38,7 @@ class Numbers(NamedTuple):
     vector_decay: Float[Array, ""]
 
 
-PRECONDITIONERS: dict[str, Preconditioner | None] = {
+PRECONDITIONERS: dict[str, muon_jax.SecondMoment | muon_jax.Soap | None] = {
     "none": None,
     "factored": muon_jax.SecondMoment(factored=True),
     "second_moment": muon_jax.SecondMoment(),
@@ -48,8 +46,6 @@ PRECONDITIONERS: dict[str, Preconditioner | None] = {
     "second_moment_0.99": muon_jax.SecondMoment(decay=0.99),
     "soap": muon_jax.Soap(sides="both"),
     "soap_short": muon_jax.Soap(),
-    "soap_short_of_whole_projections": OfWholeProjections(muon_jax.Soap()),
-    "factored_of_whole_projections": OfWholeProjections(muon_jax.SecondMoment(factored=True)),
 }
 
 
@@ -146,8 +142,11 @@ def _by_head(rows: int, cols: int) -> float:
     return outputs(rows, rows if cols == HEAD_DIM else cols)
 
 
-def _heads(names: str) -> muon_jax.Rule:
-    return muon_jax.Rule(f"*/{{{names}}}/kernel", muon_jax.MatrixAxes(0, 2))
+_WHOLE = muon_jax.MatrixAxes(0, (1, 2))
+
+
+def _heads(names: str, whole: muon_jax.MatrixAxes | None = None) -> muon_jax.Rule:
+    return muon_jax.Rule(f"*/{{{names}}}/kernel", muon_jax.MatrixAxes(0, 2, whole=whole))
 
 
 _QUERY_KEY_VALUE = [_heads("query,key,value")]
@@ -175,6 +174,9 @@ ARMS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "muon-outputs-bfloat16": functools.partial(_quantized, "bfloat16"),
     "muon-outputs-normalized": functools.partial(_with_variants, scale=outputs, normalized=True),
     "muon-outputs-cautious": functools.partial(_with_variants, scale=outputs, cautious=True),
+    "muon-heads-whole": functools.partial(
+        _muon, momentum=0.9, scale=_by_head, rules=[_heads("query,key,value", _WHOLE)]
+    ),
     "muon-heads-normalized": functools.partial(_VARIANT, normalized=True),
     "muon-heads-tied-decay": functools.partial(_VARIANT, tied=True),
     "muon-heads-cautious": functools.partial(_VARIANT, cautious=True),
@@ -193,7 +195,8 @@ ARMS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 """By name. The names with `outputs` have the scale of that name; all keep heads together that do
 not say `heads` or `qk`. Those that begin with `muon-heads` have scale, heads and momentum of the
-default."""
+default; in `muon-heads-whole` preconditioners see whole projections, as in the default, and in the
+others each head."""
 
 
 def _adam_by_kind(

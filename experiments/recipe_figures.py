@@ -12,9 +12,9 @@ from experiments.trials import Measured
 
 Trial = Any  # a RecipeTrial, whose module imports this one
 
-_OF_WHOLE = "soap_short_of_whole_projections"
 _DEFAULT = {"optimizer": "muon-outputs-heads-momentum-0.9", "weight_decay": 0.25}
 _OURS = {**_DEFAULT, "learning_rate": 0.008}
+_STRONGEST = {"optimizer": "muon-heads-whole", "precondition": "soap_short"}
 _OPTAX = {"optimizer": "optax-own-scale", "weight_decay": 0.1}
 SHOWN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "AdamW, one rate": (COLORS["adamw"], {"optimizer": "adamw", "input": 1.0}),
@@ -23,7 +23,7 @@ SHOWN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "optax.contrib.muon, two rates": (COLORS["optax-muon"], {**_OPTAX, "input": 4.0}),
     "muon_jax.muon": (COLORS["muon"], {**_OURS, "precondition": "none"}),
     "recipes.best": (COLORS["muon"], {**_OURS, "precondition": "second_moment"}),
-    "recipes.strongest": (COLORS["muon"], {**_OURS, "precondition": _OF_WHOLE}),
+    "recipes.strongest": (COLORS["muon"], {**_OURS, **_STRONGEST}),
 }
 """Color and settings of each row of the figure. Where they leave the peak, or the factor on it,
 open, the best one on seed 0 counts."""
@@ -40,7 +40,7 @@ SCALES: Mapping[str, Mapping[str, Any]] = {
 
 def by_seed(saved: Mapping[Trial, Measured], **wanted: Any) -> dict[int, float]:
     """Returns the losses by seed of trials with these settings, at the best peak of seed 0."""
-    found: dict[Trial, dict[int, float]] = {}
+    found: dict[tuple[float, float], dict[int, float]] = {}
     for trial, measured in saved.items():
         if _fits(trial, wanted) and measured["loss"] is not None:
             arm = (trial.learning_rate, trial.input)

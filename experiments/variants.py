@@ -1,6 +1,5 @@
 """Variants of Muon that were tried and are not in the library."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +7,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
-
-from muon_jax.transforms._precondition import Preconditioner
-from muon_jax.views._matrix_axes import MatrixAxes
 
 Schedule = Callable[[Any], Float[Array, ""]]
 
@@ -119,28 +115,3 @@ def look_ahead(
         return moved, (inner, new)
 
     return optax.GradientTransformation(init, update)
-
-
-@dataclasses.dataclass(frozen=True)
-class OfWholeProjections:
-    """Preconditions a projection (inputs, heads, size) as one matrix, whose heads are apart."""
-
-    inner: Preconditioner
-
-    @property
-    def elementwise(self) -> bool:
-        return self.inner.elementwise
-
-    def init(self, leaf: Array, view: MatrixAxes) -> Any:
-        return self.inner.init(leaf, self._whole(leaf, view))
-
-    def apply(
-        self, direction: Array, gradient: Array, state: Any, count: Any, view: MatrixAxes
-    ) -> tuple[Array, Any]:
-        view = self._whole(direction, view)
-        return self.inner.apply(direction, gradient, state, count, view)
-
-    @staticmethod
-    def _whole(leaf: Array, view: MatrixAxes) -> MatrixAxes:
-        apart = leaf.ndim == 3 and (view.rows, view.cols) == ((0,), (2,))
-        return MatrixAxes(0, (1, 2)) if apart else view

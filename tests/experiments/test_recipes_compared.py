@@ -60,10 +60,18 @@ def three_steps(params, optimizer, precondition="none", **numbers):
     return params
 
 
-def test_the_default_is_the_arm_that_was_chosen(params):
+@pytest.mark.parametrize(
+    ("arm", "precondition"),
+    [
+        ("muon-outputs-heads-momentum-0.9", "none"),
+        ("muon-outputs-heads-momentum-0.9", "second_moment"),
+        ("muon-heads-whole", "soap_short"),
+    ],
+)
+def test_the_default_and_the_recipes_are_the_arms_that_were_chosen(params, arm, precondition):
     default, chosen = (
-        three_steps(params, "muon-default"),
-        three_steps(params, "muon-outputs-heads-momentum-0.9", **CHOSEN),
+        three_steps(params, "muon-default", precondition),
+        three_steps(params, arm, precondition, **CHOSEN),
     )
     chex.assert_trees_all_close(default, chosen, rtol=1e-6, atol=1e-7)
 
