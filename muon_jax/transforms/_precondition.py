@@ -59,7 +59,10 @@ class Preconditioner(Protocol):
 
 
 class Factors(NamedTuple):
-    """Root mean squares of matrices, over the other group of axes, which stays with size one."""
+    """Root mean squares of the entries of each row and of each column.
+
+    Both have the axes of the matrices; those that are averaged over have size one.
+    """
 
     rows: Array
     cols: Array
@@ -325,7 +328,7 @@ def _part_by_part(
       gradient: of the same shape.
       state: of every part.
       count: of earlier steps.
-      view: a part is a batch of matrices under it; without a view it is the whole leaf.
+      view: its batches of matrices are the parts; without a view the leaf is the only part.
     """
     if manual_axes():
         raise _checks.refused(

@@ -135,12 +135,12 @@ class MatrixAxes:
       cols: the output axis or axes.
       split: how the outputs (or inputs, by `Split(..., of="rows")`) form separate matrices: a
         number of equal parts, their sizes, or a `Split`.
-      whole: the view that a preconditioner uses, if it is another one: that of a projection whose
-        heads are the matrices of this view.
+      whole: another view, for preconditioners. If each head of a projection is a matrix, this may
+        be the view in which the whole projection is one.
 
     Raises:
       ValueError: one axis is in both.
-      TypeError: a group is empty, or an axis is not an integer.
+      TypeError: a group is empty, an axis is not an integer, or `whole` is no view.
 
     Examples:
       >>> import muon_jax
@@ -168,6 +168,8 @@ class MatrixAxes:
         both = set(row_axes) & set(col_axes)
         if both:
             raise invalid("cols", cols, f"axis {min(both)} is already in rows")
+        if not isinstance(whole, MatrixAxes | None):
+            raise invalid("whole", whole, "give a MatrixAxes, or leave it out", TypeError)
         object.__setattr__(self, "rows", row_axes)
         object.__setattr__(self, "cols", col_axes)
         if not (split is None or isinstance(split, Split)):

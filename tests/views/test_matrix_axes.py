@@ -176,6 +176,11 @@ REFUSED = {
         ValueError,
         "MatrixAxes(cols=(0, 1, 3)): axis 0 is already in rows",
     ),
+    "no view": (
+        lambda: MatrixAxes(0, 2, whole=3),  # type: ignore
+        TypeError,
+        "MatrixAxes(whole=3): give a MatrixAxes, or leave it out",
+    ),
     "one part": (
         lambda: MatrixAxes(0, 1, split=1),
         ValueError,
