@@ -59,13 +59,13 @@ test-all: $(READY)
 # its Python is missing, a target says so and passes.
 test-oldest: VERSION = 3.11
 test-oldest: RESOLUTION = lowest-direct
-test-newest: VERSION = 3.13
+test-newest: VERSION = 3.14 3.13
 test-newest: RESOLUTION = highest
-INTERPRETER = $(shell for p in python$(VERSION) $(HOME)/.pyenv/versions/$(VERSION).*/bin/python; do \
-	"$$p" -c "" 2>/dev/null && { command -v "$$p"; break; }; done)
+INTERPRETER = $(shell for v in $(VERSION); do for p in python$$v $(HOME)/.pyenv/versions/$$v.*/bin/python; do \
+	"$$p" -c "" 2>/dev/null && { command -v "$$p"; break 2; }; done; done)
 
 test-oldest test-newest: test-%: $(READY)
-	@test -n "$(INTERPRETER)" || { echo "$@: skipped, for there is no Python $(VERSION)"; exit 0; }; \
+	@test -n "$(INTERPRETER)" || { echo "$@: skipped, for there is no Python of $(VERSION)"; exit 0; }; \
 	set -ex; \
 	$(UV) venv --quiet --clear --python "$(INTERPRETER)" build/$*; \
 	$(UV) pip install --quiet --python build/$* --resolution $(RESOLUTION) --editable . --group test; \

@@ -20,11 +20,13 @@ from benchmarks.measuring import conditions, table
 from benchmarks.programs import (
     EIGHT_TPUS,
     HEADS,
+    ON_OWNERS,
     ONE_TPU,
     OURS,
     OURS_BY_SPECS,
     SHAPES,
     STEPS,
+    STRONGEST,
     THEIRS,
     VARIANTS,
     figures_of,
@@ -63,7 +65,8 @@ as in a step.
 `distribute=Distribution.like(params)`; otherwise it knows their mesh alone.
 - **8 heads** is a model whose query, key and value kernels have an axis of heads. `muon_jax.muon` \
 orthogonalises each head by itself, which its default scale does, and optax all of them together. \
-The rows below it are its preconditioners.
+The rows below it are its preconditioners. **recipes.strongest** is priced in a step that \
+updates its eigenbases, as one in five does.
 - The compiler of GPUs writes no prices: collectives, memory and compile time stand in that table.
 """
 TITLES = {
@@ -121,8 +124,8 @@ def rows_of(words: Sequence[Any], shown: str) -> list[tuple[str, ...]]:
 
     Ours has one more with specs on eight TPUs, and one for each preconditioner with heads.
     """
-    more = [OURS_BY_SPECS] if words[0] == EIGHT_TPUS else VARIANTS if words == HEADS else []
-    names = (THEIRS, OURS, *more)
+    more = [OURS_BY_SPECS] if words[0] == EIGHT_TPUS else list(VARIANTS) if words == HEADS else []
+    names = (THEIRS, OURS, *more, *([STRONGEST] if words == ON_OWNERS else []))
     figures = [figures_of(name_of(who, *words)) for who in names]
     return [
         (shown, who, *cells(each, figures[0])) for who, each in zip(names, figures, strict=True)

@@ -63,6 +63,7 @@ EIGHT_TPUS = "v5e:2x4"
 ONE_CHIP = "one chip"
 DENSE = ("replicated", "fsdp", "tensor", "fsdp × tensor", "HSDP")
 HEADS = (ONE_TPU, ONE_CHIP, "4 layers of width 512, 8 heads")
+ON_OWNERS = (EIGHT_TPUS, "fsdp", "8 layers of width 512")
 STEPS = [
     (ONE_TPU, ONE_CHIP, "4 layers of width 512"),
     HEADS,
@@ -76,12 +77,13 @@ STEPS = [
 SHAPES = ((1, 512, 512), (1, 1024, 1024), (1, 1024, 4096), (1, 2048, 2048), (24, 1024, 1024))
 THEIRS, OURS = "optax", "muon_jax"
 OURS_BY_SPECS = f"Distribution.like, {OURS}"
-VARIANTS: Mapping[str, Callable[[float], optax.GradientTransformation]] = {
+STRONGEST = f"recipes.strongest, {OURS}"
+VARIANTS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
     f"recipes.best, {OURS}": muon_jax.recipes.best,
     f"SecondMoment(factored=True), {OURS}": partial(
         muon_jax.muon, precondition=muon_jax.SecondMoment(factored=True)
     ),
-    f"recipes.strongest, {OURS}": muon_jax.recipes.strongest,
+    STRONGEST: muon_jax.recipes.strongest,
 }
 
 
@@ -95,9 +97,10 @@ def optimizer(who: str, model: str, params: Any) -> optax.GradientTransformation
     if who == THEIRS:
         axes = by_name if has_heads else last_two_axes
         return optax.contrib.muon(0.02, muon_weight_dimension_numbers=axes)
+    make = VARIANTS.get(who, muon_jax.muon)
     if has_heads:
-        return VARIANTS.get(who, muon_jax.muon)(0.02)
-    return muon_jax.muon(
+        return make(0.02)
+    return make(
         0.02,
         rules=[muon_jax.Rule("*", muon_jax.MatrixAxes(-2, -1))],
         distribute=muon_jax.Distribution.like(params) if who == OURS_BY_SPECS else "auto",
@@ -136,6 +139,7 @@ for who in (THEIRS, OURS, OURS_BY_SPECS):
         PROGRAMS[name_of(who, *step)] = partial(compile_update, who, *step)
 for who in VARIANTS:
     PROGRAMS[name_of(who, *HEADS)] = partial(compile_update, who, *HEADS)
+PROGRAMS[name_of(STRONGEST, *ON_OWNERS)] = partial(compile_update, STRONGEST, *ON_OWNERS)
 
 
 # Figures of one program, kept.

@@ -104,13 +104,13 @@ def compile_step(tx: optax.GradientTransformation, params: Any, layout: Layout |
     """Compiles one update, applied to the parameters, which are donated with the state.
 
     Args:
-        tx: the optimizer.
+        tx: the optimizer. What it keeps for several parameters lies as a compiled `init` puts it.
         params: abstract parameters that `models.place` placed.
         layout: the same layout, for the state.
     """
     sharding = jax.tree.leaves(params)[0].sharding
     where = sharding.mesh if layout else next(iter(sharding.device_set))
-    state = place(jax.eval_shape(tx.init, params), where, layout)
+    state = _as_initialised(tx, params, place(jax.eval_shape(tx.init, params), where, layout))
 
     def step(gradients: Any, state: Any, params: Any) -> Any:
         updates, state = tx.update(gradients, state, params)
@@ -120,6 +120,19 @@ def compile_step(tx: optax.GradientTransformation, params: Any, layout: Layout |
     jitted = jax.jit(step, donate_argnums=(1, 2), out_shardings=stay)
     (device, *_) = sharding.device_set
     return compile_program(jitted, params, state, params, gpu=device.platform == "gpu")
+
+
+def _as_initialised(tx: optax.GradientTransformation, params: Any, state: Any) -> Any:
+    """Places arrays without the name of a parameter as a compiled `init` does."""
+    names = {path[-1] for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    compiled = jax.jit(tx.init).lower(params).compile()
+
+    def placed(path: Any, leaf: Any, sharding: Any) -> Any:
+        if leaf.ndim < 2 or names & set(path):
+            return leaf
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(placed, state, compiled.output_shardings)
 
 
 def compile_program(jitted: Any, *arguments: Any, gpu: bool = False) -> Figures:

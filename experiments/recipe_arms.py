@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 import muon_jax
 from experiments.recipe_tasks import HEAD_DIM
 from experiments.variants import (
+    SoapInBfloat16,
     decay_matrices,
     look_ahead,
     normalize_outputs,
@@ -45,6 +46,7 @@ PRECONDITIONERS: dict[str, muon_jax.SecondMoment | muon_jax.Soap | None] = {
     "second_moment_0.9": muon_jax.SecondMoment(decay=0.9),
     "second_moment_0.99": muon_jax.SecondMoment(decay=0.99),
     "soap": muon_jax.Soap(sides="both"),
+    "soap_bfloat16": SoapInBfloat16(),
     "soap_short": muon_jax.Soap(),
 }
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+import muon_jax
+
 Schedule = Callable[[Any], Float[Array, ""]]
 
 
@@ -115,3 +117,11 @@ def look_ahead(
         return moved, (inner, new)
 
     return optax.GradientTransformation(init, update)
+
+
+class SoapInBfloat16(muon_jax.Soap):
+    """Multiplies as TPUs do in one pass: bfloat16 operands, float32 sums."""
+
+    def _product(self, left: Array, right: Array) -> Array:
+        left, right = left.astype(jnp.bfloat16), right.astype(jnp.bfloat16)
+        return jnp.matmul(left, right, preferred_element_type=jnp.float32)

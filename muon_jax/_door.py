@@ -1,15 +1,16 @@
 """The decorator of public factories: names the call in errors, and prepares arguments."""
 
+import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import optax
 
-from muon_jax._checks import named, refused
+from muon_jax._checks import listed, named, refused
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
@@ -38,9 +39,9 @@ def public(
         @functools.wraps(factory)
         def opened(*args: Any, **kwargs: Any) -> Any:
             with named(call):
-                for name in other_names.keys() & kwargs.keys():
-                    problem = f"there is no argument {name!r}"
-                    raise refused(problem, other_names[name], TypeError)
+                for name in () if passes_to else kwargs.keys() - set(known):
+                    remedy = other_names.get(name) or f"The nearest are {_nearest(name, known)}"
+                    raise refused(f"there is no argument {name!r}", remedy, TypeError)
                 prepared = {name: _prepared(value) for name, value in kwargs.items()}
                 made = factory(*map(_prepared, args), **prepared)
             if not isinstance(made, optax.GradientTransformation):
@@ -55,6 +56,7 @@ def public(
                 for p in inspect.signature(passes_to).parameters.values()
                 if p.name not in signature.parameters
             ]
+        known = [parameter.name for parameter in parameters]
         opened.__signature__ = _Signature(  # pyright: ignore[reportAttributeAccessIssue]
             parameters, return_annotation=signature.return_annotation
         )
@@ -96,6 +98,10 @@ class _Signature(inspect.Signature):
             inspect.Signature(list(own.values())),
             wrapped,  # pyright: ignore[reportArgumentType]
         )
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    return listed(map(repr, difflib.get_close_matches(name, known, cutoff=0.0)))
 
 
 def _prepared(value: Any) -> Any:

@@ -58,6 +58,7 @@ def transform(
     momentum: float = 0.95,
     axes: Any = LAST_TWO,
     orthogonalizer: Any = polar,
+    precondition: Any = None,
 ) -> optax.GradientTransformation:
     return muon_jax.scale_by_muon(
         momentum=momentum,
@@ -66,6 +67,7 @@ def transform(
         axes=axes,
         chunk_bytes=ONE_STACK,
         distribute=distribute,
+        precondition=precondition,
     )
 
 

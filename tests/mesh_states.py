@@ -104,28 +104,54 @@ def preconditioned(kind: str) -> dict[str, Any]:
     """Three steps on the mesh, and the same ones on one device; the error as in `error`."""
     params, leaves = gpt("hsdp", kind, layers=1, width=32)
     found = {}
-    kinds = {
-        "second_moment": muon_jax.SecondMoment(),
-        "factored": muon_jax.SecondMoment(factored=True),
-        "soap": muon_jax.Soap(),
-    }
-    for name, kind in kinds.items():
-        view = muon_jax.MatrixAxes(-2, -1)
-        tx = muon_jax.scale_by_muon(precondition=kind, axes=view)
-        there, here = params, jax.tree.map(jnp.asarray, leaves)
+    for factored in (False, True):
+        tx = transform(precondition=muon_jax.SecondMoment(factored=factored))
+        train = trainer(tx)
         (there, state), (here, _) = (
-            functools.reduce(
-                lambda run, _: trainer(tx)(run[0], *run), range(3), (tree, tx.init(tree))
-            )
-            for tree in (there, here)
+            functools.reduce(lambda run, _: train(run[0], *run), range(3), (tree, tx.init(tree)))
+            for tree in (params, jax.tree.map(jnp.asarray, leaves))
         )
-        found[name] = {
+        like_state = state.mu if factored else state.precondition
+        found["factored" if factored else "full"] = {
             "error": difference(there, here) / max(map(jnp.max, jax.tree.leaves(here))).item(),
-            "lies": lies_alike(there, params) and lies_alike(state.mu, params),
+            "lies": all(lies_alike(each, params) for each in (there, state.mu, like_state)),
         }
-        if name == "second_moment":
-            found[name]["lies"] &= lies_alike(state.precondition, params)
     return found
+
+
+@case("Auto", "Explicit")
+def soap_at_owners(kind: str) -> dict[str, Any]:
+    """Statistics of eight layers, one on each device, and of three, which do not divide evenly."""
+    mesh = make_mesh({"fsdp": 8}, kind)
+    layers = random_leaves({f"layer_{index}": {"up": (16, 24)} for index in range(8)})
+    placed = on(mesh, layers, jax.tree.map(lambda _: P("fsdp"), layers))
+    odd = random_leaves({"odd": (3, 16, 24)})
+    params, leaves = placed | on(mesh, odd, {"odd": P(None, "fsdp")}), layers | odd
+    tx = transform(precondition="soap")
+    state, alone, train = tx.init(params), tx.init(leaves), trainer(tx)
+    with jax.set_mesh(mesh):
+        traced = jax.jit(tx.init)(params)
+    trained, after = train(params, params, state)
+    here, here_after = train(leaves, leaves, alone)
+    eager, _ = tx.update(params, state, params)
+    compiled = train.lower(placed, placed, tx.init(placed)).compile()
+    return {
+        "kinds": {k: v.count for k, v in collectives(compiled).by_kind().items()},
+        "axes": {
+            name: tuple(part.size.sharding.spec).index("fsdp")
+            for name, [(part,)] in after.precondition.items()
+        },
+        "lies": all(
+            lies_alike(state.precondition, other)
+            for other in (traced.precondition, after.precondition)
+        ),
+        "second step": compilations(lambda: train(trained, trained, after)),
+        "error": max(
+            difference(trained, here),
+            difference(after.precondition, here_after.precondition),
+            difference(jax.tree.map(jnp.add, params, eager), here),
+        ),
+    }
 
 
 @case("Auto", "Explicit")
@@ -139,7 +165,7 @@ def quantized(kind: str) -> dict[str, Any]:
         _, after = compiled(params, params, state)
         return after, collectives(compiled).received_bytes
 
-    plain = muon_jax.scale_by_muon(axes=muon_jax.MatrixAxes(-2, -1))
+    plain = transform()
     expected = sent(plain)[1]
     found = {}
     for dtype in ("int8", "bfloat16"):

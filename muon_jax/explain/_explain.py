@@ -21,7 +21,7 @@ from muon_jax.routing.trace._trace_axes import read_routes, without_module
 from muon_jax.transforms._orthogonalize import flops_of
 from muon_jax.transforms._record import RecordedLeaf, recording
 from muon_jax.transforms._scale import shape_scale
-from muon_jax.trees._paths import named_leaves, owner_of
+from muon_jax.trees._paths import kind_of_path, named_leaves, owner_of
 
 _ADAM_MOMENTS = 2
 _PLATFORMS = MappingProxyType({"cpu": "CPU", "tpu": "TPU", "gpu": "GPU"})
@@ -149,14 +149,20 @@ def _explained(
 
 
 def _state_bytes(state: Any, arrays: Mapping[str, Any]) -> dict[str, int]:
-    """Returns the bytes of a state by parameter, whose path is a suffix of the state's paths."""
-    sizes = dict.fromkeys(arrays, 0)
+    """Returns the bytes of a state by parameter.
+
+    A path of the state contains that of its parameter, or what the paths of several have in common.
+    """
+    sizes, kinds = dict.fromkeys(arrays, 0), dict[str, list[str]]()
+    for path in arrays:
+        kinds.setdefault(kind_of_path(path), []).append(path)
     for path, leaf in named_leaves(state):
-        owner = owner_of(path, sizes)
+        owner, kind = owner_of(path, sizes), owner_of(path, kinds)
         if owner is None and "" in sizes and leaf.shape == arrays[""].shape:
             owner = ""
-        if owner is not None:
-            sizes[owner] += _bytes(leaf)
+        owners = [owner] if owner is not None else kinds.get(kind or "", [])
+        for each in owners:
+            sizes[each] += _bytes(leaf) // len(owners)
     return sizes
 
 

@@ -65,17 +65,11 @@ class _Stack:
         if not self.sharded_axis:
             stack = self.slots.pad(as_batches(stack, self.leaf.batch_axes))
 
-        stack = propagating(stack, "forward")
-        for count in range(1, len(self.share)):
-            stack = self._constrained(stack, self.share[:count], _OPEN)
-        return self._constrained(stack, self.share, None)
+        return shard_one_axis(stack, self.mesh, self.sharded_axis, self.share)
 
     def from_owners(self, stack: Array) -> Array:
         """Transfers results back; returns them as a stack of leaves."""
-        # Slicing single leaves out of the first axis requires that axis to be unsharded.
-        for count in reversed(range(self.sharded_axis > 0, len(self.share))):
-            stack = self._constrained(stack, self.share[:count], _OPEN)
-        stack = propagating(stack, "backward")
+        stack = release_one_axis(stack, self.mesh, self.sharded_axis, self.share)
         if self.sharded_axis:
             return stack
         shape = (len(self.members), *self.leaf.shape)
@@ -85,10 +79,34 @@ class _Stack:
         """Reshapes the shard of one device to (matrices, *leaf with batch axes of one)."""
         return as_batches(stack, self.leaf.batch_axes) if self.sharded_axis else stack
 
-    def _constrained(self, stack: Array, axes: Axes, others: Any) -> Array:
-        spec = [others] * stack.ndim
-        spec[self.sharded_axis] = axes or None
-        return lax.with_sharding_constraint(stack, NamedSharding(self.mesh, PartitionSpec(*spec)))
+
+def shard_one_axis(stack: Array, mesh: AbstractMesh, axis: int, share: Axes) -> Array:
+    """Shards an axis over some mesh axes, and no other axis."""
+    stack = propagating(stack, "forward")
+    for count in range(1, len(share)):
+        stack = _constrained(stack, mesh, axis, share[:count], _OPEN)
+    return _constrained(stack, mesh, axis, share, None)
+
+
+def release_one_axis(stack: Array, mesh: AbstractMesh, axis: int, share: Axes) -> Array:
+    """Lets XLA choose the sharding again; the first axis, if it was sharded, is then whole."""
+    # Slicing single leaves out of the first axis requires that axis to be unsharded.
+    for count in reversed(range(axis > 0, len(share))):
+        stack = _constrained(stack, mesh, axis, share[:count], _OPEN)
+    return propagating(stack, "backward")
+
+
+def share_for(share: Axes, batched: bool) -> Axes:
+    """Puts the mesh axes first whose names say that they shard experts or layers."""
+    if not batched:
+        return share
+    return tuple(sorted(share, key=lambda axis: axis not in _AXES_OF_BATCHES))
+
+
+def _constrained(stack: Array, mesh: AbstractMesh, axis: int, share: Axes, others: Any) -> Array:
+    spec = [others] * stack.ndim
+    spec[axis] = share or None
+    return lax.with_sharding_constraint(stack, NamedSharding(mesh, PartitionSpec(*spec)))
 
 
 def solve_by_constraints(
@@ -127,7 +145,7 @@ def solve_by_constraints(
     for place, each in zip(uneven, planned, strict=True):
         slots[place] = each
     stacks = [
-        _Stack(leaf, tuple(members), each, mesh, _ordered(share, leaf))
+        _Stack(leaf, tuple(members), each, mesh, share_for(share, bool(leaf.batch_axes)))
         for (leaf, members), each in zip(gathered, slots, strict=True)
     ]
 
@@ -159,7 +177,7 @@ def solve_by_constraints(
     for stack, result in zip(stacks, solved, strict=True):
         done |= dict(zip(stack.members, stack.from_owners(result), strict=True))
     return [
-        _with_sharding_of(array, done[place].astype(leaf.dtype))
+        with_sharding_of(array, done[place].astype(leaf.dtype))
         for place, (leaf, array) in enumerate(zip(leaves, like, strict=True))
     ]
 
@@ -191,19 +209,12 @@ def _gathered(
     return [(leaf, members) for (leaf, _), members in stacks.items()]
 
 
-def _ordered(share: Axes, leaf: Leaf) -> Axes:
-    """Puts the mesh axes first whose names say that they shard experts or layers."""
-    if not leaf.batch_axes:
-        return share
-    return tuple(sorted(share, key=lambda axis: axis not in _AXES_OF_BATCHES))
-
-
 def _even_axis(leaf: Leaf, devices: int) -> int | None:
     """Returns the first batch axis whose size is a multiple of the devices, if there is one."""
     return next((axis for axis in leaf.batch_axes if leaf.shape[axis] % devices == 0), None)
 
 
-def _with_sharding_of(like: Array, result: Array) -> Array:
+def with_sharding_of(like: Array, result: Array) -> Array:
     """Returns the result with the sharding of another array, which is unknown while tracing.
 
     XLA gives both operands of a `select` one sharding. The barrier hides from XLA that the

@@ -1,7 +1,6 @@
 """Resolves the mesh and the shardings of the matrices of an update."""
 
 import dataclasses
-import re
 from collections.abc import Collection, Hashable, Sequence
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ from muon_jax.mesh._specs import (
     types_of,
     varying_axes,
 )
+from muon_jax.trees._paths import kind_of_path
 from muon_jax.views._matrix_axes import MatrixAxes
 
 Item = TypeVar("Item")
@@ -108,7 +108,7 @@ def resolve_layout(
 
 def _kind(path: str, array: Array) -> str:
     known = known_sharding(array)
-    return str(known.spec) if known else re.sub(r"\d+", "#", path)
+    return str(known.spec) if known else kind_of_path(path)
 
 
 def _inside_shard_map(

@@ -39,12 +39,12 @@ def zeros_sharded_as(leaf: Array, dtype: Any = None) -> Array:
         return zeros
     if not isinstance(leaf, Tracer):
         known = known_sharding(leaf) if isinstance(zeros, Tracer) else None
-        return zeros if known is None else _constrained(zeros, known)
+        return zeros if known is None else constrained(zeros, known)
     never = lax.optimization_barrier(jnp.zeros((), bool))
     return lax.select(never, leaf.astype(zeros.dtype), zeros)
 
 
-def _constrained(array: Array, sharding: NamedSharding) -> Array:
+def constrained(array: Array, sharding: NamedSharding) -> Array:
     """Constrains the sharding of a traced array."""
     mesh, spec = sharding.mesh, spec_axes(sharding.spec, array.ndim)
     explicit, auto = (axes_of_type(mesh, kind) for kind in (AxisType.Explicit, AxisType.Auto))

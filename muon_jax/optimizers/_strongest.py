@@ -49,7 +49,7 @@ def strongest(
     `docs/explanation/family.md` has the measurements. It needs three more products and, every
     five steps, a QR decomposition of the short side of a matrix, and twice that for a square one. A
     matrix of r rows and c columns has 2·r·c + 2·min(r, c)² numbers of state, a square one 6r². On a
-    mesh XLA places this work under `jit`.
+    mesh all of it is distributed over the devices.
 
     Args:
       learning_rate: as for `muon`, or a schedule of it.

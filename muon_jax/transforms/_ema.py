@@ -1,5 +1,6 @@
-"""The moving average of the transformations: in float32 or wider, and finite for finite input."""
+"""The moving averages of the transformations: in float32 or wider, and finite for finite input."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ from jaxtyping import Array, Inexact
 
 from muon_jax._checks import listed, refused
 from muon_jax._types import wide_dtype
+from muon_jax.polar._normalize import nonzero
 from muon_jax.trees._paths import named_leaves
 
 
@@ -42,3 +44,14 @@ def check_storable(params: Any) -> None:
             "Train a copy in bfloat16 or float32, and round it to 8 bits for the forward pass",
             TypeError,
         )
+
+
+def mean_size(entries: Array, axes: int | tuple[int, ...]) -> Array:
+    """Returns root mean squares along axes, which stay with size one, without overflow."""
+    largest = nonzero(jnp.max(jnp.abs(entries), axis=axes, keepdims=True))
+    return largest * jnp.sqrt(jnp.mean(jnp.square(entries / largest), axis=axes, keepdims=True))
+
+
+def root_mean_square(old: Array, new: Array, decay: float) -> Array:
+    """Returns √(decay·old² + (1 − decay)·new²) without overflow of the squares."""
+    return jnp.hypot(math.sqrt(decay) * old, math.sqrt(1 - decay) * new.astype(old.dtype))

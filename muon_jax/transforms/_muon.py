@@ -1,6 +1,5 @@
 """`scale_by_muon`: momentum, its nearest orthogonal matrix, and a scale by shape."""
 
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +15,14 @@ from muon_jax.mesh._state import on_mesh_of, zeros_sharded_as
 from muon_jax.routing._traced import AxesLike
 from muon_jax.transforms._ema import cast_saturating, check_storable, ema
 from muon_jax.transforms._orthogonalize import resolve_views, tree_solver
-from muon_jax.transforms._precondition import PreconditionerLike, preconditioner
-from muon_jax.transforms._same_leaves import check_gradients, check_same_leaves, params_beside
+from muon_jax.transforms._precondition import PreconditionerLike, tree_preconditioner
+from muon_jax.transforms._same_leaves import (
+    check_gradients,
+    check_same_leaves,
+    mirrored,
+    params_beside,
+)
 from muon_jax.trees._paths import is_placeholder, named_leaves
-from muon_jax.views._matrix_axes import MatrixAxes
 
 
 class MuonState(NamedTuple):
@@ -29,7 +32,7 @@ class MuonState(NamedTuple):
       count: number of updates so far.
       mu: moving average of the gradients, in the structure of the parameters; leaves without a view
         are `optax.MaskedNode()`.
-      precondition: the state of the preconditioner, in the same structure; `()` without one.
+      precondition: the state of the preconditioner; `()` without one.
     """
 
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -115,20 +118,18 @@ def scale_by_muon(
     _checks.check_bool("nesterov", nesterov)
     momentum_dtype = _checks.check_float_dtype("momentum_dtype", momentum_dtype)
     solve = tree_solver(orthogonalizer, scale, chunk_bytes, distribute)
-    divider = preconditioner(precondition)
+    divider = tree_preconditioner(precondition, distribute)
 
     def init(params: optax.Params) -> MuonState:
         if is_placeholder(params):
-            kept = () if divider is None else params if divider.elementwise else jnp.zeros([])
+            kept = divider.placeholder(params) if divider else ()
             return MuonState(jnp.zeros([], jnp.int32), params, kept)
         _check_arrays(params)
         views = resolve_views(params, axes)
         if axes is None:
             _check_all_routed(params, views)
-        zeros = _mirrored(params, views, lambda leaf, _: zeros_sharded_as(leaf, momentum_dtype))
-        kept, begin = (), divider.init if divider else None
-        if begin:
-            kept = _mirrored(params, views, lambda leaf, view: begin(leaf, _whole(view)))
+        zeros = mirrored(params, views, lambda leaf, _: zeros_sharded_as(leaf, momentum_dtype))
+        kept = divider.init(params, views) if divider else ()
         return on_mesh_of(params, MuonState(jnp.zeros([], jnp.int32), zeros, kept))
 
     def update(
@@ -139,49 +140,30 @@ def scale_by_muon(
         updates = jax.tree.map(jnp.asarray, updates)  # NumPy's float64 becomes JAX's float
         gradients, treedef = jax.tree.flatten(updates)
         views = resolve_views(updates, axes)
-        check_same_leaves(state.mu, _mirrored(updates, views))
+        check_same_leaves(state.mu, mirrored(updates, views))
         decay = momentum(state.count) if callable(momentum) else momentum
         directions, averages = list[Array](), list[Any]()
-        kept = treedef.flatten_up_to(state.precondition) if divider else [()] * len(gradients)
-        for place, (gradient, average, view) in enumerate(
-            zip(gradients, treedef.flatten_up_to(state.mu), views, strict=True)
+        for gradient, average, view in zip(
+            gradients, treedef.flatten_up_to(state.mu), views, strict=True
         ):
             direction = gradient
             if view is not None:
                 direction, average = _accumulate(gradient, average, decay, nesterov)
-                if divider:
-                    direction, kept[place] = divider.apply(
-                        direction, gradient, kept[place], state.count, _whole(view)
-                    )
             directions.append(direction)
             averages.append(average)
-        solved = solve(treedef.unflatten(directions), views, updates if params is None else params)
+        like, kept = updates if params is None else params, state.precondition
+        if divider:
+            directions, kept = divider.apply(directions, updates, kept, state.count, views, like)
+        solved = solve(treedef.unflatten(directions), views, like)
         new_state = MuonState(
             jnp.asarray(optax.safe_increment(state.count)),
             treedef.unflatten(averages),
-            treedef.unflatten(kept) if divider else (),
+            kept,
         )
         return jax.tree.map(lambda new, old: new.astype(old.dtype), solved, updates), new_state
 
     # Optax types every state as one union, which a precise signature does not match.
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
-
-
-def _whole(view: MatrixAxes) -> MatrixAxes:
-    return view.whole or view
-
-
-def _mirrored(
-    tree: Any,
-    views: Sequence[MatrixAxes | None],
-    make: Callable[[Array, MatrixAxes], Any] = lambda leaf, view: leaf,
-) -> Any:
-    """Maps a function over the leaves that have a view; the others become `MaskedNode`."""
-    leaves, treedef = jax.tree.flatten(tree)
-    return treedef.unflatten(
-        optax.MaskedNode() if view is None else make(leaf, view)
-        for leaf, view in zip(leaves, views, strict=True)
-    )
 
 
 def _accumulate(

@@ -1,15 +1,18 @@
 """Checks that gradients, parameters and state have one structure."""
 
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 from jax.tree_util import keystr, tree_leaves_with_path
+from jaxtyping import Array
 
 from muon_jax._checks import listed, refused
 from muon_jax.trees._paths import named_leaves, named_nodes, owner_of
+from muon_jax.views._matrix_axes import MatrixAxes
 
 _NESTING = re.compile(r"(?:^|/)inner_states?(?=/|$)")
 """Names in the path of a state that come from `optax.masked` and `optax.multi_transform`."""
@@ -122,3 +125,16 @@ def _shapes(tree: Any) -> dict[str, str]:
         else f"shape {np.shape(leaf)}"
         for path, leaf in leaves
     }
+
+
+def mirrored(
+    tree: Any,
+    views: Sequence[MatrixAxes | None],
+    make: Callable[[Array, MatrixAxes], Any] = lambda leaf, view: leaf,
+) -> Any:
+    """Maps a function over the leaves that have a view; the others become `MaskedNode`."""
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef.unflatten(
+        optax.MaskedNode() if view is None else make(leaf, view)
+        for leaf, view in zip(leaves, views, strict=True)
+    )

@@ -1,5 +1,6 @@
 """Leaves by path, without the wrappers that libraries put around arrays."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
@@ -104,6 +105,11 @@ def owner_of(path: str, params: Collection[str]) -> str | None:
     stops = range(len(names), 0, -1)
     parts = ("/".join(names[start:stop]) for stop in stops for start in range(stop))
     return next((part for part in parts if part in params), None)
+
+
+def kind_of_path(path: str) -> str:
+    """Returns what paths that differ only in numbers have in common."""
+    return re.sub(r"\d+", "#", path)
 
 
 def is_masked(node: Any) -> bool:

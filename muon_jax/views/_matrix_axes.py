@@ -38,7 +38,7 @@ class Split:
         interleaved=True)` separates q, k and v that are stored head by head.
 
     Raises:
-      ValueError: a part is smaller than 1, or there are fewer than two.
+      ValueError: a part is smaller than 1, or there is none.
 
     Examples:
       >>> import muon_jax
@@ -61,8 +61,8 @@ class Split:
         sizes = tuple(parts) if isinstance(parts, Sequence) else parts
         for size in sizes if isinstance(sizes, tuple) else (sizes,):
             check_positive_int("parts", size)
-        if (len(sizes) if isinstance(sizes, tuple) else sizes) < 2:
-            raise invalid("parts", parts, "give at least two parts, or no split")
+        if sizes == ():
+            raise invalid("parts", parts, "give at least one part")
         check_choice("of", of, ("rows", "cols"))
         object.__setattr__(self, "parts", sizes)
         object.__setattr__(self, "of", of)
@@ -134,7 +134,7 @@ class MatrixAxes:
         `rows=-2, cols=-1` fits a weight and any stack of it.
       cols: the output axis or axes.
       split: how the outputs (or inputs, by `Split(..., of="rows")`) form separate matrices: a
-        number of equal parts, their sizes, or a `Split`.
+        number of equal parts, their sizes, or a `Split`. One part is no split.
       whole: another view, for preconditioners. If each head of a projection is a matrix, this may
         be the view in which the whole projection is one.
 
@@ -174,7 +174,7 @@ class MatrixAxes:
         object.__setattr__(self, "cols", col_axes)
         if not (split is None or isinstance(split, Split)):
             split = Split(split)
-        object.__setattr__(self, "split", split)
+        object.__setattr__(self, "split", None if split and split.parts == 1 else split)
         object.__setattr__(self, "whole", whole)
 
     def __repr__(self) -> str:
@@ -231,23 +231,24 @@ class MatrixAxes:
           minor part of the batch axis; unequal parts become one array each.
         """
         whole = self._whole(leaf.shape)
-        matrices = _transposed(leaf, self._order(leaf.ndim)).reshape(whole)
+        matrices = transposed(leaf, self.order(leaf.ndim)).reshape(whole)
         return (matrices,) if self.split is None else self.split.cut(matrices)
 
     def from_matrices(self, matrices: Sequence[Batch], shape: Shape) -> Float[Array, "..."]:
         """Restores a weight of this shape; the exact inverse of `to_matrices`."""
         whole = self._whole(shape)
         joined = matrices[0] if self.split is None else self.split.join(matrices, whole)
-        order = self._order(len(shape))
+        order = self.order(len(shape))
         inverse = tuple(order.index(axis) for axis in range(len(shape)))
-        return _transposed(joined.reshape([shape[axis] for axis in order]), inverse)
+        return transposed(joined.reshape([shape[axis] for axis in order]), inverse)
 
     def _groups(self, ndim: int) -> tuple[Shape, Shape, Shape]:
         rows = tuple(axis % ndim for axis in self.rows)
         cols = tuple(axis % ndim for axis in self.cols)
         return tuple(axis for axis in range(ndim) if axis not in rows + cols), rows, cols
 
-    def _order(self, ndim: int) -> Shape:
+    def order(self, ndim: int) -> Shape:
+        """Lists the axes of a weight of this rank: batch axes, rows, columns."""
         batch, rows, cols = self._groups(ndim)
         return batch + rows + cols
 
@@ -305,6 +306,6 @@ def _equal(sizes: tuple[int, ...]) -> bool:
     return len(set(sizes)) == 1
 
 
-def _transposed(array: Float[Array, "..."], order: Shape) -> Float[Array, "..."]:
+def transposed(array: Float[Array, "..."], order: Shape) -> Float[Array, "..."]:
     """Transposes, except for the identity permutation."""
     return array if order == tuple(range(array.ndim)) else jnp.transpose(array, order)

@@ -73,7 +73,8 @@ def test_the_default_and_the_recipes_are_the_arms_that_were_chosen(params, arm, 
         three_steps(params, "muon-default", precondition),
         three_steps(params, arm, precondition, **CHOSEN),
     )
-    chex.assert_trees_all_close(default, chosen, rtol=1e-6, atol=1e-7)
+    # One update is about 0.01; the arms multiply the same factors in another order.
+    chex.assert_trees_all_close(default, chosen, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

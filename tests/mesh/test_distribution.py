@@ -1,4 +1,4 @@
-"""`Distribution` checks its arguments at construction."""
+"""`Distribution` checks its arguments at construction; one device needs no layout."""
 
 import re
 
@@ -10,6 +10,8 @@ from jax.sharding import PartitionSpec as P
 
 from muon_jax._checks import named
 from muon_jax.mesh._distribution import Distribution, check_distribute
+from muon_jax.mesh._layout import resolve_layout
+from muon_jax.views._matrix_axes import MatrixAxes
 
 MESH = jax.make_mesh((1,), ("data",))
 
@@ -73,3 +75,17 @@ def test_parameters_on_no_mesh_have_no_distribution():
     words = "muon_jax.Distribution.like: the parameters are on no meshes. Put all of them on one"
     with pytest.raises(ValueError, match=re.escape(words)):
         Distribution.like({"kernel": jnp.ones((2, 2))})
+
+
+@pytest.mark.parametrize("distribute", ["auto", "off", Distribution()])
+def test_one_device_needs_no_layout(distribute):
+    view = MatrixAxes(0, 1)
+
+    def look(tree):
+        assert resolve_layout(tree, [view], distribute, tree) is None
+        return tree
+
+    look({"kernel": jnp.ones((2, 3))})
+    jax.jit(look)({"kernel": jnp.ones((2, 3))})
+    mesh = jax.make_mesh((1,), ("data",))
+    jax.shard_map(look, mesh=mesh, in_specs=P(), out_specs=P())({"kernel": jnp.ones((2, 3))})

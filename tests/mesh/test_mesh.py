@@ -8,11 +8,8 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import pytest
 from covering import covering
-from jax.sharding import PartitionSpec as P
 from processes import fast_alone, measured_once
 
 from benchmarks.mesh_bounds import (
@@ -22,9 +19,6 @@ from benchmarks.mesh_bounds import (
     WIRE,
     wire_bytes,
 )
-from muon_jax.mesh._distribution import Distribution
-from muon_jax.mesh._layout import resolve_layout
-from muon_jax.views._matrix_axes import MatrixAxes
 from tests.mesh_cases import choices
 from tests.mesh_refusals import REFUSED
 
@@ -202,6 +196,17 @@ def test_a_preconditioned_step_is_that_of_one_device(measured, kind):
         assert result["lies"]
 
 
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_owners_keep_the_statistics_of_soap(measured, kind):
+    result = found(measured, "soap_at_owners", kind)
+    # Momentum and gradient go to the owners and the quotient returns; then the same for its polar.
+    assert result["kinds"] == {"all-to-all": 3 + 2}
+    assert result["axes"] == {"layer_#/up": 0, "odd": 2}
+    assert result["lies"]
+    assert result["second step"] == 0
+    assert result["error"] < 1e-4
+
+
 @pytest.mark.parametrize("kind", choices("quantized", ["Auto", "Explicit"]))
 def test_a_state_in_fewer_bits_is_sharded_as_before_and_sends_nothing(measured, kind):
     for result in found(measured, "quantized", kind).values():
@@ -373,20 +378,6 @@ def test_wrong_input_is_refused_with_the_remedy(measured, case):
         "raised": "ValueError",
         "message": f"muon_jax.scale_by_muon: {complaint}. {remedy}.",
     }
-
-
-@pytest.mark.parametrize("distribute", ["auto", "off", Distribution()])
-def test_one_device_needs_no_layout(distribute):
-    view = MatrixAxes(0, 1)
-
-    def look(tree):
-        assert resolve_layout(tree, [view], distribute, tree) is None
-        return tree
-
-    look({"kernel": jnp.ones((2, 3))})
-    jax.jit(look)({"kernel": jnp.ones((2, 3))})
-    mesh = jax.make_mesh((1,), ("data",))
-    jax.shard_map(look, mesh=mesh, in_specs=P(), out_specs=P())({"kernel": jnp.ones((2, 3))})
 
 
 @pytest.mark.parametrize("kind", choices("monitored", ["Auto", "Explicit"]))

@@ -8,7 +8,8 @@ import itertools
 import pytest
 from tpu_programs import Case, muon
 
-from benchmarks.models import LAYOUTS
+from benchmarks.models import LAYOUTS, abstract, make_mesh, place, transformer
+from benchmarks.topologies import compile_step, devices_of
 from muon_jax.diagnostics import Collectives
 
 pytestmark = pytest.mark.tpu
@@ -74,6 +75,14 @@ def test_parameters_of_bfloat16(kind):
 @pytest.mark.parametrize("topology", ["v5p:4x4x4", "v6e:8x16", "v5e:16x16"])
 def test_larger_topologies(topology):
     Case("fsdp × tensor", topology=topology).update(muon())
+
+
+def test_owners_compute_the_statistics_of_soap_alone():
+    layout = LAYOUTS["fsdp"]
+    mesh = make_mesh(layout, devices_of("v5e:2x4"))
+    params = place(abstract(transformer(8, 128)), mesh, layout)
+    figures = compile_step(muon(precondition="soap"), params, layout)
+    assert {each.kind for each in figures.program.collectives} == {"all-to-all"}
 
 
 @pytest.mark.slow

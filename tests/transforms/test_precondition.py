@@ -90,7 +90,7 @@ def test_the_bases_of_soap_diagonalise_the_gram_matrices():
         return jnp.asarray(left @ spectrum @ noise @ spectrum @ right, jnp.float32)
 
     _, state = updates_of((8, 8), Soap(decay=0.99), steps=60, change=change)
-    for side in state.precondition[0][1:]:
+    for side in state.precondition[""][0][0][1:]:
         basis, gram = side.basis[0], side.gram[0]
         np.testing.assert_allclose(basis.T @ basis, np.eye(8), atol=1e-5)
         inside = np.abs(basis.T @ gram @ basis)
@@ -122,6 +122,20 @@ class TestLaws:
     def test_a_nan_stays_in_its_matrix(self, kind):
         result, _ = updates_of((3, 6, 10), kind, change=lambda leaf: leaf.at[1, 0, 0].set(jnp.nan))
         assert jnp.isnan(result).any((1, 2)).tolist() == [False, True, False]
+
+    def test_empty_leaves_have_no_statistics(self, kind):
+        leaves = {"layers": jnp.ones((4, 8)), "none": jnp.ones((0, 8))}
+        tx = muon_jax.scale_by_muon(precondition=kind, axes=MatrixAxes(-2, -1))
+        updates, _ = tx.update(leaves, tx.init(leaves))
+        assert updates["none"].shape == (0, 8)
+
+    def test_a_population_trains_as_each_by_itself(self, kind):
+        tx = muon_jax.scale_by_muon(precondition=kind, axes=MatrixAxes(-2, -1))
+        leaves = gradient((3, 6, 10), 0)
+        state = jax.vmap(tx.init)(leaves)
+        together, _ = jax.jit(jax.vmap(tx.update))(leaves, state)
+        alone, _ = tx.update(leaves[1], tx.init(leaves[1]))
+        np.testing.assert_allclose(together[1], alone, atol=1e-5)
 
     def test_zero_gradients_give_zero_updates(self, kind):
         result, _ = updates_of((6, 10), kind, change=jnp.zeros_like)
@@ -155,7 +169,7 @@ def test_long_sides_are_not_rotated():
     state = muon_jax.scale_by_muon(
         precondition=Soap(largest_side=8, sides="both"), axes=MatrixAxes(0, 1)
     ).init(jnp.ones((6, 10)))
-    _, rows, cols = state.precondition[0]
+    _, rows, cols = state.precondition[""][0][0]
     assert rows.basis.shape == (1, 6, 6)
     assert cols is None
 

@@ -34,7 +34,7 @@ def views(draw):
     choices: list[Split | None] = [None]
     choices += [
         Split(parts, of, interleaved)
-        for parts in range(2, size + 1)
+        for parts in range(1, size + 1)
         for interleaved in (False, True)
         if size % parts == 0
     ]
@@ -113,6 +113,12 @@ def test_equal_parts_follow_each_other_in_the_batch():
     np.testing.assert_array_equal(parts, [leaf[:, 0:2], leaf[:, 2:4], leaf[:, 4:6]])
 
 
+def test_one_part_is_no_split():
+    assert MatrixAxes(0, 1, split=1) == MatrixAxes(0, 1, split=Split(1, "rows")) == MatrixAxes(0, 1)
+    (whole,) = parts_of(MatrixAxes(0, 1, split=(6,)), (4, 6))
+    np.testing.assert_array_equal(whole[0], counted((4, 6)))
+
+
 def test_unequal_parts_come_in_order():
     leaf = np.asarray(counted((2, 6)))
     parts = parts_of(MatrixAxes(0, 1, split=(3, 1, 2)), (2, 6))
@@ -181,16 +187,7 @@ REFUSED = {
         TypeError,
         "MatrixAxes(whole=3): give a MatrixAxes, or leave it out",
     ),
-    "one part": (
-        lambda: MatrixAxes(0, 1, split=1),
-        ValueError,
-        "Split(parts=1): give at least two parts, or no split",
-    ),
-    "one size": (
-        lambda: Split((4,)),
-        ValueError,
-        "Split(parts=(4,)): give at least two parts, or no split",
-    ),
+    "no size": (lambda: Split(()), ValueError, "Split(parts=()): give at least one part"),
     "empty part": (lambda: Split((2, 0)), ValueError, f"Split(parts=0): {PARTS}"),
     "no parts": (lambda: Split("ab"), TypeError, f"Split(parts='a'): {PARTS}"),  # type: ignore
     "unknown group": (
