@@ -81,7 +81,7 @@ def test_the_default_and_the_recipes_are_the_arms_that_were_chosen(params, arm, 
     ("optimizer", "precondition"),
     covering(
         [*((name, "none") for name in ARMS), ("muon", "second_moment"), ("muon", "soap")],
-        fast=[("adamw", "none"), ("muon", "none"), ("muon", "soap")],
+        fast=[("adamw", "none"), ("muon", "none")],
     ),
 )
 def test_every_arm_moves_every_parameter(params, optimizer, precondition):

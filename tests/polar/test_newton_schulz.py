@@ -189,9 +189,7 @@ def visible_error(result, matrix) -> float:
     return float(np.linalg.norm(middle - np.eye(seen.sum())) / np.sqrt(seen.sum()))
 
 
-@pytest.mark.parametrize(
-    "inputs", covering(["gaussian", "1e2", "1e3", "1e4"], fast=["gaussian", "1e2"])
-)
+@pytest.mark.parametrize("inputs", covering(["gaussian", "1e2", "1e3", "1e4"], fast=["gaussian"]))
 def test_bfloat16_has_at_most_half_of_the_error_of_optax(inputs):
     shape = 512, 512
     matrix = gaussian(*shape) if inputs == "gaussian" else log_uniform(*shape, float(inputs))

@@ -29,6 +29,7 @@ def losses(config, name):
     return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
 
 
+@pytest.mark.slow
 def test_both_runs_are_shown_together_stop_together_and_go_on(config, capsys):
     with pytest.raises(StoppedError, match="after step 3 of 4"):
         demo.train(replace(config, run=replace(config.run, stop_at=3)))

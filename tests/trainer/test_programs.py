@@ -41,6 +41,7 @@ def test_lm(pretrained, capsys):
     assert pretrained.sample.exists()
 
 
+@pytest.mark.slow
 def test_finetune(run, pretrained, capsys):
     options = f"--from {pretrained.path} --data {{texts}} --old-data {{texts}}"
     run(finetune, f"{options} --batch-size 2 --sample-tokens 4")
@@ -57,6 +58,7 @@ def test_moe(run, capsys):
     assert "blocks/0/mlp" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_mla_and_its_plot(run, tmp_path, capsys):
     folder = run(mla, f"--data {{texts}} {TEXT} {TINY} {LATENT}")
     plot_max_logits.main([str(folder.path), "--out", str(tmp_path / "plot.png")])

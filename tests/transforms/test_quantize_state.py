@@ -105,6 +105,7 @@ def test_blocks_are_even_and_have_at_least_64_entries_if_the_axis_has(size, bloc
     assert stored.scales.shape == (3, blocks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
 def test_the_error_of_an_average_falls_with_the_steps_up_to_ten_thousand(dtype):
     """Independent errors: a quarter in a mean of 16 times as many steps. A drift would stay."""
