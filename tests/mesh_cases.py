@@ -28,7 +28,10 @@ SLOW = frozenset(
         *(f"narrow_wire {where}" for where in ("fsdp Auto", "hsdp Auto", "fsdp Explicit")),
         *(f"layers {count}" for count in (2, 8, 12)),
         *(f"around {what}" for what in ("TrainState", "MultiSteps", "given specs")),
-        *(f"manual_with {which}" for which in ("in bfloat16", "polar_by_svd", "inverse_sqrt")),
+        *(
+            f"manual_with {which}"
+            for which in ("in bfloat16", "polar_by_svd", "inverse_sqrt", "polar_to")
+        ),
         *(f"derivative Auto {numbers}" for numbers in BFLOAT16_SOMEWHERE),
         *(
             f"derivative Explicit {numbers}"
@@ -40,7 +43,10 @@ SLOW = frozenset(
         "left_to_the_compiler Auto Explicit",
         "monitored Auto",
         "skipped Auto",
-        "quantized Explicit",
+        "quantized Explicit int8",
+        "quantized Explicit bfloat16",
+        "preconditioned Explicit",
+        "soap_at_owners Explicit",
         "second_step Explicit",
         "gradients_that_lie_otherwise Auto",
         "beside_leaves_on_no_mesh last",

@@ -1,14 +1,12 @@
 """Runs the page on sharding on eight devices, and what it promises of updates; prints JSON.
 
-`test_sharding_page.py` starts this file, since the page itself asks for its devices. With `--fast`
-it looks at one way of telling the sharding alone.
+`test_sharding_page.py` starts this file, since the page itself asks for its devices.
 """
 
 import contextlib
 import io
 import json
 import re
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -85,14 +83,13 @@ def claims(scope: dict[str, Any]) -> dict[str, Any]:
     def nested(tx: Any) -> int:
         return collectives(scope["compiled"](auto, tx.init(auto), run(tx))).nested.count
 
-    ways = {"auto": limits(auto, scope["tx"])}
-    if "--fast" not in sys.argv:
-        given = muon_jax.muon(0.02, distribute=Distribution.like(auto))
-        ways["given"] = limits(auto, given)
-        with jax.set_mesh(mesh):
-            ways["explicit"] = limits(explicit, scope["tx"])
+    given = muon_jax.muon(0.02, distribute=Distribution.like(auto))
+    with jax.set_mesh(mesh):
+        of_explicit = limits(explicit, scope["tx"])
     return {
-        **ways,
+        "auto": limits(auto, scope["tx"]),
+        "given": limits(auto, given),
+        "explicit": of_explicit,
         "apply_if_finite": nested(optax.apply_if_finite(scope["tx"], 3)),
         "skip_nonfinite": nested(muon_jax.skip_nonfinite(scope["tx"])),
     }

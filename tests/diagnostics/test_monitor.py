@@ -73,6 +73,7 @@ def test_every_matrix_is_measured_under_its_view():
     )
 
 
+@pytest.mark.slow
 def test_unequal_parts_of_a_stack_come_part_by_part():
     stack = jnp.asarray(gaussian(2, 4, 7))
     found = by_matrix(stable_rank, {"w": stack}, axes=MatrixAxes(-2, -1, split=(4, 3)))
@@ -195,6 +196,7 @@ def test_the_second_step_does_not_compile_again():
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_models_side_by_side_are_measured_each():
     tx = monitor(optax.sgd(0.1))
     models = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf + 1]), MODEL)
@@ -295,12 +297,9 @@ def test_what_cannot_be_measured_is_refused(call, kind, message):
         call()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("of_params", "of_gradients"),
-    covering(
-        [(jnp.float64, jnp.float32), (jnp.float32, jnp.float64)],
-        fast=[(jnp.float32, jnp.float64)],
-    ),
+    ("of_params", "of_gradients"), [(jnp.float64, jnp.float32), (jnp.float32, jnp.float64)]
 )
 def test_steps_and_weights_of_other_widths_are_measured_as_the_weights_would_be(
     of_params, of_gradients

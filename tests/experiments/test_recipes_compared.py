@@ -62,11 +62,17 @@ def three_steps(params, optimizer, precondition="none", **numbers):
 
 @pytest.mark.parametrize(
     ("arm", "precondition"),
-    [
-        ("muon-outputs-heads-momentum-0.9", "none"),
-        ("muon-outputs-heads-momentum-0.9", "second_moment"),
-        ("muon-heads-whole", "soap_short"),
-    ],
+    covering(
+        [
+            ("muon-outputs-heads-momentum-0.9", "none"),
+            ("muon-outputs-heads-momentum-0.9", "second_moment"),
+            ("muon-heads-whole", "soap_short"),
+        ],
+        fast=[
+            ("muon-outputs-heads-momentum-0.9", "second_moment"),
+            ("muon-heads-whole", "soap_short"),
+        ],
+    ),
 )
 def test_the_default_and_the_recipes_are_the_arms_that_were_chosen(params, arm, precondition):
     default, chosen = (

@@ -189,14 +189,14 @@ def test_a_step_that_overflows_on_one_shard_is_skipped_on_all(measured, kind):
     assert result["kept"]
 
 
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("kind", choices("preconditioned", ["Auto", "Explicit"]))
 def test_a_preconditioned_step_is_that_of_one_device(measured, kind):
     for result in found(measured, "preconditioned", kind).values():
         assert result["error"] < 1e-4
         assert result["lies"]
 
 
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("kind", choices("soap_at_owners", ["Auto", "Explicit"]))
 def test_owners_keep_the_statistics_of_soap(measured, kind):
     result = found(measured, "soap_at_owners", kind)
     # Momentum and gradient go to the owners and the quotient returns; then the same for its polar.
@@ -207,10 +207,12 @@ def test_owners_keep_the_statistics_of_soap(measured, kind):
     assert result["error"] < 1e-4
 
 
-@pytest.mark.parametrize("kind", choices("quantized", ["Auto", "Explicit"]))
-def test_a_state_in_fewer_bits_is_sharded_as_before_and_sends_nothing(measured, kind):
-    for result in found(measured, "quantized", kind).values():
-        assert result == {"lies": True, "more": 0}
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    choices("quantized", [("Auto", "int8"), ("Explicit", "int8"), ("Explicit", "bfloat16")]),
+)
+def test_a_state_in_fewer_bits_is_sharded_as_before_and_sends_nothing(measured, kind, dtype):
+    assert found(measured, "quantized", kind, dtype) == {"lies": True, "more": 0}
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def test_a_bare_transformation_crosses_too():
     chex.assert_trees_all_equal(migrate.from_optax(there, ours.init(MATRICES)), state)
 
 
+@pytest.mark.slow
 def test_other_averages_begin_anew_with_their_own_count():
     theirs = optax.contrib.muon(RATE)
     _, state = trained(theirs, PARAMS, steps=FIRST)

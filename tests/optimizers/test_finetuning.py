@@ -52,6 +52,7 @@ def test_factors_scale_embedding_layers_and_head(names):
     assert found["head/kernel"] == 10
 
 
+@pytest.mark.slow
 def test_the_average_goes_on_from_the_first_moment_of_adamw():
     """The switch of the page, from a state that is not zero."""
     scope: dict[str, Any] = {}

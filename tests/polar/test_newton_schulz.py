@@ -43,7 +43,7 @@ def test_operands_are_rounded_from_a_short_side_of_64(short, rounds):
     ("name", "shape"),
     covering(
         itertools.product(("fast", "accurate", "minimax"), [(32, 128), (16, 256)]),
-        fast=[("fast", (32, 128)), ("accurate", (16, 256)), ("minimax", (32, 128))],
+        fast=[("fast", (32, 128)), ("minimax", (32, 128))],
     ),
     ids=str,
 )

@@ -53,6 +53,7 @@ def test_images(run, capsys):
     assert "held-out accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_moe(run, capsys):
     run(moe, f"--data {{texts}} {TEXT} {TINY} --experts 4")
     assert "blocks/0/mlp" in capsys.readouterr().out

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from covering import covering
 from matrices import gaussian
 
 import muon_jax
@@ -47,6 +48,7 @@ def test_the_mean_over_many_roundings_is_the_number(rounded):
     assert jnp.mean(standard[large & (deviation > 0)] < 2) > 0.94
 
 
+@pytest.mark.slow
 def test_an_entry_moves_by_less_than_a_step_between_codes_and_keeps_its_sign():
     x = numbers()
     back = from_blocks(to_blocks(x, BLOCKS, jax.random.key(0)))
@@ -96,7 +98,10 @@ def test_the_state_takes_this_share_of_its_bytes(dtype, share, precondition):
     assert sizes[0] <= share * sizes[1]
 
 
-@pytest.mark.parametrize(("size", "blocks"), [(512, 8), (200, 2), (96, 1), (257, 1), (32, 1)])
+@pytest.mark.parametrize(
+    ("size", "blocks"),
+    covering([(512, 8), (200, 2), (96, 1), (257, 1), (32, 1)], fast=[(512, 8), (257, 1)]),
+)
 def test_blocks_are_even_and_have_at_least_64_entries_if_the_axis_has(size, blocks):
     tx = muon_jax.quantize_state(optax.trace(0.9), smallest=1)
     (stored,) = jax.tree.leaves(
