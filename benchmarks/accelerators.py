@@ -1,11 +1,11 @@
-"""What the compilers of TPUs and GPUs make of a step: ours beside optax.contrib.muon.
+"""Compiles a step for TPUs and GPUs, and compares its cost with that of optax.contrib.muon.
 
 python -m benchmarks.accelerators                  # prints the tables
 python -m benchmarks.accelerators --write          # also docs/reference/accelerators.md
-python -m benchmarks.accelerators --only "v5e:1x1" "(1, 512"   # programs with these words
+python -m benchmarks.accelerators --only "v5e:1x1" "(1, 512"   # names that contain one of these
 
-Nothing runs on an accelerator, and none is needed. All programs take about an hour; a run that was
-stopped goes on where it stopped.
+Nothing runs on an accelerator, and none is needed. Compiling all programs takes about an hour. A
+run that was stopped resumes where it stopped.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,36 +38,37 @@ from benchmarks.topologies import UnavailableError, devices_of
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "accelerators.md"
 HEAD = """# On TPUs and GPUs, as their compilers see it
 
-What the compilers of Google's TPUs and NVIDIA's GPUs make of one optimizer step: `muon_jax.muon` \
-beside `optax.contrib.muon`, each with its own defaults, the same parameters and the same axes of \
-their matrices. A step is `update` and `apply_updates`; parameters and state are donated. \
-**Nothing here ran on an accelerator**: these compilers run on any Linux machine and compile for \
-devices that are only described.
+What the compilers of Google's TPUs and NVIDIA's GPUs report about one optimizer step. \
+`muon_jax.muon` is compared with `optax.contrib.muon`, each with its own defaults, on the same \
+parameters with the same matrix axes. A step is `update` and `apply_updates`; parameters and state \
+are donated. **Nothing here ran on an accelerator**: these compilers run on any Linux machine and \
+compile from a description of the devices.
 
 ## What the figures mean
 
 - **Products** and **rest** are thousands of cycles of one TPU core, as the compiler estimates \
-them: products are matrix products and what is fused with them, rest is every other operation that \
-has a price. The prices of products count the passes that wider number formats take; their ratios \
-can be trusted. The compiler marks the prices of the rest as invalid: they rank programs, and are \
-not times. Some reshapes have no price.
-- **Collectives have no price.** Their number and the bytes that one device receives stand in \
-columns of their own, and the ratio of cycles leaves them out.
-- Loops multiply what they repeat, and of a conditional the branch with most cycles counts. **≥** \
-marks a program with a loop of unknown length, which counts as run once.
-- **Ratio** is products + rest over those of optax. **Temporaries** are what one device holds \
-beside inputs and outputs. **Compile** is CPU time of tracing, lowering and compiling here. \
-The TPU compiler searches tiles for every distinct product, which takes most of it. A shape has \
-thirteen products in ours, eight of them distinct, and fifteen in optax's, six of them distinct; \
-so a single map takes longer to compile. A stack of matrices is gone through in chunks, \
-as in a step.
-- **Distribution.like** is `muon_jax.muon` that was told the sharding of the parameters, by \
-`distribute=Distribution.like(params)`; otherwise it knows their mesh alone.
+them. Products are matrix products and the operations fused with them; rest is every other \
+operation that has an estimate. The estimates of products count the passes that wider number \
+formats need, so their ratios can be trusted. The compiler marks the estimates of the rest as \
+invalid: they rank programs, but they are not times. Some reshapes have no estimate.
+- **Collectives have no estimate.** Their number and the bytes that one device receives have their \
+own columns, and the ratio of cycles excludes them.
+- The cycles of a loop body are multiplied by the number of iterations. Of a conditional, the \
+branch with the most cycles counts. **≥** marks a program with a loop of unknown length; the body \
+of that loop counts once.
+- **Ratio** is products + rest, divided by the same sum for optax. **Temporaries** are the memory \
+of one device besides inputs and outputs. **Compile** is the CPU time of tracing, lowering and \
+compiling on the machine named below. The TPU compiler searches tile sizes for every distinct \
+product, which takes most of that time. For one shape, muon_jax has thirteen products, eight of \
+them distinct, and optax has fifteen, six of them distinct; so a single orthogonalizer takes \
+longer to compile. A stack of matrices is processed in chunks, as in a step.
+- **Distribution.like** is `muon_jax.muon` with `distribute=Distribution.like(params)`, which \
+gives it the sharding of the parameters. Without it, `muon_jax.muon` knows only their mesh.
 - **8 heads** is a model whose query, key and value kernels have an axis of heads. `muon_jax.muon` \
-orthogonalises each head by itself, which its default scale does, and optax all of them together. \
-The rows below it are its preconditioners. **recipes.strongest** is priced in a step that \
-updates its eigenbases, as one in five does.
-- The compiler of GPUs writes no prices: collectives, memory and compile time stand in that table.
+with its default scale orthogonalises each head separately; optax orthogonalises all heads \
+together. The rows below it are muon_jax with preconditioners. The figures of \
+**recipes.strongest** are of a step that updates its eigenbases, which one step in five does.
+- The GPU compiler writes no estimates, so its table has collectives, memory and compile time only.
 """
 TITLES = {
     ONE_TPU: "One TPU v5e",
@@ -83,16 +84,16 @@ Figures = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """Which programs, and where their figures go."""
+    """Which programs to compile, and whether to write the page."""
 
     only: tuple[str, ...] = ()
-    """Words of which a program's name must have one; none is all."""
+    """Compile the programs whose name contains one of these. Default: all."""
     write: bool = False
-    """Writes the page."""
+    """Also write docs/reference/accelerators.md."""
 
 
 def cells(ours: Figures, theirs: Figures) -> tuple[str, ...]:
-    """Returns what one row says of a program beside that of optax."""
+    """Returns the cells of one row: a program's figures, and their ratios to those of optax."""
     if "failed" in ours:
         return (ours["failed"], *("–",) * (len(COLUMNS) - 1))
     kinds = ", ".join(f"{count} {kind}" for kind, count in ours["kinds"].items())
@@ -120,9 +121,10 @@ def ratio(ours: float, theirs: float) -> str:
 
 
 def rows_of(words: Sequence[Any], shown: str) -> list[tuple[str, ...]]:
-    """Returns the rows of programs for one task.
+    """Returns the rows of all programs for one task.
 
-    Ours has one more with specs on eight TPUs, and one for each preconditioner with heads.
+    muon_jax has one more row, with specs, on eight TPUs. On the model with heads it has one more
+    row for each preconditioner.
     """
     more = [OURS_BY_SPECS] if words[0] == EIGHT_TPUS else list(VARIANTS) if words == HEADS else []
     names = (THEIRS, OURS, *more, *([STRONGEST] if words == ON_OWNERS else []))
@@ -133,7 +135,7 @@ def rows_of(words: Sequence[Any], shown: str) -> list[tuple[str, ...]]:
 
 
 def section(title: str, topology: str, rows: Sequence[tuple[Sequence[Any], str]]) -> str:
-    """Writes the table of some pairs of programs, or one line where they cannot be compiled."""
+    """Returns the table of some programs, or one line if they cannot be compiled here."""
     try:
         devices_of(topology)
     except UnavailableError as error:
@@ -164,7 +166,7 @@ def sections(only: Sequence[str]) -> Iterator[str]:
 
 
 def main(options: Options) -> None:
-    jax.config.update("jax_platforms", "cpu")  # for libtpu would look for TPUs, and say so
+    jax.config.update("jax_platforms", "cpu")  # otherwise libtpu looks for TPUs and logs it
     tables = "\n\n".join(sections(options.only))
     compilers = ", ".join(f"{name} {version(name)}" for name in ("libtpu", "jax-cuda12-plugin"))
     page = f"{HEAD}\nCompiled by {compilers}. {conditions()}\n\n{tables}\n"

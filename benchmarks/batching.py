@@ -38,7 +38,7 @@ def in_place(leaves: Leaves, chunk_bytes: int) -> list[Any]:
 
 
 def stacked(leaves: Leaves, run: Callable[[Any], Any]) -> list[Any]:
-    """Runs on one stack a shape, and cuts it at places known to the compiler."""
+    """Stacks the leaves of each shape, runs on each stack, and splits it at static indices."""
     shapes: dict[tuple[int, int], list[int]] = {}
     for index, leaf in enumerate(leaves):
         shapes.setdefault(leaf.shape, []).append(index)

@@ -1,12 +1,13 @@
-"""Ours beside optax.contrib.muon on the accelerator that JAX finds, in at most five minutes.
+"""Compares muon_jax with optax.contrib.muon on JAX's accelerator, in at most five minutes.
 
 python -m benchmarks.device >> results.md
 
-Needs JAX with a GPU or a TPU, optax and this package, no more. Prints Markdown: polar maps, and one
-step of 12 layers of width 1024 and 2048. Times are medians of interleaved rounds; memory is what
-the compiled program holds beside its inputs and outputs, and compile is wall time.
+Needs only JAX with a GPU or a TPU, optax and this package. Prints Markdown tables of polar maps and
+of one step of 12 layers of width 1024 and 2048. Times are medians of interleaved rounds.
+Temporaries are the memory that the compiled program needs besides its inputs and outputs. Compile
+is wall time.
 
-python -m benchmarks.device --shapes 1x32x32 --widths 32 --layers 1   # a try on a CPU
+python -m benchmarks.device --shapes 1x32x32 --widths 32 --layers 1   # a trial on a CPU
 """
 
 import argparse
@@ -34,7 +35,7 @@ THEIRS = "optax"
 FORMATS = ("bfloat16", "float32")
 ROUNDS = 20
 STEP_WEIGHT = 4
-"""Share of the time that a step gets, over that of a polar map."""
+"""Time budget of a step, divided by that of a polar map."""
 HEADER = ("time, ms", "ratio", "rounds", "temporaries, MiB", "compile, s")
 
 
@@ -56,7 +57,7 @@ def optimizers() -> dict[str, optax.GradientTransformation]:
 
 
 def normal(shapes: Any) -> Any:
-    """Draws the leaves of a tree of shapes."""
+    """Returns a tree of normally distributed arrays of the given shapes."""
     leaves, structure = jax.tree.flatten(shapes)
     keys = jax.random.split(jax.random.key(0), len(leaves))
     draw = jax.jit(jax.random.normal, static_argnums=(1, 2))
@@ -70,12 +71,12 @@ def measure(
     prepare: Callable[[str], Sequence[Any]],
     seconds: float,
 ) -> str:
-    """Compiles functions of the same work and times them in turn, and writes a table.
+    """Compiles functions that do the same work, times them in turn and returns a table.
 
     Args:
         jitted: by name; the first is the baseline.
-        prepare: makes the arguments of one, which the function may consume.
-        seconds: a function is left out if compiling it would probably take the last of them.
+        prepare: makes the arguments of the function of that name, which may donate them.
+        seconds: time budget. A function is skipped if compiling it would probably use it up.
     """
     began = time.perf_counter()
     calls, rows, longest = {}, {}, 0.0
@@ -115,7 +116,7 @@ def measure_steps(layers: int, width: int, seconds: float) -> str:
     inits = {name: jax.jit(tx.init) for name, tx in txs.items()}
 
     def prepare(name: str) -> tuple[Any, Any, Any]:
-        """Makes state and parameters anew, since a step consumes them."""
+        """Makes new state and parameters, because a step donates them."""
         params = jax.tree.map(jnp.copy, gradients)
         return jax.block_until_ready((gradients, inits[name](params), params))
 
@@ -139,11 +140,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--shapes", nargs="*", default=SHAPES, help="batches of the polar maps")
+    parser.add_argument("--shapes", nargs="*", default=SHAPES, help="shapes of the polar maps")
     parser.add_argument("--widths", nargs="*", type=int, default=WIDTHS)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument(
-        "--seconds", type=float, default=270, help="for all tables; 30 more at most"
+        "--seconds", type=float, default=270, help="time for all tables, at most 30 more"
     )
     options = parser.parse_args(arguments)
     device = jax.devices()[0]

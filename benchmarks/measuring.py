@@ -1,4 +1,4 @@
-"""How the benchmarks measure: compiled costs exactly, times interleaved and as ratios."""
+"""Measures compiled costs exactly, and times in interleaved rounds and as ratios."""
 
 import datetime
 import importlib.metadata
@@ -19,13 +19,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Compiled:
-    """One function compiled for its arguments, and what that took.
+    """One function compiled for its arguments, and its costs.
 
     Attributes:
       call: runs it on the arguments and waits for the result.
       seconds: CPU time of tracing, lowering and compiling.
       flops: as XLA counts them; the body of a loop counts once.
-      temporaries: bytes that the program holds beside its inputs and outputs.
+      temporaries: bytes that the program needs besides its inputs and outputs.
       lines: length of the optimized HLO.
     """
 
@@ -57,16 +57,16 @@ def interleaved(
     prepare: Callable[[str], Sequence[Any]] = lambda name: (),
     limit: float = math.inf,
 ) -> dict[str, np.ndarray]:
-    """Times all calls once a round, after a round to warm up; returns seconds by name.
+    """Times every call once per round, after a warm-up round; returns seconds by name.
 
-    Every round has another order: what runs after a call that leaves caches and threads in
-    disorder is slower, and would be in every round.
+    Every round has a new random order, because a call is slower after one that disturbs caches and
+    threads. In a fixed order, the same call would be slower in every round.
 
     Args:
         calls: by name; each waits for its result.
         repeats: rounds.
-        prepare: makes the arguments of a call anew, outside of the time that is taken.
-        limit: seconds after which no round begins, but for the first two.
+        prepare: makes new arguments for a call; its own time is not measured.
+        limit: seconds after which no round begins, except for the first two.
     """
     order = random.Random(0)
     rounds = []
@@ -96,7 +96,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def conditions() -> str:
-    """Says when, on what and by which command a table was made."""
+    """Returns the date, the versions, the device and the command that made a table."""
     names = ("muon_jax", "jax", "optax", "numpy")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     device = jax.devices()[0]

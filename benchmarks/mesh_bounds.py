@@ -1,6 +1,6 @@
-"""What a step on eight devices may cost, for the tests that assert it and the benchmark that shows.
+"""Upper bounds on the cost of a step on eight devices, which the tests assert.
 
-Of a transformer of 8 layers, whose weights of one layer are 12 · width² entries.
+They are for a transformer of 8 layers. The weights of one layer have 12 · width² entries.
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,16 @@ COLLECTIVES: Mapping[str, Mapping[str, int]] = {
     "2d": {"all-to-all": 16},
     "hsdp": {"all-to-all": 8, "all-gather": 4},
 }
-"""For the four shapes of a layer: each crosses every mesh axis that shards it once each way."""
+"""Collectives of the four matrix shapes of a layer.
+
+Each shape crosses every mesh axis that shards it, once in each direction.
+"""
 
 WIRE: Mapping[str, float] = {"2d": 1.5}
-"""Bytes over `wire_bytes`, where a matrix crosses two mesh axes one after the other; else 1.05."""
+"""Bound on the bytes received, divided by `wire_bytes`; 1.05 for the layouts that are not here.
+
+In "2d", a matrix crosses two mesh axes one after the other.
+"""
 
 TEMPORARY_SHARE: Mapping[str, float] = {
     "replicated": 216 / 96,
@@ -31,10 +37,10 @@ TEMPORARY_SHARE: Mapping[str, float] = {
     "2d": 65 / 96,
     "hsdp": 75 / 96,
 }
-"""Memory beside inputs and outputs, over the bytes of all weights, at most."""
+"""Bound on the memory besides inputs and outputs, divided by the bytes of all weights."""
 
 
 def wire_bytes(weights: float, shards: int, replicas: int) -> float:
-    """Shards to their owners and back, then the results to the replicas."""
+    """Returns the bytes that move shards to their owners and back, and results to the replicas."""
     there_and_back = 2 * weights / (shards * replicas) * (shards - 1) / shards
     return there_and_back + weights / shards * (replicas - 1) / replicas

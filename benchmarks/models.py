@@ -1,4 +1,4 @@
-"""Models of the benchmarks, as trees of shapes, and how they lie on a mesh."""
+"""Models of the benchmarks, as trees of shapes, and how they are sharded over a mesh."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ def transformer(layers: int, width: int) -> Model:
 
 
 def with_heads(layers: int, width: int, heads: int) -> Model:
-    """Shapes of the same layers with an axis of heads, as Flax stores attention."""
+    """Shapes of the layers of `transformer` with an axis of heads, as Flax stores attention."""
     inputs = (width, heads, width // heads)
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("query", "key", "value"), inputs)
     shapes |= {"out": (heads, width // heads, width), "up": (width, 4 * width)}
@@ -38,7 +38,7 @@ def with_heads(layers: int, width: int, heads: int) -> Model:
 
 
 def mixture(layers: int, width: int, experts: int) -> Model:
-    """Shapes of attention, of a router and of a stack of experts, of every layer."""
+    """Shapes of the attention, the router and the stacked experts of every layer."""
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys("qkvo", (width, width))
     shapes |= {"router": (width, experts), "up": (experts, width, 2 * width)}
     shapes |= {"down": (experts, 2 * width, width)}
@@ -52,7 +52,7 @@ def scanned(model: Model) -> Model:
 
 
 def abstract(model: Model, dtype: Any = "float32") -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-    """Returns the parameters of a model without their numbers."""
+    """Returns the parameters of a model as shapes and dtypes, without values."""
     return {
         layer: {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in shapes.items()}
         for layer, shapes in model.items()
@@ -74,19 +74,19 @@ def by_name(params: Any) -> Any:
 
 
 SUMMING = ("out", "o", "down")
-"""Leaves whose rows lie as the columns of the leaf before them (Shoeybi et al. 2019)."""
+"""Leaves whose rows are sharded like the columns of the leaf before (Shoeybi et al. 2019)."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the leaves of a model lie on a mesh, by their names.
+    """How the leaves of a model are sharded over a mesh, by their names.
 
     Attributes:
-        sizes: the axes of the mesh, for a number of devices.
-        rows: the mesh axis of the rows, and of the columns of `SUMMING` leaves.
-        cols: likewise of the columns, and of the rows of `SUMMING` leaves.
-        experts: the mesh axis of the first of more than two axes.
-        crosswise: whether `SUMMING` leaves lie the other way round.
+        sizes: returns the sizes of the mesh axes, by name, for a number of devices.
+        rows: the mesh axis that shards the rows.
+        cols: the mesh axis that shards the columns.
+        experts: the mesh axis that shards the first axis of leaves with more than two axes.
+        crosswise: whether `rows` and `cols` are swapped for `SUMMING` leaves.
     """
 
     sizes: Callable[[int], dict[str, int]]
@@ -110,7 +110,7 @@ class Layout:
 
 
 def _two_axes(first: str, second: str) -> Callable[[int], dict[str, int]]:
-    """Splits 8 devices into 4 × 2, and from 64 on 16 of them along the second axis."""
+    """Splits 8 devices into 4 × 2; with 64 or more, the second axis has 16."""
 
     def sizes(devices: int) -> dict[str, int]:
         short = min(16, max(2, devices // 4))
@@ -137,12 +137,12 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def place(tree: Any, where: Any, layout: Layout | None = None) -> Any:
-    """Says where abstract parameters, or the state of their optimizer, lie.
+    """Adds shardings to abstract parameters, or to the state of their optimizer.
 
     Args:
         tree: leaves with a shape and a dtype, named as those of the model.
-        where: the mesh of the layout, or without a layout one device.
-        layout: gives the specs. Momentum lies as its parameter, and what is no matrix everywhere.
+        where: the mesh of the layout, or one device if there is no layout.
+        layout: gives the specs. Momentum is sharded like its parameter; vectors are replicated.
     """
 
     def placed(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:

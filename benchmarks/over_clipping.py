@@ -1,4 +1,4 @@
-"""What it costs the other heads when one hot head makes a whole layer clip.
+"""Measures what other heads lose when one head with large logits makes its whole layer clip.
 
 Trains the same small decoder three times on the source of Python's standard library: without
 QK-Clip, with every head clipped by its own largest logit, and with all heads of a layer clipped by
@@ -124,7 +124,7 @@ def main():
         losses, history = train(options.steps, options.learning_rate, options.threshold, rule)
         factor = options.threshold / np.maximum(rule(history), options.threshold)
         in_bounds = (factor < 1) & (history <= options.threshold)
-        # The logits of a head fall by the factor each time: over the run, by the product.
+        # Each clip multiplies the logits of a head by its factor; a run multiplies by the product.
         cut = np.exp(np.sum(np.log(factor), axis=0, where=in_bounds))
         print(
             f"| {rule.__name__.replace('_', ' ')} | {np.sum(factor < 1)} | {np.sum(in_bounds)} "

@@ -1,4 +1,4 @@
-"""How evenly models share their matrices over devices, by the library's own plan.
+"""Computes how evenly the library's plan distributes the matrices of models over devices.
 
 python -m benchmarks.placement
 """
@@ -19,7 +19,7 @@ MODELS = {
         (8, 64, 128, 256),
     ),
 }
-"""By name: how many matrices there are of each shape, and on how many devices."""
+"""By name: the number of matrices of each shape, and the numbers of devices."""
 
 
 def row(name: str, shapes: dict[tuple[int, int], int], devices: int) -> tuple[str, ...]:

@@ -1,13 +1,13 @@
-"""Polar error against FLOPs against time, for this library's orthogonalizers and its rivals'.
+"""Polar error, FLOPs and time of this library's orthogonalizers and of its rivals'.
 
 python -m benchmarks.polar                         # prints the tables
 python -m benchmarks.polar --write                 # also docs/reference/polar.md and its figure
 python -m benchmarks.polar --momenta momenta.npz   # also matrices saved from a training run
 
-Inputs are Gaussian, log-uniform over 1e2 and 1e4, and of rank 16. The error is the distance to the
-exact polar factor over its norm, restricted to the singular directions above 1e-3 of the largest,
-since below them rounding alone decides. torch.optim.Muon's own iteration joins where torch is
-installed.
+The inputs are one Gaussian matrix, two with singular values log-uniform over ranges of 1e2 and 1e4,
+and one of rank 16. The error is the distance to the exact polar factor, divided by the norm of that
+factor. It is restricted to the singular directions above 1e-3 of the largest, because rounding
+decides the others. torch.optim.Muon's own iteration is included if torch is installed.
 """
 
 import importlib
@@ -40,13 +40,13 @@ DION = (
     (2.8366, -3.0525, 1.2012),
 )
 HEAD = (
-    "# The polar map: error, FLOPs, time",
+    "# Orthogonalizers: error, FLOPs, time",
     "![Error on a Gaussian matrix against FLOPs, for three shapes; lower left is better.]"
     "(../images/polar.png)",
-    "The error is the distance to the exact polar factor over its norm, on the singular "
-    "directions above 10⁻³ of the largest. Inputs are Gaussian, with singular values "
-    "log-uniform over a range of 10² and of 10⁴, and of rank 16. Methods whose FLOPs XLA does not "
-    "count, such as `dion`, are not in the figure.",
+    "The error is the distance to the exact polar factor, divided by the norm of that factor, on "
+    "the singular directions above 10⁻³ of the largest. The inputs are one Gaussian matrix, two "
+    "with singular values log-uniform over ranges of 10² and 10⁴, and one of rank 16. Methods "
+    "whose FLOPs XLA does not count, such as `dion`, are not in the figure.",
 )
 
 
@@ -65,12 +65,12 @@ class Options:
     )
     repeats: int = 11
     momenta: Path | None = None
-    """Matrices that benchmarks/save_momenta.py saved; errors are means over those of a shape."""
+    """File that benchmarks/save_momenta.py wrote; errors are means over its matrices of a shape."""
     write: bool = False
 
 
 def methods() -> dict[str, Callable[[Any], Any]]:
-    """Every method as a function of (batch, rows, cols)."""
+    """Returns every method by name, as a function of a (batch, rows, cols) array."""
     return {
         BASELINE: optax_map(KELLER, "frobenius"),
         "optax, dion": optax_map(DION, "frobenius"),
@@ -99,7 +99,7 @@ def with_spectrum(values: np.ndarray, rows: int, cols: int, seed: int) -> np.nda
 
 
 def inputs(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Matrices of known spectrum; a batch repeats them with other seeds."""
+    """Returns matrices of known spectrum; those of a batch differ in their seeds."""
     *batch, rows, cols = shape
     count, short = int(np.prod(batch, dtype=int)), min(rows, cols)
     low_rank = (np.arange(short) < 16).astype(float)
@@ -130,7 +130,7 @@ def visible_error(result: np.ndarray, batch: np.ndarray) -> float:
 
 
 def torch_methods(batch: np.ndarray) -> dict[str, Callable[[], Any]]:
-    """torch.optim.Muon's iteration, which runs in bfloat16 whatever it is given."""
+    """Returns torch.optim.Muon's iteration, which runs in bfloat16 for any input dtype."""
     if importlib.util.find_spec("torch") is None or len(batch) != 1:
         return {}
     torch = importlib.import_module("torch")
@@ -140,7 +140,7 @@ def torch_methods(batch: np.ndarray) -> dict[str, Callable[[], Any]]:
 
 
 def measure(named: dict[str, np.ndarray], repeats: int) -> list[dict[str, Any]]:
-    """Runs every method on inputs of one shape; figures are ratios to optax's default."""
+    """Runs every method on inputs of one shape; FLOPs and times are ratios to optax's default."""
     arrays = {name: jnp.asarray(batch, jnp.float32) for name, batch in named.items()}
     first = next(iter(arrays.values()))
     compiled = {name: compile_for(method, first) for name, method in methods().items()}
@@ -200,7 +200,7 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
             color = "#3b6fb6" if theirs else "#d1495b"
             axes.plot(row["flops"], row["Gaussian"], "s" if theirs else "o", color=color)
             if theirs and row["method"] != BASELINE:
-                continue  # their presets lie on one point; the squares show how close
+                continue  # optax's presets nearly coincide, so one label is enough
             axes.annotate(
                 "optax, all but dion" if theirs else row["method"],
                 (row["flops"], row["Gaussian"]),

@@ -1,9 +1,9 @@
-"""The programs of `accelerators.py`: what each is, and the figures of those already compiled.
+"""Defines and compiles the programs of `accelerators.py`, and caches their figures.
 
 python -m benchmarks.programs NAME    # compiles one, and prints its figures as JSON
 
-Every program is compiled in a process of its own. Its figures stay in build/accelerators.jsonl
-until the library or a compiler changes, so that a run which was stopped goes on.
+Every program is compiled in its own process. Its figures are cached in build/accelerators.jsonl
+until the library or a compiler changes, so a run that was stopped can resume.
 """
 
 import hashlib
@@ -90,8 +90,8 @@ VARIANTS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
 def optimizer(who: str, model: str, params: Any) -> optax.GradientTransformation:
     """Returns an optimizer with its own defaults.
 
-    Ours reads the model with heads by its rules. Of all other models both are told that the last
-    two axes are a matrix.
+    On the model with heads, muon_jax routes the parameters by its default rules. On all other
+    models, both libraries are told that the last two axes are a matrix.
     """
     has_heads = model == HEADS[2]
     if who == THEIRS:
@@ -108,7 +108,7 @@ def optimizer(who: str, model: str, params: Any) -> optax.GradientTransformation
 
 
 def orthogonalize(who: str) -> Callable[[Any], Any]:
-    """Returns the polar map of a stack as a step applies it: ours goes through it in chunks."""
+    """Returns the polar map of a stack as a step applies it; muon_jax processes it in chunks."""
     if who == THEIRS:
         return optax_map()
     return lambda stack: orthogonalize_all([stack], muon_jax.newton_schulz())[0]
@@ -142,14 +142,14 @@ for who in VARIANTS:
 PROGRAMS[name_of(STRONGEST, *ON_OWNERS)] = partial(compile_update, STRONGEST, *ON_OWNERS)
 
 
-# Figures of one program, kept.
+# Figures of one program, cached.
 
 
 def record(name: str) -> dict[str, Any]:
     """Compiles a program; returns its figures, or why there are none."""
     try:
         figures = PROGRAMS[name]()
-    except Exception as error:  # whatever a compiler raises is a finding
+    except Exception as error:  # the table reports any error of a compiler
         return {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
     found = Collectives(figures.program.collectives)
     return {
@@ -165,7 +165,7 @@ def record(name: str) -> dict[str, Any]:
 
 
 def fingerprint(name: str) -> str:
-    """Identifies the code that a program depends on: only ours depends on most of this package."""
+    """Hashes the code that a program depends on; optax's depends on few modules of muon_jax."""
     reader = ROOT / "muon_jax" / "diagnostics"
     here = Path(__file__)
     sources = [reader / "_hlo.py", reader / "_trips.py", here]
@@ -189,7 +189,7 @@ def version(package: str) -> str:
 
 
 def figures_of(name: str) -> dict[str, Any]:
-    """Returns the figures of a program, compiled if they are not kept."""
+    """Returns the cached figures of a program, or compiles it."""
     code = fingerprint(name)
     for row in map(json.loads, KEPT.read_text().splitlines() if KEPT.exists() else []):
         if (row["name"], row["code"]) == (name, code):

@@ -1,4 +1,4 @@
-"""The maps of optax.contrib.muon, with which the benchmarks compare."""
+"""The orthogonalizers of optax.contrib.muon, which the benchmarks compare with ours."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from optax.contrib import _muon as optax_muon
 
 KELLER = (3.4445, -4.7750, 2.0315)
-"""The coefficients of its default (Jordan et al. 2024)."""
+"""The default coefficients of optax.contrib.muon (Jordan et al. 2024)."""
 
 
 def optax_map(
     coefficients: Sequence[Any] = KELLER, preconditioning: str = "frobenius"
 ) -> Callable[[Any], Any]:
-    """Returns five steps of its Newton-Schulz iteration as a function of (batch, rows, cols)."""
+    """Returns five steps of optax's Newton-Schulz iteration, on a (batch, rows, cols) array."""
 
     def call(batch: Any) -> Any:
         numbers = jnp.asarray(coefficients)

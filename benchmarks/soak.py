@@ -1,4 +1,4 @@
-"""What a process holds while a tiny model trains for thousands of steps.
+"""Measures the memory of a process while a tiny model trains for thousands of steps.
 
 python -m benchmarks.soak
 python -m benchmarks.soak --thousands 100

@@ -1,4 +1,4 @@
-"""Many steps of a tiny model, and what the process holds after every thousand of them."""
+"""Trains a tiny model, and measures the process's memory after every thousand steps."""
 
 import gc
 import mmap
@@ -15,11 +15,11 @@ import optax
 
 import muon_jax
 
-MEMORY_OF_THIS_PROCESS = Path("/proc/self/statm")  # Linux alone has it
+MEMORY_OF_THIS_PROCESS = Path("/proc/self/statm")  # exists only on Linux
 
 
 class Row(NamedTuple):
-    """What the process holds after so many steps, in bytes, and how fast the last thousand were."""
+    """Memory of the process after `steps` steps, in bytes, and speed of the last thousand steps."""
 
     steps: int
     python: int
@@ -28,7 +28,7 @@ class Row(NamedTuple):
     resident: int
     per_second: float
     per_cpu_second: float
-    """What other work on the machine disturbs less."""
+    """Steps per second of CPU time, which other work on the machine disturbs less."""
 
 
 def gaussian(seed: int, *shape: int) -> np.ndarray:
@@ -36,7 +36,7 @@ def gaussian(seed: int, *shape: int) -> np.ndarray:
 
 
 def model() -> dict[str, Any]:
-    """Every kind of leaf that `muon` tells apart, in 10 KiB."""
+    """Returns 10 KiB of parameters, with every kind of leaf that `muon` distinguishes."""
     return {
         "embed": {"embedding": jnp.asarray(gaussian(0, 32, 16))},
         "blocks": [
@@ -51,7 +51,7 @@ def model() -> dict[str, Any]:
 
 
 def soak(thousands: int) -> list[Row]:
-    """Trains for so many thousand steps; the first row comes before them, after one step."""
+    """Trains for `thousands` thousand steps; the first row is from after one step."""
     tx = muon_jax.muon(1e-3)
 
     @partial(jax.jit, donate_argnums=(0, 1))

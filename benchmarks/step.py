@@ -1,4 +1,4 @@
-"""One optimizer step on a whole transformer: time, compile time and memory beside optax's.
+"""Compares time, compile time and memory of one step on a transformer with those of optax.
 
 python -m benchmarks.step                      # 24 layers of width 256
 python -m benchmarks.step --width 512          # the larger tree
@@ -20,7 +20,7 @@ from benchmarks.models import transformer
 
 @dataclass(frozen=True)
 class Options:
-    """The tree, and how often each step is timed."""
+    """The size of the model, and how often each step is timed."""
 
     layers: int = 24
     width: int = 256
@@ -40,7 +40,11 @@ def parameters(layers: int, width: int) -> dict[str, Any]:
 
 
 def optimizers() -> dict[str, optax.GradientTransformation]:
-    """The same rule throughout: momentum 0.95, Nesterov, RMS matched to AdamW, decay, rate."""
+    """Returns optimizers by name, all with the same update rule.
+
+    The rule is momentum 0.95 with Nesterov, updates with the RMS of AdamW's, the same weight decay
+    and the same learning rate.
+    """
 
     def ours(chunk_bytes: int | None = None, **options: Any) -> optax.GradientTransformation:
         orthogonalizer = muon_jax.newton_schulz(**options)

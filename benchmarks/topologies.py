@@ -1,7 +1,7 @@
 """Compiles for accelerators that this machine does not have.
 
-`pip install libtpu` brings the compiler of TPUs, and the CUDA plugin of JAX that of NVIDIA GPUs.
-Both compile for devices that are only described; nothing runs.
+`pip install libtpu` installs the compiler for TPUs, and JAX's CUDA plugin has the compiler for
+NVIDIA GPUs. Both compile from a description of the devices; nothing runs.
 """
 
 import functools
@@ -52,7 +52,7 @@ class UnavailableError(RuntimeError):
 
 @functools.cache
 def devices_of(topology: str) -> tuple[Any, ...]:
-    """Describes the devices of a topology.
+    """Returns descriptions of the devices of a topology.
 
     Args:
         topology: such as `"v5e:2x4"`, `"v5p:2x2x2"` or `"v6e:16x16"`; `"v5e:1x1"` is one chip and
@@ -85,11 +85,11 @@ def devices_of(topology: str) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the compiler says of one program.
+    """What the compiler reports about one program.
 
     Attributes:
         program: collectives and cycles.
-        temporaries: bytes of a device beside its inputs and outputs.
+        temporaries: bytes of a device besides its inputs and outputs.
         aliased: bytes of a device that outputs share with donated inputs.
         seconds: CPU time of tracing, lowering and compiling.
     """
@@ -101,12 +101,12 @@ class Figures:
 
 
 def compile_step(tx: optax.GradientTransformation, params: Any, layout: Layout | None) -> Figures:
-    """Compiles one update, applied to the parameters, which are donated with the state.
+    """Compiles one update that is applied to the parameters; parameters and state are donated.
 
     Args:
-        tx: the optimizer. What it keeps for several parameters lies as a compiled `init` puts it.
-        params: abstract parameters that `models.place` placed.
-        layout: the same layout, for the state.
+        tx: the optimizer. State that several parameters share is sharded as by a compiled `init`.
+        params: abstract parameters with the shardings of `models.place`.
+        layout: the layout of the parameters, which the state has too.
     """
     sharding = jax.tree.leaves(params)[0].sharding
     where = sharding.mesh if layout else next(iter(sharding.device_set))
@@ -123,7 +123,7 @@ def compile_step(tx: optax.GradientTransformation, params: Any, layout: Layout |
 
 
 def _as_initialised(tx: optax.GradientTransformation, params: Any, state: Any) -> Any:
-    """Places arrays without the name of a parameter as a compiled `init` does."""
+    """Gives arrays without the name of a parameter the shardings of a compiled `init`."""
     names = {path[-1] for path, _ in jax.tree_util.tree_leaves_with_path(params)}
     compiled = jax.jit(tx.init).lower(params).compile()
 
@@ -136,9 +136,9 @@ def _as_initialised(tx: optax.GradientTransformation, params: Any, state: Any) -
 
 
 def compile_program(jitted: Any, *arguments: Any, gpu: bool = False) -> Figures:
-    """Compiles a jitted function for abstract arguments, anew and for devices that are not here."""
+    """Compiles a jitted function for abstract arguments, after clearing JAX's caches."""
     jax.clear_caches()
-    # Tuning would run the candidates on the device.
+    # Autotuning would run the candidates on a device, and there is none.
     options = {"xla_gpu_autotune_level": 0} if gpu else None
     began = time.process_time()
     compiled = jitted.lower(*arguments).compile(options)

@@ -6,12 +6,12 @@ import sys
 from trainer.errors import UsageError, run_command
 
 PROGRAMS = {
-    "demo": "trains a small language model by Muon and by AdamW, side by side",
+    "demo": "trains a small language model with Muon and with AdamW, side by side",
     "lm": "trains a language model on text",
     "moe": "trains a language model with a mixture of experts in every block",
-    "mla": "trains a language model with multi-head latent attention, by MuonClip",
+    "mla": "trains a language model with multi-head latent attention, using MuonClip",
     "images": "trains a convolutional network on images",
-    "finetune": "fine-tunes what `lm` trained on another text",
+    "finetune": "fine-tunes a model of `lm` on another text",
     "plot-max-logits": "draws the attention logits of finished runs of `mla`",
 }
 USAGE = "\n".join(
@@ -29,7 +29,7 @@ def main() -> None:
         sys.exit(name not in ("-h", "--help"))
     try:
         program = importlib.import_module(f"trainer.programs.{name.replace('-', '_')}")
-    except ModuleNotFoundError as error:  # `make demo` installs what the demo needs, no more
+    except ModuleNotFoundError as error:  # `make demo` installs only what the demo needs
         raise UsageError(
             f"python -m trainer {name} needs the package {error.name}; install what all programs "
             "need by `.venv/bin/python -m pip install --group trainer`"

@@ -1,4 +1,4 @@
-"""Classification of images, whatever the model: the task, its accuracy and the closing report."""
+"""Classification of images with any model: the task, its accuracy and the final report."""
 
 import math
 import statistics
@@ -32,7 +32,7 @@ Build = Callable[[tuple[int, int, int], int, nnx.Rngs], nnx.Module]
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """The images, and what is asked of the model."""
+    """The images, and the accuracy to reach."""
 
     data_dir: Path | None = None
     """Fashion-MNIST's or MNIST's four gzip files, or CIFAR-10's binary version. Default:
@@ -40,7 +40,7 @@ class ImageConfig:
     batch_size: int = 64
     """Images in a step."""
     target_accuracy: float = 0.97
-    """Share of the held-out images; the report says when the model first named so many rightly."""
+    """Target share of correctly classified held-out images; the report says when it was reached."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -55,7 +55,7 @@ class ImageResult:
 
     run: Result
     accuracy: dict[int, float]
-    """By step, of the held-out images."""
+    """Held-out accuracy, by step."""
     steps_an_epoch: float
     step_seconds: float
     """Median, without compilation and evaluation; NaN where no step was logged."""
@@ -78,8 +78,8 @@ def train_classifier(
     """Trains the model that `build` makes.
 
     Args:
-        name: of the example, in one word.
-        settings: of the model, as a resume must find them again.
+        name: one word for the name of the run folder.
+        settings: of the model; a resumed run must have the same.
     """
     if optimizer.optimizer == "muon-clip":
         raise UsageError(
@@ -125,7 +125,7 @@ def train_classifier(
 
 
 def held_out_batches(held_out: Labelled) -> list[Batch]:
-    """Returns all images in batches of one size, as large as may be: one shape, one compilation."""
+    """Returns all images in equal batches, as large as possible, so that JAX compiles only once."""
     count = len(held_out)
     size = max(each for each in range(1, MEASURED_AT_ONCE + 1) if count % each == 0)
     return [
@@ -135,7 +135,7 @@ def held_out_batches(held_out: Labelled) -> list[Batch]:
 
 
 def _objective(data: Images) -> Callable[[Any, Batch], tuple[Float[Array, ""], Measured]]:
-    """Returns the loss and accuracy of images that are brought to mean 0 and deviation 1."""
+    """Returns the objective, which normalises images to mean 0 and standard deviation 1."""
     mean, deviation = float(data.train.images.mean()), float(data.train.images.std())
 
     def objective(model: Any, batch: Batch) -> tuple[Float[Array, ""], Measured]:
@@ -147,13 +147,13 @@ def _objective(data: Images) -> Callable[[Any, Batch], tuple[Float[Array, ""], M
 
 
 def report(result: ImageResult, target: float) -> None:
-    """Prints how well the model does, when it did so well, and where everything lies."""
+    """Prints the last accuracy, when `target` was reached, and where the files are."""
     console = Console(highlight=False)
     run = result.run
     last = max(result.accuracy)
     console.print(
         f"held-out accuracy [bold]{result.accuracy[last]:.4f}[/] after "
-        f"{last / result.steps_an_epoch:.1f} epochs = {last} steps; this session took "
+        f"{last / result.steps_an_epoch:.1f} epochs = {last} steps; this process trained for "
         f"{run.seconds:.0f} s",
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""Many devices: the mesh, where parameters and batches lie on it, and the processes that share it.
+"""Many devices: the mesh, the shardings of parameters and batches, and the processes.
 
 One process with virtual CPU devices, several processes on this machine and the hosts of a cluster
 all run the same code.
@@ -17,11 +17,11 @@ from jax.sharding import PartitionSpec as P
 from trainer.errors import UsageError
 
 AXES = ("data", "replica", "fsdp", "tensor")
-AGREE_EVERY = 10  # steps between the moments at which processes ask each other whether to stop
+AGREE_EVERY = 10  # steps between the checks whether any process wants to stop
 
-# After Shoeybi et al. 2019, "Megatron-LM": the first layer of a pair is cut along its outputs and
-# the second along its inputs, so that only the pair's result is summed over devices. Experts are
-# dealt out whole.
+# After Shoeybi et al. 2019, "Megatron-LM": the first layer of a pair is sharded along its outputs
+# and the second along its inputs, so that only the pair's result is summed over devices. Experts
+# are sharded along the axis of experts, so that "tensor" splits no expert.
 TENSOR_AXIS = {
     "experts": 0,
     "query": 1,
@@ -40,15 +40,16 @@ class DeviceConfig:
     """The devices to train on."""
 
     mesh: str | None = None
-    """Devices along each axis, such as fsdp=8, fsdp=4,tensor=2 or replica=2,fsdp=4. A CPU is cut
-    into as many virtual devices. Default: one device."""
+    """Devices along each axis, such as fsdp=8, fsdp=4,tensor=2 or replica=2,fsdp=4. A CPU is
+    split into that many virtual devices. Default: one device."""
     processes: int = 1
-    """How many processes share the mesh. They are started on this machine unless --process-id says
-    which of them this is."""
+    """How many processes share the mesh. They are started on this machine unless --coordinator is
+    given."""
     process_id: int | None = None
-    """Which of the processes this is, from 0; on a cluster every host says its own."""
+    """Index of this process, from 0; on a cluster, every host gives its own."""
     coordinator: str | None = None
-    """Address of process 0, host:port; "auto" lets JAX ask Slurm, Open MPI or the TPU pod."""
+    """Address of process 0, host:port; "auto" lets JAX get it from Slurm, Open MPI or the TPU
+    pod."""
 
     def __post_init__(self) -> None:
         if self.processes < 1:
@@ -62,7 +63,7 @@ class DeviceConfig:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Reads `mesh`."""
+        """The devices along each axis of `mesh`, by name."""
         sizes = {}
         for part in filter(None, (self.mesh or "").split(",")):
             axis, _, size = part.partition("=")
@@ -76,13 +77,13 @@ class DeviceConfig:
 
     @property
     def must_spawn(self) -> bool:
-        """Whether this process is to start the others instead of training."""
+        """Whether this process must start the others instead of training."""
         return self.processes > 1 and self.coordinator is None
 
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """A mesh that is ready, or the one device that JAX chooses."""
+    """A mesh, or None for the one device that JAX chooses."""
 
     mesh: Mesh | None = None
 
@@ -91,7 +92,7 @@ class Devices:
         """Joins the other processes and makes the mesh; call it before anything is computed.
 
         Raises:
-            UsageError: the machine has another number of devices.
+            UsageError: JAX has another number of devices than the mesh needs.
         """
         if config.mesh is None:
             return cls()
@@ -116,11 +117,11 @@ class Devices:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks for all."""
+        """Whether this is the process that writes files and prints."""
         return jax.process_index() == 0
 
     def place(self, tree: Any) -> Any:
-        """Puts every array of a model or its optimizer on the mesh; those on it stay."""
+        """Puts every array of a model or its optimizer on the mesh, unless it is there already."""
         if self.mesh is None:
             return tree
         mesh = self.mesh
@@ -134,7 +135,9 @@ class Devices:
         return jax.tree_util.tree_map_with_path(placed, tree)
 
     def place_batch(self, batch: Any) -> Any:
-        """Cuts a batch, of which every process has all, among the devices that read different rows.
+        """Shards the rows of a batch over all mesh axes except "tensor".
+
+        Every process must have the whole batch.
 
         Raises:
             UsageError: the rows do not divide evenly.
@@ -156,33 +159,37 @@ class Devices:
         return jax.tree.map(placed, batch)
 
     def shardings(self, state: Any) -> Any:
-        """Returns where a step must leave its state: where it found it."""
+        """Returns the shardings of the state, which a step must preserve."""
         return None if self.mesh is None else jax.tree.map(lambda leaf: leaf.sharding, state)
 
     def gather(self, tree: Any) -> Any:
-        """Returns a copy on this process's first device, for what one device does alone."""
+        """Returns a full copy on this process's first device, for work on one device."""
         if self.mesh is None:
             return tree
         whole = jax.jit(lambda same: same, out_shardings=NamedSharding(self.mesh, P()))(tree)
         return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
 
     def settle(self, measured: Any) -> Any:
-        """Waits for a program to end where the next must not begin before.
+        """Waits for the result of a program, if several processes share a mesh of CPUs.
 
-        With several processes on CPUs, programs that are under way at once may take up their
-        collectives in another order on each and wait for each other forever.
+        Otherwise two programs could run at once. Each process could then start their collectives in
+        another order, and the processes would wait for each other forever.
         """
         if jax.process_count() > 1 and jax.default_backend() == "cpu":
             jax.block_until_ready(measured)
         return measured
 
     def wait(self, why: str) -> None:
-        """Waits until every process is here."""
+        """Waits until every process has called this method."""
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(why)
 
     def agree(self, step: int, stop: bool) -> bool:
-        """Says whether to stop at a step: on one process when it wants to, on several together."""
+        """Returns whether to stop at a step.
+
+        One process stops if `stop` is true. Several processes check every `AGREE_EVERY` steps
+        together, and stop if `stop` is true on any of them.
+        """
         if jax.process_count() == 1:
             return stop
         if step % AGREE_EVERY:
@@ -194,10 +201,10 @@ ONE_DEVICE = Devices()
 
 
 def parameter_spec(names: list[str], shape: tuple[int, ...], mesh: Mesh) -> P:
-    """Says how an array is cut, by the names on its path.
+    """Returns the spec of an array, by the names on its path.
 
-    Along "tensor" by the layer's place in its pair; along "fsdp" on the first other axis that
-    divides evenly. Along the other mesh axes every device holds the same.
+    "tensor" shards the axis in `TENSOR_AXIS`, if it divides evenly. "fsdp" shards the first other
+    axis that divides evenly. The array is replicated over the other mesh axes.
     """
     cut: dict[int, str] = {}
     along = next((TENSOR_AXIS[name] for name in names if name in TENSOR_AXIS), None)
@@ -219,11 +226,11 @@ def _from_host(array: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def _make_cpu_devices(count: int) -> None:
-    """Cuts the CPU into devices, unless JAX has begun to compute; other platforms are not asked."""
+    """Splits the CPU into devices, unless JAX has begun to compute; affects no other platform."""
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:
-        return  # the caller counts the devices that there are
+        return  # the caller checks the number of devices
 
 
 def _named(config: DeviceConfig) -> dict[str, Any]:

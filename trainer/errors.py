@@ -14,7 +14,7 @@ class UsageError(Exception):
 
 
 class DivergenceError(Exception):
-    """The loss is no finite number any more. What the last checkpoint holds is still sound."""
+    """The loss is not finite. The last checkpoint is still valid."""
 
 
 class StoppedError(Exception):
@@ -26,7 +26,7 @@ class StoppedError(Exception):
 
 
 def run_command(main: Callable[[], object]) -> NoReturn:
-    """Runs a `main` and turns the ways it may end early into exit statuses."""
+    """Runs a `main` and exits with a status that shows how it ended."""
     try:
         main()
     except StoppedError as stop:

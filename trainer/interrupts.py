@@ -8,7 +8,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Notes the first signal while it is entered; a second one acts as it always does."""
+    """Context manager that records the first signal; a second signal has its usual effect."""
 
     received: signal.Signals | None = None
 

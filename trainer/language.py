@@ -1,4 +1,4 @@
-"""Language modelling on a text, whatever the model: the task, a sample and the closing report."""
+"""Language modelling on a text with any model: the task, a sample and the final report."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ class TextConfig:
     data: Path | None = None
     """A file or a folder of UTF-8 text. Default: the source of Python's standard library."""
     pattern: str = "*"
-    """Which files of the folder: *.txt takes those that end so."""
+    """Which files of the folder to read, such as *.txt."""
     tokenizer: str = "bytes"
     """bytes, or bpe:N for a vocabulary of N, trained on the text and kept in the user's cache."""
     context: int = 128
@@ -59,11 +59,11 @@ class SampleConfig:
     """The text that the trained model writes at the end."""
 
     prompt: str | None = None
-    """What it goes on from. Default: the first words of the held-out text."""
+    """Text that the sample continues. Default: the first words of the held-out text."""
     sample_tokens: int = 400
     """How many tokens it writes."""
     temperature: float = 0.7
-    """Low for likely text, 1 for the model's own odds; at 0 always the likeliest token."""
+    """Low for likely text, 1 for the model's own probabilities, 0 for the likeliest token only."""
 
     def __post_init__(self) -> None:
         if self.prompt == "":
@@ -97,7 +97,7 @@ def train_language_model(
     """Trains the model that `build` makes and draws a sample from it.
 
     Args:
-        training: what `train_on` takes besides.
+        training: other arguments of `train_on`.
     """
     started = Devices.start(devices)
     source = read_text(text.data, text.pattern)
@@ -123,8 +123,8 @@ def train_on(
     """Trains a model on the tokens of a text and draws a sample from it.
 
     Args:
-        name: of the example, in one word.
-        settings: of the model, as a resume must find them again.
+        name: one word for the name of the run folder.
+        settings: of the model; a resumed run must have the same.
         training: other parts of the `Task`, such as `MEASURING_LOGITS`; `objective` is
             `next_token_loss` unless given.
     """
@@ -179,7 +179,7 @@ def language_task(
 def next_token_loss(
     model: Any, windows: Int[Array, "batch context+1"]
 ) -> tuple[Float[Array, ""], Measured]:
-    """Returns the mean cross-entropy of each next token, and how often the likeliest was right."""
+    """Returns the mean cross-entropy and the accuracy of next-token prediction."""
     return compare(model(windows[:, :-1]), windows[:, 1:])
 
 
@@ -210,13 +210,13 @@ MEASURING_LOGITS: Mapping[str, Any] = {
 def compare(
     logits: Float[Array, "batch context vocabulary"], targets: Int[Array, "batch context"]
 ) -> tuple[Float[Array, ""], Measured]:
-    """Returns what `next_token_loss` does, for a model that is called in another way."""
+    """Returns what `next_token_loss` does, from logits instead of a model."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return losses.mean(), {"accuracy": (logits.argmax(-1) == targets).mean()}
 
 
 def report(result: LanguageResult) -> None:
-    """Prints what the model writes, how well it does, and where everything lies."""
+    """Prints the sample, the held-out loss, and where the files are."""
     console = Console(highlight=False)
     run = result.run
     sample = Styled(_printable(result.prompt).lstrip("\n"), "dim")
@@ -225,7 +225,7 @@ def report(result: LanguageResult) -> None:
     console.print(
         f"held-out loss [bold]{result.nats_per_byte:.4f}[/] nats per byte "
         f"= [bold]{result.nats_per_byte / math.log(2):.4f}[/] bits per byte, "
-        f"after {max(run.held_out_loss)} steps; this session took {run.seconds:.0f} s",
+        f"after {max(run.held_out_loss)} steps; this process trained for {run.seconds:.0f} s",
         soft_wrap=True,
     )
     files = {
@@ -264,5 +264,5 @@ def _write(
 
 
 def _printable(text: str) -> str:
-    """Replaces what could steer a terminal: the model may write any byte."""
+    """Replaces control characters, because the model may write any byte."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)

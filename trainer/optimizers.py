@@ -29,10 +29,10 @@ OptimizerName = Literal[
 ]
 ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
 
-WSD_DECAY = 0.2  # of the steps; Hägele et al. 2024 find a fifth as good as a whole cosine
+WSD_DECAY = 0.2  # of the steps; as good as a cosine over all steps (Hägele et al. 2024)
 MOMENTUM = 0.9  # of SGD
 MUON_MOMENTUM = 0.95  # of the sources of Muon
-MUON_RMS = 0.2  # of an update, about AdamW's (Liu et al. 2025), and what muon_jax.muon gives
+MUON_RMS = 0.2  # of an update, as with muon_jax.muon; about AdamW's (Liu et al. 2025)
 BETA2 = (
     0.95  # of Adam and AdamW; the usual 0.999 would average over more steps than these runs take
 )
@@ -40,41 +40,44 @@ BETA2 = (
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer, and how its learning rate goes."""
+    """The optimizer and its learning-rate schedule."""
 
     optimizer: OptimizerName = "muon"
-    """muon has the settings below; muon-default is muon_jax.muon with its own; optax-muon is
-    optax.contrib.muon with the dimension numbers that attention needs; muon-clip is for models with
-    attention; sgd has no momentum, sgd-momentum has the heavy ball's."""
+    """muon has the settings below; muon-default is muon_jax.muon with its own defaults; optax-muon
+    is optax.contrib.muon with the dimension numbers that attention needs; muon-clip is for models
+    with attention; sgd has no momentum; sgd-momentum has heavy-ball momentum."""
     learning_rate: float | None = None
-    """Its peak. None: the Muons 1e-2, muon-default 8e-3, adamw, adam and rmsprop 5e-3, lion 3e-3,
-    adagrad 0.1, sgd 1, sgd-momentum and sgd-nesterov 0.1."""
+    """Peak learning rate. None: 1e-2 for muon, muon-clip and optax-muon, 8e-3 for muon-default,
+    5e-3 for adamw, adam and rmsprop, 3e-3 for lion, 1 for sgd, 0.1 for adagrad, sgd-momentum and
+    sgd-nesterov."""
     weight_decay: float | None = None
-    """Of matrices, times the learning rate. None: the Muons and adamw 0.1, muon-default 0.25, lion
-    0.5; the others, which add it to the gradient, 0, but all of SGD 1e-4."""
+    """Weight decay of matrices, multiplied by the learning rate. None: 0.1 for muon, muon-clip,
+    optax-muon and adamw, 0.25 for muon-default, 0.5 for lion. The other optimizers add the decay to
+    the gradient; for them, None is 1e-4 for the three SGDs and 0 for the rest."""
     warmup_steps: int = 50
     """Steps in which the learning rate rises to its peak."""
     schedule: ScheduleName = "cosine"
-    """Then: to 0 by a cosine, by a line, constant, or wsd (constant, the last fifth to 0)."""
+    """After the warmup: cosine or linear decay to 0, constant, or wsd (constant, then linear decay
+    to 0 in the last fifth)."""
     gradient_clip: float | None = None
     """Largest global norm of a gradient."""
     orthogonalizer: str = "fast"
-    """How muon orthogonalises: coefficients that newton_schulz knows by name, jordan (the first
-    published form: keller's, of a matrix over its Frobenius norm), bfloat16 (fast with such
-    operands), or exactly by svd; keller:7 takes seven steps; schatten:P for steepest descent under
-    a Schatten norm, from 2, normalised SGD, to inf, svd."""
+    """How muon orthogonalises: a coefficient name of newton_schulz, jordan (the first published
+    form: keller's coefficients after division by the Frobenius norm), bfloat16 (fast with bfloat16
+    operands), or svd (exact). keller:7 takes seven steps. schatten:P is steepest descent under a
+    Schatten norm, from P = 2 (normalised SGD) to P = inf (svd)."""
     scale: str = "match_rms"
     """Size of muon's updates: match_rms, keller, spectral, update_norm, none, or hidden_size:N for
     a model of width N."""
     fallback_learning_rate: float | None = None
-    """Of what muon leaves to AdamW: embedding, head, norms; for optax-muon and adamw too. Default:
-    that of the matrices."""
+    """Peak learning rate of the parameters that muon leaves to AdamW (embedding, head, norms); also
+    for optax-muon and adamw. Default: that of the matrices."""
     fallback_nesterov: bool = True
-    """Whether the first moment of that AdamW looks one step ahead."""
+    """Whether muon's AdamW uses Nesterov momentum."""
     attention_rate: float = 1.0
-    """Factor on the learning rate of attention's matrices, of muon and muon-clip."""
+    """Factor on the learning rate of attention's matrices, for muon and muon-clip."""
     clip_threshold: float = 100.0
-    """Largest attention logit of a head that muon-clip leaves alone."""
+    """Attention logit above which muon-clip scales a head's weights down."""
 
     def __post_init__(self) -> None:
         for option in (
@@ -168,7 +171,7 @@ def _muon_default(
 def _muon_clip(
     config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Returns what `muon_jax.muon_clip` is, with the factor of attention before the clip."""
+    """Returns `muon_jax.muon_clip`, with `attention_rate` applied before the clip."""
     return optax.chain(_muon(config, schedule, fallback), muon_jax.clip_qk(config.clip_threshold))
 
 
@@ -210,7 +213,7 @@ _Make = Callable[[OptimizerConfig, optax.Schedule, optax.Schedule], optax.Gradie
 
 
 def _behind_decay(make: Callable[[optax.Schedule], optax.GradientTransformation]) -> _Make:
-    """Adds weight decay to the gradient, as was usual before AdamW took it out of there."""
+    """Adds weight decay to the gradient, as was usual before AdamW decoupled the two."""
 
     def behind_decay(
         config: OptimizerConfig, schedule: optax.Schedule, fallback: optax.Schedule
@@ -279,18 +282,18 @@ def _scale(name: str) -> Any:
 
 
 def _width_of(scale: str) -> int:
-    """Returns N of hidden_size:N; 0 for what is no such name."""
+    """Returns N of hidden_size:N, or 0 for any other name."""
     kind, _, width = scale.partition(":")
     return int(width) if kind == "hidden_size" and width.isdecimal() else 0
 
 
 def _matrices(params: Any) -> Any:
-    """Marks what weight decay acts on: everything but the norms' scales."""
+    """Marks the parameters that weight decay acts on: all except the norms' scales."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def _optax_dimension_numbers(params: Any) -> Any:
-    """Says which axes are inputs and outputs of each matrix inside the blocks; None for AdamW."""
+    """Returns the input and output axes of each matrix in the blocks; None means AdamW."""
 
     def numbers(path: Any, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
         names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")

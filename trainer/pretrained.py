@@ -24,7 +24,7 @@ SIZES = tuple(field.name for field in dataclasses.fields(DecoderConfig))
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A finished or stopped run of the language model, and what its settings say of the model."""
+    """A finished or stopped run of the language model, with its settings."""
 
     folder: RunFolder
     settings: dict[str, Any]
@@ -34,7 +34,7 @@ class Pretrained:
         """Reads the settings in a run folder.
 
         Raises:
-            UsageError: no run is there, or one of something else than a decoder on text.
+            UsageError: the folder holds no run, or its run did not train a decoder on text.
         """
         folder = RunFolder(path)
         if not folder.holds_run:
@@ -55,7 +55,7 @@ class Pretrained:
         return DecoderConfig(**{name: self.settings[name] for name in SIZES})
 
     def check_text(self, text: Text, tokens: Tokens) -> None:
-        """Refuses another text or tokenizer than the model was trained with."""
+        """Raises UsageError unless the model was trained with this text and tokenizer."""
         found, trained = f"sha256 {tokens.digest[:12]}", self.settings["text"]
         if found != trained:
             raise UsageError(
@@ -64,7 +64,7 @@ class Pretrained:
             )
 
     def load(self, vocabulary: int, devices: Devices) -> Decoder:
-        """Returns the model of the newest checkpoint, its arrays where `devices` places them."""
+        """Returns the model of the newest checkpoint, with its arrays placed by `devices`."""
         model = nnx.jit(partial(Decoder, self.decoder, vocabulary))(rngs=nnx.Rngs(0))
         nnx.update(model, devices.place(nnx.state(model)))
         (loaded,) = Checkpoints(self.folder.checkpoints, devices).restore_part((nnx.state(model),))
@@ -73,7 +73,7 @@ class Pretrained:
 
 
 def weights_digest(model: nnx.Module) -> str:
-    """Returns a hash of every weight, on one device."""
+    """Returns one hash of all weights, which must be on one device."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(nnx.state(model)):
         digest.update(np.asarray(leaf).tobytes())

@@ -15,11 +15,11 @@ def spawn(arguments: Sequence[str], count: int) -> int:
     The first writes to the terminal; the others are silent unless they fail.
 
     Args:
-        arguments: of the command line, from the name of the program on.
+        arguments: those of the command line, beginning with the name of the program.
 
     Returns:
-        The exit status: 0, or that of the first process that failed. The others are stopped then,
-        since they would wait for it forever.
+        The exit status: 0, or that of the first process that failed. The others are then killed,
+        because they would wait for it forever.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -33,7 +33,7 @@ def spawn(arguments: Sequence[str], count: int) -> int:
     ]
     try:
         return _wait(running)
-    except KeyboardInterrupt:  # the terminal has told the others, which save and end
+    except KeyboardInterrupt:  # the others got the signal too; they save and exit
         return _wait(running)
     finally:
         for process in running:

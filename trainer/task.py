@@ -1,4 +1,4 @@
-"""What a run is given, and what it gives back."""
+"""The inputs and the results of a run."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,39 +14,39 @@ from trainer.records.run_folder import RunFolder
 
 Batch = Any
 Measured = dict[str, Any]
-"""By name a number, or a tree of arrays, of which every number is logged."""
+"""Numbers, or trees of arrays, by name; every number in them is logged."""
 MakeOptimizer = Callable[[OptimizerConfig, int], optax.GradientTransformation]
 Objective = Callable[[Any, Batch], tuple[Float[Array, ""], Measured]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained on what."""
+    """A model, its objective and its data."""
 
     name: str
-    """One word, for the folder."""
+    """One word, for the name of the run folder."""
     data: str
     """Where the data came from, in a few words."""
     amount: str
-    """How much there is for training and held out, in a line."""
+    """The size of the training data and of the held-out data, in one line."""
     model: nnx.Module
     objective: Objective
     """Maps (model, batch) to a mean loss and other mean measurements."""
     batches: Iterator[Batch]
-    """Endless; Orbax can save its position, as it can that of grain's iterators."""
+    """Endless; Orbax must be able to save its position, as for grain's iterators."""
     held_out: Sequence[Batch]
     items: int
-    """In one batch, for the speed shown."""
+    """Number of items in one batch, for the speed shown."""
     unit: str
-    """Of an item, in the plural."""
+    """Name of an item, in the plural."""
     loss_unit: str
-    """Of the loss: nats per …"""
+    """Unit of the loss: nats per …"""
     settings: Mapping[str, Any]
-    """What a resume must agree with, apart from the optimizer: JSON values."""
+    """Settings that a resumed run must have too, besides the optimizer's: JSON values."""
     make_optimizer: MakeOptimizer = make_optimizer
     """Makes the transformation for a number of steps."""
     update_arguments: Callable[[Measured], Mapping[str, Any]] = lambda measured: {}
-    """Takes from what was measured what the optimizer's update needs besides gradients."""
+    """Returns the extra arguments of the optimizer's update, from what was measured."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Result:
     train_loss: dict[int, float]
     """By step: the loss of the batch that made update 1, 2, …"""
     held_out_loss: dict[int, float]
-    """By step: after so many updates."""
+    """By step: the loss after that many updates."""
     series: Callable[[str], dict[int, float]]
-    """Gives any other number that was logged, by step: `series("held_out/accuracy")`."""
+    """Returns any other logged number, by step: `series("held_out/accuracy")`."""
     folder: RunFolder
     checkpoint: Path
     seconds: float
-    """Of this session, compilation and evaluation included."""
+    """Time of training in this process, with compilation and evaluation."""

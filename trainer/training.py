@@ -1,4 +1,4 @@
-"""The training loop for any Flax model and batches, with everything that surrounds it."""
+"""The training loop for any Flax model and batches, with logs, checkpoints and resume."""
 
 import hashlib
 import json
@@ -31,22 +31,22 @@ from trainer.task import Batch, Measured, Result, Task
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How long to train, and what to keep."""
+    """How long to train, and what to save."""
 
     steps: int = 500
     """Updates in the whole run."""
     seed: int = 0
-    """Of the weights, the order of the data and the sample."""
+    """Seed of the weights, the order of the data and the sample."""
     eval_every: int = 100
     """Steps between held-out losses; the last step always has one."""
     checkpoint_every: int = 100
     """Steps between checkpoints; the last step always has one."""
     out: Path | None = None
-    """Folder for all that is written. Default: under runs/, named by the settings."""
+    """Folder for all output. Default: under runs/, named by the settings."""
     resume: bool = False
-    """Go on from the newest checkpoint in --out."""
+    """Continue from the newest checkpoint in --out."""
     overwrite: bool = False
-    """Remove the run that --out holds."""
+    """Remove the run that is in --out."""
     stop_at: int | None = None
     """Save and stop after this step, as Ctrl-C would; the schedule still spans --steps."""
     quiet: bool = False
@@ -66,11 +66,11 @@ class RunConfig:
 def fit(
     task: Task, optimizer: OptimizerConfig, run: RunConfig, devices: Devices = ONE_DEVICE
 ) -> Result:
-    """Trains a model, or goes on training it, and leaves a run folder.
+    """Trains a model, or resumes its training, and writes a run folder.
 
-    On one machine, two runs of the same settings give the same weights to the last bit, whether
-    or not one of them was stopped and resumed on the way. Of several processes all compute, and the
-    first writes.
+    On one machine, two runs with the same settings give the same weights to the last bit, even if
+    one of them was stopped and resumed. With several processes, all compute and only the first
+    writes.
 
     Raises:
         UsageError: the folder does not allow what `run` asks for; nothing was changed.
@@ -90,7 +90,7 @@ def take_turns(running: Sequence[Generator[None, None, Result]]) -> list[Result]
     """Advances runs by a step each until all have ended.
 
     Raises:
-        StoppedError: of a run that was stopped, after all have ended.
+        StoppedError: one of the runs was stopped. Raised after all have ended.
     """
     results: dict[int, Result] = {}
     stopped: list[StoppedError] = []
@@ -122,7 +122,7 @@ def by_steps(
     began = time.monotonic()
     settings = _settings(task, optimizer, run)
     title, described = f"{optimizer.optimizer} on {task.data}", _described(task, optimizer, run)
-    # Before the folder is touched: a batch that the mesh does not divide is refused here.
+    # Before anything is written: this raises if the mesh does not divide a batch evenly.
     held_out = [devices.place_batch(batch) for batch in task.held_out]
     shared = RunFolder(run.out or _default_folder(task, optimizer, settings))
     folder = shared if devices.first else RunFolder(Path(tempfile.mkdtemp()))
@@ -181,10 +181,10 @@ def by_steps(
 def _compiled(
     graph: Any, task: Task, shardings: Any
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Returns the two functions that run on the devices, over one pytree of state.
+    """Returns the compiled training step and evaluation, on one pytree of state.
 
     Args:
-        shardings: of the state, which a step leaves where it was; None leaves it to JAX.
+        shardings: of the state, which a step preserves; None lets JAX choose.
     """
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
@@ -239,7 +239,7 @@ class _StepLog:
         self._progress.trained(step, loss, per_second)
 
     def add_held_out(self, step: int, measured: list[Measured]) -> None:
-        """Writes the mean over held-out batches; the time it took is nobody's speed."""
+        """Writes the mean over held-out batches; its time does not count in the speed of a step."""
         self.write_pending()
         numbers = [_numbers(of_batch) for of_batch in measured]
         means = {name: float(np.mean([n[name] for n in numbers])) for name in numbers[0]}
@@ -249,7 +249,7 @@ class _StepLog:
 
 
 def _numbers(measured: Measured) -> dict[str, float]:
-    """Names every number by its path, those in arrays by their index as well."""
+    """Returns every number by its path, followed by the index for a number in an array."""
     numbers = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(measured):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -259,7 +259,7 @@ def _numbers(measured: Measured) -> dict[str, float]:
 
 
 def _settings(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> dict[str, Any]:
-    """Collects what fixes every weight of the run to come."""
+    """Returns all settings that determine the weights of the run."""
     chosen = {
         **task.settings,
         **asdict(optimizer),
@@ -267,7 +267,7 @@ def _settings(task: Task, optimizer: OptimizerConfig, run: RunConfig) -> dict[st
         "weight_decay": optimizer.decay,
         "seed": run.seed,
     }
-    if optimizer.schedule != "constant":  # a constant rate may go on for longer than planned
+    if optimizer.schedule != "constant":  # with a constant rate, a resumed run may have more steps
         chosen["steps"] = run.steps
     return chosen
 

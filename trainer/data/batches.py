@@ -1,4 +1,4 @@
-"""Batches in an order that a seed fixes and a checkpoint can hold."""
+"""Batches in an order that a seed determines and a checkpoint can save."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -56,7 +56,7 @@ def _cache_key(text: Text, size: int) -> str:
 
 
 def _load(file: Path) -> tuple[Tokenizer, np.ndarray, np.ndarray] | None:
-    """Reads a cached encoding; None where there is none, or none whole."""
+    """Reads a cached encoding; returns None if it is missing or damaged."""
     try:
         # numpy itself would leave a damaged file open
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
@@ -67,7 +67,7 @@ def _load(file: Path) -> tuple[Tokenizer, np.ndarray, np.ndarray] | None:
 
 
 def _save(file: Path, bpe: Tokenizer, train: np.ndarray, held_out: np.ndarray) -> None:
-    """Writes beside the place and renames, so that no reader ever sees half a file."""
+    """Writes a temporary file and renames it, so that no reader sees an incomplete file."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as part:

@@ -1,7 +1,7 @@
 """Images with their classes: scikit-learn's digits, or a folder in one of two official formats.
 
 Fashion-MNIST and MNIST come as gzip IDX files, CIFAR-10 in its binary version. CIFAR-10's version
-for Python is pickled, and reading a pickle may run any code, so it is refused.
+for Python raises an error, because it is pickled and reading a pickle may run any code.
 """
 
 import gzip
@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 from trainer.errors import UsageError
 
-DIGITS_HELD_OUT_EVERY = 5  # the digits come in one part only
+DIGITS_HELD_OUT_EVERY = 5  # the digits have no held-out part of their own
 
 IDX = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
@@ -30,7 +30,7 @@ CIFAR = {
     "held_out": ("test_batch.bin",),
 }
 CIFAR_PICKLED = "data_batch_1"
-CIFAR_SHAPE = (3, 32, 32)  # a byte of label, then red, green and blue, each by rows
+CIFAR_SHAPE = (3, 32, 32)  # one label byte, then the red, green and blue planes, row by row
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Images:
 
 
 def read_images(folder: Path | None) -> Images:
-    """Reads a folder, whose files say what it holds, or scikit-learn's digits.
+    """Reads a folder, whose file names determine the format, or scikit-learn's digits.
 
     Raises:
         UsageError: the folder holds neither format, or a file of it is missing or damaged.

@@ -1,8 +1,8 @@
 """Text from files on disk, split into a training and a held-out part.
 
-Whole files are held out, up to 5 % of all bytes, chosen by the hash of their names: the split
-depends on nothing but the files. Where files are too few or too large for that, the last 5 % of
-the text are held out.
+Whole files are held out, up to 5 % of all bytes. They are chosen by the hash of their names, so the
+split depends only on the files. If files are too few or too large for that, the last 5 % of the
+text are held out.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ class Text:
     train: list[str]
     held_out: list[str]
     name: str
-    """Where the text came from, for people."""
+    """Where the text came from, in a few words."""
 
     @property
     def amount(self) -> str:
-        """How much of it there is, in a line."""
+        """The size of both parts, in one line."""
         train, held_out = (
             f"{sum(map(len, part)) / 1e6:.2f} M characters in {len(part)} files"
             for part in (self.train, self.held_out)
@@ -48,7 +48,7 @@ class Text:
 
 
 def read_text(path: Path | None, pattern: str = "*") -> Text:
-    """Reads a file, or those of a folder that match; None reads Python's standard library."""
+    """Reads a file, or the matching files of a folder; None reads Python's standard library."""
     if path is None:
         name, root = "Python's standard library", Path(sysconfig.get_path("stdlib"))
         files = _matching(root, "*.py", NOT_SOURCE)
@@ -87,10 +87,10 @@ def split_documents(documents: dict[str, str]) -> tuple[list[str], list[str]]:
 
 
 def _matching(root: Path, pattern: str, left_out: Collection[str] = ()) -> list[Path]:
-    """Lists files in an order that is the same everywhere.
+    """Lists the matching files in an order that is the same on every machine.
 
-    Hidden folders and those in `left_out` are not entered: an installation of Python may hold tens
-    of thousands of files beside its own.
+    Skips hidden folders and those in `left_out`, because a Python installation may contain tens of
+    thousands of files that are not its own.
     """
     files = []
     for folder, inside, names in os.walk(root):
@@ -100,7 +100,7 @@ def _matching(root: Path, pattern: str, left_out: Collection[str] = ()) -> list[
 
 
 def _read_document(file: Path) -> str:
-    """Returns a file's text, or nothing for a file that is binary or not UTF-8."""
+    """Returns a file's text, or an empty string if the file is binary or not UTF-8."""
     try:
         data = file.read_bytes()
     except OSError as error:

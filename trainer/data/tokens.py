@@ -20,12 +20,12 @@ LARGEST_VOCABULARY = 2**16  # ids are kept as uint16
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text as token ids, with what turns ids back into text."""
+    """A text as token ids, with the tokenizer that turns ids back into text."""
 
     train: UInt[np.ndarray, "train"]
     held_out: UInt[np.ndarray, "held_out"]
     bytes_per_token: float
-    """Of the held-out part: what turns nats per token into nats per byte."""
+    """Of the held-out part; converts nats per token to nats per byte."""
     bpe: Any = None
     """The tokenizer; None where tokens are bytes."""
 
@@ -60,7 +60,7 @@ def tokenize(text: Text, spec: str, cache: Path | None = None) -> Tokens:
 
 
 def tokenize_like(text: Text, tokens: Tokens) -> Tokens:
-    """Encodes a text by the tokenizer that another has."""
+    """Encodes a text with the tokenizer that made `tokens`."""
     if tokens.bpe is None:
         return tokenize(text, "bytes")
     encoded = (_bpe_module().encode(tokens.bpe, part) for part in (text.train, text.held_out))

@@ -15,7 +15,7 @@ HELD_OUT_WINDOWS = 512
 
 @dataclass(frozen=True)
 class Windows:
-    """Non-overlapping windows of a text, each with the one token more that its targets need."""
+    """Consecutive windows of a text, each with one extra token for the last target."""
 
     tokens: UInt[np.ndarray, "tokens"]
     context: int

@@ -19,8 +19,8 @@ class ConvolutionConfig:
     stages: int = 3
     """Pairs of convolutions of one size."""
     stem_stride: int = 1
-    """Stride of the first layer, whose kernel grows with it; twice as large makes the network
-    almost four times as cheap."""
+    """Stride of the first layer; its kernel grows with the stride. Twice the stride makes the
+    network almost four times cheaper."""
 
     def __post_init__(self) -> None:
         if min(self.width, self.stages, self.stem_stride) < 1:
@@ -60,7 +60,7 @@ class ConvolutionalNet(nn.Module):
             channels = self.config.width * 2**stage
             x = Layer(channels, stride=2 if stage else 1, name=f"stage_{stage}")(x)
             x = x + Layer(channels, name=f"residual_{stage}")(x)
-        zeros = nn.initializers.zeros_init()  # the first prediction: all classes alike
+        zeros = nn.initializers.zeros_init()  # the first prediction is uniform
         return nn.Dense(self.classes, kernel_init=zeros, name="head")(x.mean(axis=(1, 2)))
 
 

@@ -51,7 +51,10 @@ class DecoderConfig:
 
     @property
     def hidden(self) -> int:
-        """Width inside the MLP: 8/3 of the model's, so that three matrices cost what two did."""
+        """Width inside the MLP: 8/3 of `width`.
+
+        Its three matrices then cost as much as two with 4 · `width`.
+        """
         return -(-8 * self.width // 3 // 32) * 32
 
 
@@ -117,7 +120,7 @@ class Decoder(nnx.Module):
 
     Args:
         attention: makes the attention of a block from the config.
-        mlp: makes what follows the attention.
+        mlp: makes the layer that follows the attention.
     """
 
     def __init__(
@@ -138,7 +141,7 @@ class Decoder(nnx.Module):
             config.width,
             vocabulary,
             use_bias=False,
-            kernel_init=nnx.initializers.zeros_init(),  # the first prediction: all tokens alike
+            kernel_init=nnx.initializers.zeros_init(),  # the first prediction is uniform
             rngs=rngs,
         )
 
@@ -158,7 +161,7 @@ class Decoder(nnx.Module):
 def rotate(
     x: Float[Array, "batch length heads head_dim"],
 ) -> Float[Array, "batch length heads head_dim"]:
-    """Turns each pair (i, i + head_dim/2) of features by an angle that grows with position."""
+    """Rotates each pair (i, i + head_dim/2) of features by an angle that grows with position."""
     length, half = x.shape[1], x.shape[-1] // 2
     frequencies = ROTARY_BASE ** (-jnp.arange(half) / half)
     angles = jnp.outer(jnp.arange(length), frequencies)[None, :, None]
@@ -170,7 +173,7 @@ def rotate(
 
 
 def residual_init(config: DecoderConfig, batch_axis: int | Sequence[int] = ()) -> nnx.Initializer:
-    """Keeps the residual stream's variance near one however many layers write into it."""
+    """Returns an initializer that keeps the residual stream's variance near 1 for any depth."""
     return nnx.initializers.variance_scaling(
         1 / (2 * config.layers), "fan_in", "normal", batch_axis=batch_axis
     )

@@ -1,7 +1,7 @@
 """Multi-head latent attention (DeepSeek-AI 2024): keys and values from one small latent.
 
 A head's query and key have two parts side by side. The content part comes from the latents and has
-no position; the rotary part carries the position, and its key is one for all heads.
+no position. The rotary part encodes the position, and all heads share its key.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class LatentConfig(DecoderConfig):
     query_latent: int = 64
     """Width of the latent that makes the queries."""
     key_value_latent: int = 32
-    """Width of the latent that makes keys and values: all that a cache would hold, with rotary."""
+    """Width of the latent of keys and values. A cache would hold only it and the rotary key."""
     content: int = 24
     """Width of the content part of a head."""
     rotary: int = 8
@@ -61,7 +61,7 @@ class LatentAttention(nnx.Module):
         self.q_up = nnx.LinearGeneral(config.query_latent, (heads, head), use_bias=False, rngs=rngs)
         self.kv_down = nnx.Linear(width, config.key_value_latent, use_bias=False, rngs=rngs)
         self.kv_norm = nnx.RMSNorm(config.key_value_latent, rngs=rngs)
-        # Values are as wide as a whole head, because the fused attention asks for one width.
+        # Values are as wide as a whole head, because the fused attention requires equal widths.
         self.kv_up = nnx.LinearGeneral(
             config.key_value_latent, (heads, config.content + head), use_bias=False, rngs=rngs
         )
@@ -90,7 +90,7 @@ class LatentAttention(nnx.Module):
 
 
 def clip_target(config: LatentConfig) -> muon_jax.QKTarget:
-    """Says what QK-Clip scales: content parts by √(τ/S), the rotary query by τ/S."""
+    """Returns what QK-Clip scales: content parts by √(τ/S), the rotary query by τ/S."""
     queries, keys_and_values = (
         muon_jax.MatrixAxes(0, (1, 2), muon_jax.Split((config.content, width), interleaved=True))
         for width in (config.rotary, config.head)

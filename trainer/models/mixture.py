@@ -1,8 +1,8 @@
-"""A mixture of experts in place of the MLP (Shazeer et al. 2017): each token goes to a few of many.
+"""A mixture of experts instead of the MLP (Shazeer et al. 2017); each token uses a few of them.
 
-The matrices of all experts lie in one array each, (experts, rows, cols). Each window of tokens is a
-group for itself, as in GShard (Lepikhin et al. 2020): an expert has places for a part of its
-tokens, and takes them in their order, so that no token depends on a later one.
+Each array stores one matrix of every expert, (experts, rows, cols). Each window of tokens is a
+separate group, as in GShard (Lepikhin et al. 2020): an expert has places for a part of the tokens
+of a window, and takes them in their order, so that no token depends on a later one.
 """
 
 import math
@@ -31,11 +31,11 @@ class MixtureConfig(DecoderConfig):
     experts: int = 8
     """Experts in each block."""
     chosen: int = 2
-    """How many of them a token goes to. Together they are as wide as the MLP would be."""
+    """Experts for each token. Together they are as wide as the MLP that they replace."""
     capacity: float = 1.5
-    """Places of an expert, times what it would need if all had the same number of tokens."""
+    """Places of an expert, divided by its number of tokens if all experts had the same load."""
     balance: float = 0.01
-    """Weight of the load-balancing loss; at 0 a few experts may take everything."""
+    """Weight of the load-balancing loss; at 0, a few experts may take all tokens."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,22 +62,22 @@ class Routing(NamedTuple):
     """Where the tokens go."""
 
     combine: Float[Array, "batch length experts places"]
-    """The weight of an expert's output, at the place that the token has there."""
+    """The weight of an expert's output for a token, at the token's place in that expert."""
     load: Float[Array, "experts"]
-    """Each expert's part of all choices."""
+    """Each expert's share of all choices."""
     dropped: Float[Array, ""]
-    """Part of the choices for which the expert had no place left."""
+    """Share of the choices for which the expert had no place left."""
     imbalance: Float[Array, ""]
-    """Load-balancing loss: 1 where all experts have the same load, more where they do not."""
+    """Load-balancing loss: 1 if all experts have the same load, otherwise more."""
 
     @property
     def dispatch(self) -> Float[Array, "batch length experts places"]:
-        """1 where a token has a place."""
+        """1 where a token has a place in an expert, otherwise 0."""
         return (self.combine > 0).astype(self.combine.dtype)
 
 
 def route(logits: Float[Array, "batch length experts"], chosen: int, places: int) -> Routing:
-    """Sends each token to the experts of its largest logits, as long as they have places."""
+    """Sends each token to the experts of its largest logits, if they have places left."""
     experts = logits.shape[-1]
     odds = jax.nn.softmax(logits)
     top, index = jax.lax.top_k(odds, chosen)
@@ -85,7 +85,7 @@ def route(logits: Float[Array, "batch length experts"], chosen: int, places: int
     takes = one_hot.sum(axis=2)
     weights = jnp.einsum("blk,blke->ble", top / top.sum(axis=-1, keepdims=True), one_hot)
     earlier = (jnp.cumsum(takes, axis=1) - takes).astype(jnp.int32)
-    place = takes[..., None] * jax.nn.one_hot(earlier, places)  # none beyond the last
+    place = takes[..., None] * jax.nn.one_hot(earlier, places)  # zero beyond the last place
     load = takes.mean(axis=(0, 1)) / chosen
     return Routing(
         combine=weights[..., None] * place,
@@ -97,7 +97,7 @@ def route(logits: Float[Array, "batch length experts"], chosen: int, places: int
 
 
 class Experts(nnx.Module):
-    """As many gated MLPs as there are experts, in three arrays."""
+    """One gated MLP for each expert, stored in three arrays."""
 
     def __init__(self, config: MixtureConfig, *, rngs: nnx.Rngs) -> None:
         experts, width, hidden = config.experts, config.width, config.expert_hidden

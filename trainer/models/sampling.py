@@ -17,13 +17,13 @@ def sample_tokens(
     temperature: float,
     seed: int,
 ) -> Int[Array, "count"]:
-    """Draws `count` tokens that go on from a prompt.
+    """Draws `count` tokens that continue a prompt.
 
-    The window is always `context` tokens wide, so one compilation serves every length. Once it is
-    full it slides: rotary positions see only distances.
+    The window is always `context` tokens wide, so one compilation serves every length. A full
+    window slides by one token, because rotary positions depend only on distances.
 
     Args:
-        prompt: at least one token; only the last `context` are seen.
+        prompt: at least one token; only the last `context` are used.
         temperature: divides the logits; 0 takes the likeliest token.
     """
     seen = prompt[-context:]

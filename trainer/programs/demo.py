@@ -1,4 +1,4 @@
-"""Trains a small language model twice, by Muon and by AdamW, a step of each in turn.
+"""Trains a small language model twice, with Muon and with AdamW, in alternating steps.
 
 The text is the source of Python's standard library. Both runs start from the same weights and see
 the same batches.
@@ -36,7 +36,7 @@ OUT = Path("runs/demo")
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of the two runs; each optimizer has the trainer's learning rate for it."""
+    """All settings of the two runs; each optimizer has its default learning rate."""
 
     text: TextConfig = field(default_factory=lambda: TextConfig(batch_size=16))
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -47,7 +47,7 @@ class Config:
 
 
 def train(config: Config) -> dict[str, Result]:
-    """Prints what Muon does to the model, trains both ways, and returns the results by name.
+    """Prints how Muon routes the parameters, trains both runs, and returns the results by name.
 
     Raises:
         StoppedError: a signal came; both runs saved a checkpoint.
@@ -80,7 +80,7 @@ def train(config: Config) -> dict[str, Result]:
 
 
 def report(config: Config, results: Mapping[str, Result]) -> None:
-    """Draws both losses in one chart, and prints how the runs ended and where everything lies."""
+    """Draws both losses in one chart, and prints the last losses and where the files are."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     out = results["Muon"].folder.path.parent
     ends = {name: list(result.held_out_loss.items())[-1] for name, result in results.items()}
@@ -98,7 +98,7 @@ def report(config: Config, results: Mapping[str, Result]) -> None:
         step for step, loss in results["Muon"].held_out_loss.items() if loss <= ends["AdamW"][1]
     ]
     if reached:
-        console.print(f"Muon was below the last loss of AdamW after {min(reached)} steps.")
+        console.print(f"Muon reached the last loss of AdamW after {min(reached)} steps.")
     console.print(f"  both curves  {out / 'losses.png'}")
     for name, result in results.items():
         console.print(f"  {name:<13}{result.folder.path}: metrics, TensorBoard, checkpoints")

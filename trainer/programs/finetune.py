@@ -1,4 +1,4 @@
-"""Fine-tunes a language model on another text and prints what it forgets of the first one.
+"""Fine-tunes a language model on another text and prints how much it forgets of the first.
 
 python -m trainer finetune --from runs/lm-muon-0123abcd --data prose/
 
@@ -42,7 +42,7 @@ class StartConfig:
     old_data: Path | None = None
     """What it was trained on. Default: the source of Python's standard library."""
     old_pattern: str = "*"
-    """Which files of that folder."""
+    """Which files of the folder --old-data to read, such as *.txt."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class NewTextConfig:
     data: Path
     """A file or a folder of UTF-8 text."""
     pattern: str = "*"
-    """Which files of the folder: *.txt takes those that end so."""
+    """Which files of the folder to read, such as *.txt."""
     batch_size: int = 16
     """Windows of text in a step."""
 
@@ -93,7 +93,7 @@ class FinetuneResult:
 
 
 def train(config: Config) -> FinetuneResult:
-    """Runs one fine-tuning of the whole model, from a new state of the optimizer."""
+    """Fine-tunes all parameters of the model, with a new optimizer state."""
     devices = Devices.start(config.devices)
     start = Pretrained.read(config.start.pretrained)
     text = TextConfig(

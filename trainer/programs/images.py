@@ -4,7 +4,7 @@ python -m trainer images
 
 python -m trainer images --optimizer sgd-nesterov --learning-rate 0.1
 
-python -m trainer images --explain    # where Muon sends the kernels, and what it costs
+python -m trainer images --explain    # how Muon routes the kernels, and its cost
 
 python -m trainer images --data-dir /usr/share/datasets/fashion-mnist \
     --stem-stride 2 --batch-size 128 --steps 1400 --target-accuracy 0.9
@@ -36,7 +36,7 @@ class Config:
     run: RunConfig = field(default_factory=lambda: RunConfig(steps=300, eval_every=20))
     devices: DeviceConfig = field(default_factory=DeviceConfig)
     explain: bool = False
-    """Print where Muon sends each parameter, and train nothing."""
+    """Print how Muon routes each parameter, and train nothing."""
 
 
 def train(config: Config) -> ImageResult:
@@ -53,7 +53,7 @@ def train(config: Config) -> ImageResult:
 
 
 def explain(config: Config) -> muon_jax.Explanation:
-    """Says what Muon would do with every parameter of the network."""
+    """Returns how Muon would treat every parameter of the network."""
     data = read_images(config.images.data_dir)
     shape = data.train.images.shape[1:]
     model = nnx.eval_shape(lambda: make_network(config.network, shape, data.classes, nnx.Rngs(0)))

@@ -1,4 +1,4 @@
-"""Trains a small language model with multi-head latent attention by MuonClip.
+"""Trains a small language model with multi-head latent attention, using MuonClip.
 
 python -m trainer mla
 
@@ -36,11 +36,12 @@ class MuonClipConfig:
     """The optimizer, muon_jax.muon_clip."""
 
     learning_rate: float = 0.05
-    """Its peak. The default is so large that attention logits explode without QK-Clip."""
+    """Peak learning rate. The default is so large that attention logits explode without QK-Clip."""
     weight_decay: float = 0.0
-    """Times the learning rate. It slows the logits down too, so there is none unless given."""
+    """Weight decay, multiplied by the learning rate. The default is 0, because decay also slows the
+    growth of logits."""
     threshold: float | None = 100.0
-    """Largest attention logit of a head that is left alone; None trains without QK-Clip."""
+    """Attention logit above which a head is clipped; None trains without QK-Clip."""
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold < float("inf"):

@@ -70,7 +70,7 @@ def train(config: Config) -> LanguageResult:
 def balanced_loss(weight: float) -> Objective:
     """Returns the language model's objective with the gradient of the load-balancing loss added.
 
-    Only the gradient: the loss that is shown stays comparable with that of other models.
+    The reported loss excludes the load-balancing loss, to stay comparable with other models.
     """
 
     def objective(
@@ -91,14 +91,14 @@ _forward = nnx.capture(
 
 
 def explain(config: MixtureConfig) -> muon_jax.Explanation:
-    """Says where Muon's rules send the parameters, without making any."""
+    """Returns how Muon's rules route the parameters, without creating arrays."""
     model = nnx.eval_shape(lambda: Decoder(config, BYTES, mlp=Mixture, rngs=nnx.Rngs(0)))
     muon = make_optimizer(OptimizerConfig("muon"), steps=1)
     return muon_jax.explain(nnx.state(model, nnx.Param), muon)
 
 
 def report_load(folder: RunFolder) -> None:
-    """Prints which part of the held-out tokens each expert takes at the end."""
+    """Prints the share of the held-out tokens that each expert takes at the end."""
     layers = {layer: load[-1] for layer, load in read_layers(folder, "held_out/load").items()}
     table = Table("load", *(f"expert {index}" for index in range(max(map(len, layers.values())))))
     for layer, load in layers.items():

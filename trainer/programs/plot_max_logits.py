@@ -1,4 +1,4 @@
-"""Draws the largest attention logits of finished runs of `python -m trainer mla`, a row each.
+"""Draws the largest attention logits of finished runs of `python -m trainer mla`.
 
 python -m trainer plot-max-logits runs/without runs/with --out max_logits.png
 """

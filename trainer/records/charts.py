@@ -1,4 +1,4 @@
-"""Line charts, drawn by Pillow: one chart of a run needs no more, and Matplotlib is 80 MB."""
+"""Line charts, drawn with Pillow: it is enough for them, and Matplotlib is 80 MB."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ class Curve:
     """One line of a chart."""
 
     points: Mapping[float, float]
-    """y by x; x rises."""
+    """y by x, in ascending order of x."""
     colour: str
     label: str = ""
-    """Its name in the legend; none for an empty one."""
+    """Its name in the legend; a curve with an empty label is not in the legend."""
     width: float = 3.0
     """In pixels."""
     dots: bool = False
@@ -89,7 +89,7 @@ class _Chart:
         self.text((LEFT - 60, TOP - 14), y, 18, anchor="lb")
 
     def curve(self, curve: Curve) -> None:
-        """Draws on a copy and takes over its plotted area, so that nothing is drawn outside."""
+        """Draws a curve and then restores everything outside the plotted area."""
         before, places = self._image.copy(), [self._place(*point) for point in curve.points.items()]
         self._line(places, curve.colour, curve.width)
         if curve.dots:

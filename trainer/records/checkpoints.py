@@ -1,7 +1,7 @@
 """Checkpoints of a run: its state and its position in the data, written whole or not at all.
 
-Orbax would load some damaged files without notice, so the hashes of a checkpoint's files lie beside
-them. A checkpoint gets its name when both are written: a process may be killed at any moment.
+Orbax would load some damaged files without an error, so a checkpoint also stores the hashes of its
+files. It gets its final name after both are written, because a process may be killed at any moment.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class Checkpoints:
         return sorted(int(entry.name) for entry in self.folder.iterdir() if entry.name.isdecimal())
 
     def save(self, step: int, state: Any, position: Any) -> Path:
-        """Saves at a step, unless that step is saved already, and returns where.
+        """Saves the checkpoint of a step, unless it exists already, and returns its folder.
 
         Args:
             step: number of updates done.
@@ -47,7 +47,7 @@ class Checkpoints:
         if not target.exists():
             partial = target.with_name(f"{step}{PARTIAL}")
             if self.devices.first:
-                for left in self.folder.glob(f"*{PARTIAL}*"):  # by a process that was killed
+                for left in self.folder.glob(f"*{PARTIAL}*"):  # of a process that was killed
                     shutil.rmtree(left)
             self.devices.wait(f"step {step} can be saved")
             parts = {"state": _by_path(state), "position": position}
@@ -69,7 +69,7 @@ class Checkpoints:
             position: an iterator over the same data; moved in place.
 
         Raises:
-            UsageError: no checkpoint, or the newest is damaged or not of this structure.
+            UsageError: there is no checkpoint, or the newest is damaged or has another structure.
         """
         step, source = self._newest()
         return step, _load(source, state, {"position": position})
@@ -78,7 +78,7 @@ class Checkpoints:
         """Returns the part of the newest state that has the names of `state`, as `restore` does.
 
         Raises:
-            UsageError: as `restore` does, or what was saved below the same first names differs.
+            UsageError: as in `restore`, or the arrays saved under the same top-level names differ.
         """
         _, source = self._newest()
         wanted = {(name, leaf.shape) for name, leaf in _by_path(state).items()}
@@ -95,7 +95,7 @@ class Checkpoints:
             return _load(source, state, {})
 
     def _newest(self) -> tuple[int, Path]:
-        """Returns the newest step, and its folder once it is found to be sound."""
+        """Returns the newest step and its folder, after checking its files for damage."""
         *older, step = self.steps() or [None]
         if step is None:
             raise UsageError(f"{self.folder} holds no checkpoint; start again with --overwrite")
@@ -111,11 +111,11 @@ class Checkpoints:
 
 
 def _load(source: Path, state: Any, parts: dict[str, Any]) -> Any:
-    """Returns the arrays of `state` from a checkpoint, and moves what `parts` holds."""
+    """Returns the arrays of `state` from a checkpoint, and restores the iterators in `parts`."""
     wanted = _by_path(jax.tree.map(_abstract, state))
     try:
         loaded = ocp.load_checkpointables(str(source.absolute()), {"state": wanted, **parts})
-    except Exception as error:  # of whatever type tensorstore, Orbax or grain raise
+    except Exception as error:  # tensorstore, Orbax and grain raise many types
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(f"{source} cannot be restored: {reason}") from error
     leaves = [loaded["state"][name] for name in wanted]
@@ -123,7 +123,7 @@ def _load(source: Path, state: Any, parts: dict[str, Any]) -> Any:
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
-    """Flattens a tree to names and leaves, which say what they are without this program."""
+    """Flattens a tree to leaves by path, so that a checkpoint is readable without this program."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
@@ -141,7 +141,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _damage(folder: Path) -> str:
-    """Says what is wrong with a checkpoint's files; nothing where all is well."""
+    """Returns what is wrong with a checkpoint's files, or an empty string."""
     try:
         sealed = dict(json.loads((folder / SEAL).read_text()))
     except (OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""How a run's experts shared the tokens, from what the run has logged."""
+"""Plots how a run's experts shared the tokens, from the metrics that the run logged."""
 
 from pathlib import Path
 

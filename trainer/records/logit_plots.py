@@ -1,4 +1,4 @@
-"""The largest attention logits of runs, by layer and head, from what the runs have logged."""
+"""Plots the largest attention logits of runs, by layer and head, from their logged metrics."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -17,7 +17,7 @@ Row = dict[str, float]
 
 
 class Metrics:
-    """Rows of named numbers, each with its step; a resumed run goes on from its checkpoint's."""
+    """Rows of named numbers, each with its step; rows after the step `start` are dropped."""
 
     def __init__(self, folder: RunFolder, *, start: int = 0) -> None:
         self.rows = [row for row in _read(folder.metrics) if row["step"] <= start]
@@ -51,10 +51,10 @@ class Metrics:
 
 
 def read_layers(folder: RunFolder, quantity: str) -> dict[str, Float[np.ndarray, "steps parts"]]:
-    """Reads what a run logged of the parts of each layer; a layer is named by its path.
+    """Reads the numbers that a run logged for the parts of each layer, by the layer's path.
 
     Args:
-        quantity: `train/load` is logged as `train/load/blocks/0/mlp/3` for part 3 of a layer.
+        quantity: such as `train/load`, logged as `train/load/blocks/0/mlp/3` for part 3 of a layer.
     """
     try:
         rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]

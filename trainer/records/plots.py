@@ -11,7 +11,7 @@ from trainer.records.charts import Curve, draw_chart
 BLUE, RED, GREY = "#3b6fb6", "#d1495b", "#999999"
 FAINT = {BLUE: "#c4d4e9", RED: "#f1c8ce"}
 SMOOTHING = 0.02  # of the run's length, on either side of a step
-SHOWN_FROM = 0.06  # of the run's length: the first fall would flatten all that follows
+SHOWN_FROM = 0.06  # of the run's length; the steep start would flatten the rest of the curve
 
 Series = Mapping[int, float]
 
@@ -22,7 +22,7 @@ def plot_loss(
     """Draws the training loss of each step and its running mean, and the held-out loss.
 
     Args:
-        unit: what the loss counts, "nats per …".
+        unit: unit of the loss, "nats per …".
     """
     curves = [
         Curve(train, FAINT[BLUE], width=1.0),
@@ -48,8 +48,8 @@ def plot_losses(
     """Draws the training loss and the held-out loss of two runs.
 
     Args:
-        runs: by name a training loss and a held-out loss, by step.
-        unit: what the losses count, "nats per …".
+        runs: by name, a training loss and a held-out loss, each by step.
+        unit: unit of the losses, "nats per …".
     """
     colours = dict(zip(runs, (BLUE, RED), strict=True))
     faint = [Curve(train, FAINT[colours[name]], width=1.0) for name, (train, _) in runs.items()]
@@ -74,7 +74,7 @@ def plot_losses(
 def plot_accuracy(
     file: Path, accuracy: Mapping[float, float], *, target: float, title: str
 ) -> None:
-    """Draws the held-out accuracy by epoch, and the one that was aimed at."""
+    """Draws the held-out accuracy by epoch, and the target accuracy."""
     aim = Curve({0: target, max(accuracy): target}, GREY, f"target {target:g}", width=1.5)
     values = [*accuracy.values(), target]
     draw_chart(
@@ -88,7 +88,7 @@ def plot_accuracy(
 
 
 def _later(values: Series) -> list[float]:
-    """Returns what remains without the first fall."""
+    """Returns the values after the steep start."""
     return list(values.values())[int(SHOWN_FROM * len(values)) :]
 
 

@@ -9,8 +9,8 @@ import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 
-PLAIN_LINES = 20  # over a whole run; more where that would leave too many steps in silence
-PLAIN_SILENCE = 100
+PLAIN_LINES = 20  # over a whole run; more if they would be too many steps apart
+PLAIN_SILENCE = 100  # most steps between two lines
 
 
 class Progress(Protocol):
@@ -27,7 +27,7 @@ class Progress(Protocol):
 
 
 class Display:
-    """A console with one bar for all steps; on what is no terminal, lines now and then."""
+    """A console with one bar for all steps; without a terminal, it prints lines instead."""
 
     def __init__(self, steps: int, *, quiet: bool) -> None:
         self.console = Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True)
@@ -74,8 +74,8 @@ class Display:
         self.console.print(f"step {step:>5}/{self._steps}  {shown}", style=style)
 
     def time_left(self, step: int) -> str:
-        """Estimates the time left from that of all steps since the first one timed."""
-        if self._first is None or step <= self._first[0]:  # the first one's time was compilation
+        """Estimates the time left from the time of all steps after the first."""
+        if self._first is None or step <= self._first[0]:  # the first one compiles
             self._first = step, time.monotonic()
             return ""
         first, began = self._first

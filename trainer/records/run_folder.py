@@ -1,4 +1,4 @@
-"""The folder that a run writes into, and what may be done with one that holds a run already."""
+"""The folder that a run writes to, and the checks if it holds a run already."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from trainer.errors import UsageError
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Names of everything a run leaves behind."""
+    """Paths of all files and folders that a run writes."""
 
     path: Path
 
@@ -49,8 +49,8 @@ class RunFolder:
         """Makes the folder ready for a new run.
 
         Args:
-            settings: what a later resume must agree with; JSON values only.
-            overwrite: remove a run that is there already, and only what belongs to it.
+            settings: those that a resumed run must have too; JSON values only.
+            overwrite: removes the files of an existing run, and no other files.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"--out {self.path} is a file; give a folder")
@@ -68,7 +68,7 @@ class RunFolder:
             raise UsageError(f"cannot write to --out {self.path}: {error.strerror}") from error
 
     def check_same(self, settings: Mapping[str, Any]) -> None:
-        """Refuses to resume a run with other settings than it was begun with."""
+        """Raises UsageError unless the run was begun with these settings."""
         if not self.holds_run:
             raise UsageError(f"{self.path} holds no run to resume; leave --resume out")
         begun = self.read_settings()
@@ -97,7 +97,7 @@ class RunFolder:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Writes beside the place and renames, so that the file is there whole or not at all."""
+    """Writes a temporary file and renames it, so that the file is never incomplete."""
     part = file.with_name(f"{file.name}.tmp")
     part.write_text(text)
     os.replace(part, file)

@@ -42,7 +42,7 @@ class _Run:
         self._display.start(start)
 
     def trained(self, step: int, loss: float, per_second: float) -> None:
-        del per_second  # the other runs' time is in it
+        del per_second  # it includes the time of the other runs
         self.step, self.loss = step, loss
         self._display.show_trained(step)
 
