@@ -5,7 +5,7 @@ Run: python examples/images_linen.py        (needs flax and scikit-learn; under 
 Shows: muon_jax.muon as the `tx` of a TrainState. A convolution kernel of shape (height, width,
 inputs, outputs) is one matrix for Muon, with height * width * inputs rows. The first convolution,
 the output head, the biases and the norms go to AdamW. The images are scikit-learn's 8 x 8 digits,
-which are easy: the two optimizers end within a few of the 360 test images of each other.
+which are easy: the results of the two optimizers differ by a few of the 360 test images.
 """
 
 import jax

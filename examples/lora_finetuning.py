@@ -2,9 +2,9 @@
 
 Run: python examples/lora_finetuning.py        (needs flax; under a minute on a CPU)
 
-Shows: `wrt=nnx.LoRAParam` makes nnx.Optimizer train the factors A (inputs, rank) and B (rank,
-outputs) alone, and muon_jax.muon orthogonalises the update of each factor. The model is trained on
-the source code of Python's standard library and fine-tuned on the help texts in the same library.
+Shows: `wrt=nnx.LoRAParam` makes nnx.Optimizer train only the factors A (inputs, rank) and B (rank,
+outputs), and muon_jax.muon orthogonalises the update of each factor. The model is trained on the
+source code of Python's standard library and fine-tuned on the help texts in the same library.
 """
 
 import sysconfig
@@ -85,7 +85,8 @@ def main():
     )
     train(pretrained, muon_jax.muon(schedule), nnx.Param, code, PRETRAINING_STEPS)
     print(f"before fine-tuning: loss {loss_fn(pretrained, test_windows):.3f} nats per byte")
-    muon = partial(muon_jax.muon, scale="match_rms")  # the first factor has few outputs
+    # The default scale would be small for A, because A has few outputs.
+    muon = partial(muon_jax.muon, scale="match_rms")
     for name, optimizer in {"Muon": muon, "AdamW": optax.adamw}.items():
         model = nnx.clone(pretrained)
         add_lora(model, nnx.Rngs(1))

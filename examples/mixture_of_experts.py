@@ -2,8 +2,8 @@
 
 Run: python examples/mixture_of_experts.py        (needs flax; under a minute on a CPU)
 
-Shows: all experts are one array of shape (experts, inputs, outputs), and Muon orthogonalises a
-matrix for each. The router goes to AdamW. A loss term keeps loads even (Fedus et al. 2021).
+Shows: all experts are one array of shape (experts, inputs, outputs), and Muon orthogonalises one
+matrix for each expert. The router goes to AdamW. A loss term balances loads (Fedus et al. 2021).
 """
 
 import sysconfig
@@ -18,7 +18,7 @@ from flax import nnx
 import muon_jax
 
 STEPS, BATCH, CONTEXT, WIDTH, EXPERTS, BALANCE = 200, 256, 16, 128, 4, 0.1
-# Each is the best of three peak learning rates, two times apart.
+# Each is the best of three peak learning rates, which differ by factors of 2.
 LEARNING_RATES = {"Muon": 1e-2, "AdamW": 4e-2}
 
 

@@ -41,7 +41,7 @@ class LanguageModel(nnx.Module):
 
     def __call__(self, tokens):
         x = self.embed(tokens) + self.positions(np.arange(tokens.shape[1]))
-        # `sow_weights=True` is how Flax passes the layer to its attention_fn, which reports.
+        # With `sow_weights=True` Flax passes the layer to attention_fn, which reports its logits.
         mask = nnx.make_causal_mask(tokens)
         x = x + self.attention(self.norm(x), mask=mask, sow_weights=True)
         return self.head(x + self.down(nnx.gelu(self.up(x))))

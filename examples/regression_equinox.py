@@ -3,7 +3,7 @@
 Run: python examples/regression_equinox.py  (needs equinox and scikit-learn; seconds on a CPU)
 
 Shows: muon_jax.muon with `eqx.filter_grad` and `eqx.apply_updates`. The optimizer is initialised
-with the arrays of the model alone, `eqx.filter(model, eqx.is_array)`. The data are Friedman's
+with only the arrays of the model, `eqx.filter(model, eqx.is_array)`. The data are Friedman's
 first regression problem: 10 sin(pi x1 x2) + 20 (x3 - 1/2)^2 + 10 x4 + 5 x5, plus noise.
 """
 

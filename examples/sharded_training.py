@@ -4,7 +4,7 @@ Run: python examples/sharded_training.py        (under a minute on a CPU)
 
 Shows: parameters and optimizer state sharded over a mesh, and the batch split over it. Muon needs
 no setting for this: it reads the mesh from its operands, sends every matrix to one device, which
-orthogonalises it, and sends the result back. `collectives` counts what one training step sends.
+orthogonalises it, and sends the result back. `collectives` counts the bytes that a step sends.
 The mesh has eight virtual CPU devices; on a machine with eight real devices remove the line with
 "jax_num_cpu_devices". The model predicts a byte of source code from the 16 bytes before it.
 """
@@ -53,7 +53,7 @@ def train(tx, text, mesh):
     """Returns the loss on held-out text, and the bytes that a step sends to each device."""
     sharded = NamedSharding(mesh, P("fsdp"))  # along the first axis of parameters and batches
     params = jax.device_put(init_params(), sharded)
-    state = tx.init(params)  # the momenta are sharded as their parameters are
+    state = tx.init(params)  # momenta have the same shardings as their parameters
 
     def train_step(params, state, windows):
         gradients = jax.grad(loss_fn)(params, windows)
@@ -74,7 +74,8 @@ def train(tx, text, mesh):
     received = collectives(compiled).received_bytes
     for _ in range(STEPS):
         params, state = train_step(params, state, sample(rng, 0, split))
-        jax.block_until_ready(params)  # virtual devices of a CPU can deadlock on steps in flight
+        # Virtual CPU devices can deadlock if several steps are in flight.
+        jax.block_until_ready(params)
     test = [jax.jit(loss_fn)(params, sample(rng, split, len(text))) for _ in range(8)]
     return float(np.mean(test)), received
 

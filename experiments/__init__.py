@@ -1,5 +1,5 @@
-"""Questions put to the trainer, each a module with `run` and `report`.
+"""Experiments with the trainer; each is a module with the functions `run` and `report`.
 
-A `Plan` says what is varied, `Trials` runs each trial once and keeps a line of JSON for it in
-`results/`, and a report makes tables and a figure from these lines.
+A `Plan` defines the settings that vary. `Trials` runs each trial once and saves its result as a
+line of JSON in `results/`. `report` makes tables and a figure from these lines.
 """

@@ -1,6 +1,6 @@
-"""What each choice of Muon's is worth: one is changed at a time, on the same seeds.
+"""How much does each setting of Muon matter? Changes one at a time, on the same seeds.
 
-python -m experiments.ablation run     # some hours; what is saved is not run again
+python -m experiments.ablation run     # several hours; skips saved trials
 python -m experiments.ablation report  # the table
 """
 
@@ -30,17 +30,18 @@ ARMS: dict[str, dict[str, Any]] = {
     "`jordan`, attention's × 1.4": {"orthogonalizer": "jordan", "attention_rate": 1.4},
     "`optax.contrib.muon`": {"optimizer": "optax-muon"},
 }
-"""By name: what differs from a run of `muon` with an accurate map and default settings.
+"""Settings of each arm that differ from `muon` with an accurate orthogonalizer and its defaults.
 
-Jordan's updates have about 0.9 of the RMS of orthogonal ones, which is a lower rate.
+Jordan's updates have about 0.9 times the RMS of orthogonal updates, like a lower learning rate.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(LanguagePlan):
-    """Every arm on all `seeds`, and those among which the default is chosen on `more_seeds` too.
+    """Every arm runs on all `seeds`; the candidates for the default also run on `more_seeds`.
 
-    Then some of these once more at a batch of `large_batch_size`, the example's own, for longer.
+    Then `large_arms` run again, for longer and at a batch of `large_batch_size`, which is the
+    trainer's default.
     """
 
     arms: tuple[str, ...] = tuple(ARMS)
@@ -63,7 +64,7 @@ class Plan(LanguagePlan):
 
     @property
     def large(self) -> "Plan":
-        """The same at the large batch."""
+        """Returns the same plan at the large batch."""
         return replace(
             self,
             batch_size=self.large_batch_size,
@@ -90,7 +91,7 @@ def report(plan: Plan) -> str:
 
 
 def arms_table(plan: Plan) -> str:
-    """Tabulates the losses at the end, and how far they are above the reference's, by seed."""
+    """Tabulates the final losses, and their differences from the reference on the same seeds."""
     reference, *others = plan.arms
     baseline = losses(plan, reference)
     return table(
@@ -107,7 +108,7 @@ def losses(plan: Plan, arm: str) -> list[float]:
 
 
 def compared(found: list[float], baseline: list[float]) -> tuple[str, str, str]:
-    """Returns the mean, and how far it is above that of the same seeds, in all and by seed."""
+    """Returns the mean loss, the mean difference from `baseline`, and the differences by seed."""
     above = [ours - theirs for ours, theirs in zip(found, baseline[: len(found)], strict=True)]
     return f"{statistics.mean(found):.4f}", mean_and_error(above), listed(above, "+.4f")
 

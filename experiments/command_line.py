@@ -22,11 +22,13 @@ def main(
     report: Callable[[Plan], str],
     figures: Mapping[str, Callable[[Plan], Figure]] | None = None,
 ) -> None:
-    """Offers `run`, which measures what is not saved, and `report`, which prints tables and draws.
+    """Parses the command line and calls `run` or `report`.
+
+    `run` measures the trials that are not saved; `report` prints the tables, then draws `figures`.
 
     Args:
-        plan: a dataclass of all that may be chosen.
-        figures: what draws each figure, by its name in docs/images.
+        plan: the dataclass of the settings.
+        figures: the functions that draw the figures, by file name in docs/images.
     """
 
     def measure(settings: Plan) -> None:

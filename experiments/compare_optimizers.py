@@ -1,6 +1,6 @@
 """Compares eight optimizers on a small language model, each at its own best learning rate.
 
-python -m experiments.compare_optimizers --workers 2  # some ten minutes; finished trials are kept
+python -m experiments.compare_optimizers --workers 2  # about ten minutes; skips saved trials
 python -m experiments.compare_optimizers --data texts/ --width 128 --layers 4 --steps 1000
 
 It prints tables and draws a figure. It is `experiments.optimizer_sweep` with smaller settings.

@@ -1,11 +1,11 @@
-"""Optimizers that are compared, each with as many learning rates of its own."""
+"""The optimizers to compare; each has its own learning rates, the same number for all."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.report import table
 
-TIMES = 3  # from one rate to the next
+TIMES = 3  # factor between one learning rate and the next
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Contender:
 def sweep_table(
     title: str, contenders: Mapping[str, Contender], cells: Mapping[str, Sequence[str]]
 ) -> str:
-    """Tabulates what each optimizer measured at its rates, from the lowest to the highest."""
+    """Tabulates the results of each optimizer from its lowest to its highest learning rate."""
     factors = [f"× {TIMES**power}" for power in range(max(map(len, cells.values())))]
     return table(
         (title, "lowest rate", *factors),

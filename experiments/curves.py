@@ -1,4 +1,4 @@
-"""What curves over steps have in common: how they are saved, their mean, and a level's step."""
+"""Curves over steps: their JSON format, their mean, and the step where they reach a level."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from experiments.report import Curve
 
 
 def by_step(curve: Mapping[int, float]) -> dict[str, float]:
-    """Returns a curve as JSON keeps it."""
+    """Returns a curve in the format of the results files."""
     return {str(step): round(value, 5) for step, value in curve.items()}
 
 
@@ -19,7 +19,7 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
 
 
 def steps_to(level: float, curve: Curve) -> float | None:
-    """Returns where a curve first falls to a level, by a line between two measured steps."""
+    """Returns the step where a curve first falls to `level`, by linear interpolation, or None."""
     steps, values = [int(step) for step in curve], list(curve.values())
     reached = next((index for index, value in enumerate(values) if value <= level), None)
     if reached is None:

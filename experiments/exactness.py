@@ -1,8 +1,8 @@
-"""Does a more accurate polar factor train better: steps and coefficients of Newton-Schulz.
+"""Does a more accurate polar factor train better? Varies steps and coefficients of Newton-Schulz.
 
 Liu et al. 2025, section 2.2: ten steps are more accurate than five, and do not train better.
 
-python -m experiments.exactness run     # seven minutes; what is saved is not run again
+python -m experiments.exactness run     # seven minutes; skips saved trials
 python -m experiments.exactness report  # the table and the figure
 """
 
@@ -27,7 +27,7 @@ COLORS = dict(zip(("jordan", "keller", "minimax", "svd"), MORE_COLORS, strict=Fa
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(LanguagePlan):
-    """The rate is swept for five steps of the published iteration, and then serves all."""
+    """The learning rate is swept for `REFERENCE`; all orthogonalizers then use the best one."""
 
     maps: tuple[str, ...] = (
         *("jordan:3", "jordan:5", "jordan:7", "jordan:10"),
@@ -72,11 +72,11 @@ def measure(trial: LanguageTrial) -> Measured:
 
 
 class Row(NamedTuple):
-    """What one map did on all seeds."""
+    """Results of one orthogonalizer on all seeds."""
 
     losses: list[float]
     above: list[float]
-    """The losses less those of the reference on the same seeds."""
+    """Differences from the losses of the reference on the same seeds."""
     residual: float
 
 

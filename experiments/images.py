@@ -1,9 +1,9 @@
-"""How soon does a convolutional network name images rightly, by Muon, AdamW and SGD, each tuned?
+"""How fast does a convolutional network learn with Muon, AdamW and SGD, each tuned?
 
-python -m experiments.images run     # what is saved is not run again
+python -m experiments.images run     # skips saved trials
 python -m experiments.images report  # the tables and the figure
 
-Fashion-MNIST is Debian's package dataset-fashion-mnist; --data digits leaves it out.
+Fashion-MNIST comes from the Debian package dataset-fashion-mnist; --data digits runs without it.
 """
 
 import math
@@ -56,7 +56,7 @@ class ImageTrial:
 
 @dataclass(frozen=True)
 class DataSet:
-    """How long to train on a data set, and what share of errors to reach there."""
+    """Settings of the runs on a data set, and the share of errors that they should reach."""
 
     epoch: int
     epochs: int
@@ -78,7 +78,7 @@ DATA = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Rates are swept on the first seed; the best of each optimizer runs on all."""
+    """Learning rates are swept on the first seed; each optimizer's best runs on all seeds."""
 
     data: tuple[str, ...] = tuple(DATA)
     fashion_mnist: Path = Path("/usr/share/datasets/fashion-mnist")
@@ -158,12 +158,12 @@ def run(plan: Plan) -> None:
 
 
 def best_runs(plan: Plan, data: str, optimizer: str) -> dict[ImageTrial, Measured]:
-    """Returns what was measured at the best rate, by seed."""
+    """Returns the results at the best learning rate on all seeds."""
     return best_on_seeds(plan.trials, plan.sweep(data, optimizer), plan.seeds, final)
 
 
 def final(measured: Measured) -> tuple[float, float]:
-    """Returns the share of errors at the end, and the loss, which decides between equal ones."""
+    """Returns the final share of errors, and the final loss, which breaks ties."""
     error, loss = (list(measured[name].values())[-1] for name in ("error", "loss"))
     return error, loss
 

@@ -1,4 +1,4 @@
-"""Training runs of the trainer's language model, described by what experiments vary."""
+"""Training runs of the trainer's language model, with the settings that experiments vary."""
 
 import tempfile
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class LanguageTrial:
     width: int = 128
     layers: int = 4
     evaluations: int = 18
-    """Of the held-out loss over a run."""
+    """Number of evaluations of the held-out loss in a run."""
     fallback_learning_rate: float | None = None
     fallback_nesterov: bool = True
     attention_rate: float = 1.0
@@ -75,11 +75,11 @@ class LanguagePlan:
     data: str | None = None
     """A file or a folder of text. Default: the source of Python's standard library."""
     workers: int = 1
-    """Trials at a time, each on one core; 0 for one in this process."""
+    """Number of trials that run at once, each on one core; 0 runs them in this process."""
 
     @property
     def shared(self) -> dict[str, Any]:
-        """Returns what every trial is given."""
+        """Returns the settings that every trial gets."""
         return {name: getattr(self, name) for name in ("batch_size", "width", "layers", "data")}
 
 

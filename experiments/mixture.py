@@ -1,6 +1,6 @@
 """Muon and AdamW on a mixture of experts: the loss, and how evenly the experts are used.
 
-python -m experiments.mixture run     # some minutes; what is saved is not run again
+python -m experiments.mixture run     # a few minutes; skips saved trials
 python -m experiments.mixture report  # the table and the figure
 """
 
@@ -54,7 +54,7 @@ class MixtureTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(LanguagePlan):
-    """Rates are swept on the first seed; the best of each optimizer runs on all."""
+    """Learning rates are swept on the first seed; each optimizer's best runs on all seeds."""
 
     steps: int = 250
     rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
@@ -72,7 +72,7 @@ class Plan(LanguagePlan):
 
 
 def measure(trial: MixtureTrial) -> Measured:
-    """Trains once; the loads are those of the held-out text, a line a layer."""
+    """Trains once; returns the loss and the experts' loads on held-out text, layer by layer."""
     every = max(1, trial.steps // EVALUATIONS)
     with tempfile.TemporaryDirectory() as folder:
         result = train(
@@ -108,7 +108,7 @@ def measure(trial: MixtureTrial) -> Measured:
 
 
 def _parts(row: Mapping[str, float], quantity: str) -> list[float]:
-    """Returns what was logged of the held-out text, layer by layer."""
+    """Returns the logged values of `quantity` on held-out text, layer by layer."""
     return [value for name, value in row.items() if name.startswith(f"held_out/{quantity}/")]
 
 
@@ -120,7 +120,7 @@ def run(plan: Plan) -> None:
 
 
 def best_runs(plan: Plan, optimizer: str) -> dict[MixtureTrial, Measured]:
-    """Returns what the best rate gives on all seeds."""
+    """Returns the results at the best learning rate on all seeds."""
     return best_on_seeds(plan.trials, plan.sweep(optimizer), plan.seeds)
 
 

@@ -1,7 +1,7 @@
-"""A plain training loop of the trainer's language model, for experiments that look inside.
+"""A plain training loop of the trainer's language model, for experiments that inspect updates.
 
-The weights, batches and updates are those of `python -m trainer lm`; what that program adds around
-them, checkpoints and metrics, is left out.
+It has the same weights, batches and updates as `python -m trainer lm`, but saves no checkpoints and
+no metrics.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,18 +26,18 @@ from trainer.models.decoder import Decoder
 from trainer.optimizers import learning_rate_schedule, make_optimizer
 
 KINDS = ("query", "key", "value", "out", "gate", "up", "down")
-"""Of the matrices in a block, by the names that they have in the model."""
+"""Names of the matrices of a block in the model."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one look shows: the model after `step` updates, and what the last of them was."""
+    """The model after `step` updates, and the last update."""
 
     step: int
     model: Decoder
     params: Any
     direction: Any
-    """The last update without the decay of the weights, over −1 times the learning rate."""
+    """The last update without weight decay, divided by minus the learning rate."""
     held_out_loss: float
 
 

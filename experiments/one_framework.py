@@ -1,6 +1,6 @@
-"""Every parameter under a norm of its own, or Muon beside AdamW: which trains better?
+"""Which trains better: Muon with AdamW, or steepest descent with a norm for every parameter?
 
-python -m experiments.one_framework run     # 6 minutes of one core; what is saved is not run again
+python -m experiments.one_framework run     # 6 minutes on one core; skips saved trials
 python -m experiments.one_framework report  # the tables and the figure
 """
 
@@ -40,10 +40,10 @@ from trainer.optimizers import (
     named_orthogonalizer,
 )
 
-MOMENTUM = 0.9  # of all that is not a matrix of Muon, as AdamW's b1
+MOMENTUM = 0.9  # for parameters that Muon does not train; the same as AdamW's b1
 HEAD = muon_jax.MatrixAxes(rows=0, cols=1)
 
-# What takes the parameters that are no matrices inside the model: embedding, head and gains.
+# Optimizers of the parameters that Muon does not train: embedding, head and norm scales.
 ARMS = {
     "adamw": "AdamW",
     "momentum-rms": "momentum over its RMS",
@@ -60,15 +60,15 @@ class ArmTrial(LanguageTrial):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(LanguagePlan):
-    """The fallback's rates are swept on the first seed, then Muon's around the best of them.
+    """The fallback's learning rate is swept on the first seed; then Muon's, at the best of these.
 
-    The best of each arm runs on all seeds.
+    The best pair of learning rates of each arm runs on all seeds.
     """
 
     arms: tuple[str, ...] = tuple(ARMS)
     fallback_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
     matrix_rates: tuple[float, ...] = (1e-2, 5e-3, 2e-2, 4e-2)
-    """The first of them serves the sweep of the fallback's."""
+    """Muon uses the first value while the fallback's learning rate is swept."""
     steps: int = 300
     evaluations: int = 6
     results: Path = RESULTS / "one_framework.jsonl"
@@ -104,7 +104,7 @@ def measured(trial: ArmTrial) -> Measured:
 
 
 def copies(arm: str, weights: optax.Params) -> float:
-    """Returns the bytes of an arm's state over those of the parameters."""
+    """Returns the bytes of an arm's state, divided by the bytes of the parameters."""
     state = jax.eval_shape(arm_optimizer(arm, OptimizerConfig(), steps=1).init, weights)
     return bytes_of(state) / bytes_of(weights)
 
@@ -114,7 +114,7 @@ def bytes_of(tree: optax.Params) -> int:
 
 
 def arm_optimizer(arm: str, config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Returns Muon with the fallback of an arm; all decay the same parameters at the same rates."""
+    """Returns Muon with the fallback of an arm; all arms have the same weight decay and mask."""
     if arm == "adamw":
         return make_optimizer(config, steps)
     peak = config.fallback_learning_rate
@@ -156,7 +156,7 @@ def tables(params: optax.Params) -> optax.Params:
 
 
 def along_momentum(dual: Callable[[Array], Array]) -> optax.GradientTransformation:
-    """Steps along what `dual`, the steepest direction under some norm, makes of the momentum."""
+    """Steps along `dual(momentum)`, the steepest direction under some norm."""
     return optax.chain(
         optax.ema(MOMENTUM, debias=False),
         optax.stateless(lambda updates, params: jax.tree.map(dual, updates)),
@@ -164,7 +164,7 @@ def along_momentum(dual: Callable[[Array], Array]) -> optax.GradientTransformati
 
 
 def rows_of_unit_rms(matrix: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
-    """Returns the steepest direction under the largest RMS of a row, an embedding's l1 → RMS norm.
+    """Returns the steepest direction under the largest RMS of a row, which is the l1 → RMS norm.
 
     Rows of tokens that have never occurred stay zero.
     """

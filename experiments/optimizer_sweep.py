@@ -1,6 +1,6 @@
-"""Eight optimizers on one language model, each at its own best rate: how far, and at what price.
+"""Compares loss and cost of eight optimizers on a language model, each at its best learning rate.
 
-python -m experiments.optimizer_sweep run     # what is saved is not run again
+python -m experiments.optimizer_sweep run     # skips saved trials
 python -m experiments.optimizer_sweep report  # the tables and the figure
 """
 
@@ -50,16 +50,16 @@ REFERENCE = "adamw"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(LanguagePlan):
-    """Rates are swept on the first seed; the best of each optimizer runs on all."""
+    """Learning rates are swept on the first seed; each optimizer's best runs on all seeds."""
 
     steps: int = 300
-    """Of every run, each with warm-up and a cosine to 0."""
+    """Steps of every run, with a warm-up and a cosine decay to 0."""
     rates: int = 4
-    """How many for each optimizer."""
+    """Number of learning rates for each optimizer."""
     batch_size: int = 16
     context: int = 64
     results: Path = RESULTS / "optimizer_sweep.jsonl"
-    """Where every trial is kept, a line each."""
+    """File of the results, one line of JSON for each trial."""
 
     def __post_init__(self) -> None:
         if min(self.steps, self.rates, len(self.seeds)) < 1:
@@ -119,7 +119,7 @@ def run(plan: Plan) -> None:
 
 
 def best_runs(plan: Plan, optimizer: str) -> dict[LanguageTrial, Measured]:
-    """Returns what was measured at the best rate, by seed."""
+    """Returns the results at the best learning rate on all seeds."""
     return best_on_seeds(plan.trials, plan.sweep(optimizer), plan.seeds)
 
 

@@ -1,4 +1,4 @@
-"""Optimizers of the comparison of recipes, with rates and decays that may be traced."""
+"""Optimizers in the comparison of recipes; learning rates and decays may be traced."""
 
 import functools
 from collections.abc import Callable
@@ -27,7 +27,7 @@ Schedule = Callable[[Any], Float[Array, ""]]
 
 
 class Numbers(NamedTuple):
-    """Peak, decay, and the factors on both for what Muon leaves to AdamW."""
+    """Peak learning rate, weight decay, and factors on both for inputs, heads and vectors."""
 
     learning_rate: Float[Array, ""]
     weight_decay: Float[Array, ""]
@@ -54,7 +54,7 @@ PRECONDITIONERS: dict[str, muon_jax.SecondMoment | muon_jax.Soap | None] = {
 def make(
     optimizer: str, precondition: str, numbers: Numbers, schedule: Schedule
 ) -> optax.GradientTransformation:
-    """Returns the optimizer that `ARMS` calls so; only arms of `_muon` take a precondition."""
+    """Returns the optimizer of this name in `ARMS`; only those of muon_jax take a precondition."""
 
     def rate(count: Any) -> Float[Array, ""]:
         return numbers.learning_rate * schedule(count)
@@ -105,12 +105,13 @@ def _with_variants(
     tied: bool = False,
     **options: Any,
 ) -> optax.GradientTransformation:
-    """Returns Muon followed by variants; its decay comes last, as the variants want it.
+    """Returns Muon followed by the chosen variants; weight decay is applied after them.
 
     Args:
-      normalized: with `normalize_outputs`.
-      cautious: decays what the update moves towards zero.
-      tied: the decay falls with the learning rate, and so twice as fast.
+      normalized: whether to apply `normalize_outputs` to the updates.
+      cautious: whether to decay only entries that the update moves towards zero.
+      tied: whether the weight decay follows the learning rate schedule too. A step then decays
+        weights in proportion to the square of the schedule.
     """
 
     def decay(count: Any) -> Float[Array, ""]:
@@ -140,7 +141,7 @@ def _ahead(
 
 
 def _by_head(rows: int, cols: int) -> float:
-    """The scale `outputs`, which is that of the whole projection for one of its heads."""
+    """Returns the scale `outputs`; a single head gets the scale of its whole projection."""
     return outputs(rows, rows if cols == HEAD_DIM else cols)
 
 
@@ -195,10 +196,13 @@ ARMS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "optax-own-scale-momentum-0.9": functools.partial(_optax, beta=0.9),
     "adamw": _adamw,
 }
-"""By name. The names with `outputs` have the scale of that name; all keep heads together that do
-not say `heads` or `qk`. Those that begin with `muon-heads` have scale, heads and momentum of the
-default; in `muon-heads-whole` preconditioners see whole projections, as in the default, and in the
-others each head."""
+"""Optimizers by name.
+
+Names with `outputs` use the scale `outputs`. Muon orthogonalises the heads of a projection together
+unless the name contains `heads` or `qk`. Arms that begin with `muon-heads` use the scale, heads and
+momentum of the default. In `muon-heads-whole`, preconditioners see whole projections, as in the
+default; in the other `muon-heads` arms they see each head alone.
+"""
 
 
 def _adam_by_kind(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from experiments.report import COLORS, LOSS, MORE_COLORS, draw_sweep, panels
 from experiments.trials import Measured
 
-Trial = Any  # a RecipeTrial, whose module imports this one
+Trial = Any  # a RecipeTrial; importing its module here would be circular
 
 _DEFAULT = {"optimizer": "muon-outputs-heads-momentum-0.9", "weight_decay": 0.25}
 _OURS = {**_DEFAULT, "learning_rate": 0.008}
@@ -25,11 +25,13 @@ SHOWN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "recipes.best": (COLORS["muon"], {**_OURS, "precondition": "second_moment"}),
     "recipes.strongest": (COLORS["muon"], {**_OURS, **_STRONGEST}),
 }
-"""Color and settings of each row of the figure. Where they leave the peak, or the factor on it,
-open, the best one on seed 0 counts."""
+"""Color and settings of each row of the figure.
+
+If the settings allow several peaks or several factors, the figure shows the best one on seed 0.
+"""
 
 SETTINGS = {"8 × 128 bytes, 400 steps": (8, 400, 1.7), "32 × 128 bytes, 720 steps": (32, 720, 1.2)}
-"""Batch, steps, and the largest loss shown."""
+"""Batch size, steps, and the largest loss in the figure."""
 
 SCALES: Mapping[str, Mapping[str, Any]] = {
     "spectral": {"optimizer": "muon-spectral"},

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.trials import Measured
 
-Trial = Any  # a RecipeTrial, whose module imports this one
+Trial = Any  # a RecipeTrial; importing its module here would be circular
 
 
 def report(saved: Mapping[Trial, Measured]) -> str:

@@ -1,4 +1,4 @@
-"""What the recipes are compared on: a language model on bytes, and digits as images."""
+"""The tasks on which recipes are compared: a language model on bytes, and images of digits."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ class Task:
     """A model, its loss and its data."""
 
     init: Callable[[int], Any]
-    """From a seed to parameters."""
+    """Maps a seed to parameters."""
     loss: Callable[[Any, Any], Float[Array, ""]]
-    """Of parameters on a batch."""
+    """Maps parameters and a batch to the loss."""
     batches: Callable[[int], Iterator[Any]]
-    """From a seed to endless batches."""
+    """Maps a seed to an endless iterator of batches."""
     evaluate: Callable[[Any], tuple[float, float]]
-    """From parameters to the loss and the share of errors on held-out data."""
+    """Maps parameters to the loss and the share of errors on held-out data."""
     warmup: int
 
 

@@ -1,10 +1,10 @@
-"""Which rate and decay should Muon give to embedding, head and vectors? Trials of the comparison.
+"""Which learning rate and weight decay should Muon give to embeddings, heads and vectors?
 
-python -m experiments.recipes run --queue FILE  # what is saved is not run again
+python -m experiments.recipes run --queue FILE  # skips saved trials
 python -m experiments.recipes report            # the tables, and two figures
 
-The protocol is in docs/explanation/comparison.md. Rates and decays are arguments of one compiled
-step, so that trials that differ in numbers alone compile once.
+The protocol is in docs/explanation/comparison.md. Learning rates and decays are arguments of the
+compiled step, so trials that differ only in these numbers share one compilation.
 """
 
 import functools
@@ -37,7 +37,7 @@ class RecipeTrial:
     optimizer: str
     """A name of `recipe_arms.ARMS`."""
     learning_rate: float
-    """Peak, of the matrices."""
+    """Peak learning rate of the matrices."""
     seed: int = 0
     task: str = "language"
     """language, or digits."""
@@ -49,7 +49,7 @@ class RecipeTrial:
     head: float = 1.0
     vector: float = 1.0
     input_decay: float = 1.0
-    """Factor on the weight decay, likewise."""
+    """Factor on the weight decay for embeddings and first convolutions."""
     head_decay: float = 1.0
     vector_decay: float = 0.0
     weight_decay: float = 0.1
@@ -58,7 +58,7 @@ class RecipeTrial:
 
     @property
     def numbers(self) -> Numbers:
-        """Returns what may change without compiling anew."""
+        """Returns the numbers that may change without a new compilation."""
         return Numbers(*(jnp.float32(getattr(self, name)) for name in Numbers._fields))
 
 
@@ -67,7 +67,7 @@ class Plan:
     """Which trials to run, and where their results are kept."""
 
     queue: Path = Path("queue.jsonl")
-    """A line of JSON for each trial; lines may be added while it runs."""
+    """File with a line of JSON for each trial; lines may be added during the run."""
     results: Path = RESULTS / "recipes.jsonl"
 
     @property
@@ -92,7 +92,7 @@ def measure(trial: RecipeTrial) -> Measured:
 def _compiled(
     optimizer: str, precondition: str, task_name: str, batch_size: int, width: int, steps: int
 ) -> Callable[[Numbers, int], Measured]:
-    """Returns a training run, compiled for its first numbers and seed and kept for others."""
+    """Returns a training function, which compiles once for all numbers and seeds."""
     task = _task(task_name, batch_size, width)
     schedule = warmup_cosine(task.warmup, steps)
 
@@ -147,7 +147,7 @@ def warmup_cosine(warmup: int, steps: int) -> Callable[[Any], Float[Array, ""]]:
 
 
 def queued(file: Path) -> Iterator[RecipeTrial]:
-    """Yields the trials of a file, and those that are added to it meanwhile."""
+    """Yields the trials of a file, including those that are added while it runs."""
     done: set[RecipeTrial] = set()
     while True:
         lines = [line for line in file.read_text().splitlines() if line.startswith("{")]

@@ -12,7 +12,7 @@ MORE_COLORS = ("#2a7f62", "#7a4fa3", "#8c6d46", "#555555", "#3aa0b5")
 LOSS = "held-out loss (nats per byte)"
 
 Curve = Mapping[str, float]
-"""A quantity by step, as the results keep it."""
+"""A quantity by step, in the format of the results files."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -85,8 +85,8 @@ def draw_sweep(
 
     Args:
         arms: the color of each arm and its results by rate, by the name in the legend.
-        ticks: the rates to label; none for the ticks of a logarithmic axis.
-        base: of the logarithm.
+        ticks: the learning rates to label; if empty, Matplotlib chooses the ticks.
+        base: the base of the logarithmic axis.
         labels: properties of the axes, such as `title`.
     """
     for name, (color, results) in arms.items():

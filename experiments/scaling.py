@@ -1,9 +1,9 @@
-"""Held-out loss against training FLOPs: tuned Muon and tuned AdamW over sizes of the model.
+"""Held-out loss against training FLOPs, for tuned Muon and tuned AdamW at several model sizes.
 
 Every size is trained on tokens in proportion to its parameters, with a schedule of its own; a power
 law L = a·C^-b is fitted to the losses of each optimizer (Liu et al. 2025, section 3.2).
 
-python -m experiments.scaling run     # half an hour; what is saved is not run again
+python -m experiments.scaling run     # half an hour; skips saved trials
 python -m experiments.scaling report  # the table, the laws and the figure
 """
 
@@ -37,7 +37,7 @@ CONTEXT = TextConfig().context
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(LanguagePlan):
-    """Rates are swept on the first seed; the best of each optimizer and size runs on all."""
+    """The best learning rate of each optimizer and size on the first seed runs on all seeds."""
 
     widths: tuple[int, ...] = (32, 48, 64)
     tokens_per_parameter: float = 20
@@ -71,7 +71,7 @@ class Plan(LanguagePlan):
         ]
 
     def flops(self, optimizer: str, width: int, *, with_optimizer: bool) -> float:
-        """Returns those of a whole run: 6·N a token, and the optimizer's matrix products."""
+        """Returns the FLOPs of a run: 6·N per token, and Muon's products if `with_optimizer`."""
         size, steps = size_of(width, self.layers, self.orthogonalizer), self.steps(width)
         passes = 6 * size.parameters * self.batch_size * CONTEXT * steps
         orthogonalizing = optimizer == "muon" and with_optimizer
@@ -82,14 +82,14 @@ class Size(NamedTuple):
     """What a model costs."""
 
     parameters: int
-    """All that multiply activations: without the embedding, with the head."""
+    """Parameters that multiply activations: the head counts, the embedding does not."""
     orthogonalizing_flops: int
-    """Of one step."""
+    """FLOPs of the orthogonalizer in one step."""
 
 
 @cache
 def size_of(width: int, layers: int, orthogonalizer: str = ORTHOGONALIZER) -> Size:
-    """Counts, without making the model."""
+    """Counts parameters and FLOPs without creating the model."""
 
     def parameters() -> nnx.State:
         config = DecoderConfig(width=width, layers=layers)
@@ -118,19 +118,19 @@ class Law(NamedTuple):
 
 
 def fit_law(flops: Sequence[float], losses: Sequence[float]) -> Law:
-    """Fits by least squares of the logarithms."""
+    """Fits a law by least squares on the logarithms."""
     slope, intercept = np.polyfit(np.log(flops), np.log(losses), 1)
     return Law(float(np.exp(intercept)), float(-slope))
 
 
 class Ratio(NamedTuple):
-    """FLOPs that Muon needs for AdamW's loss, over AdamW's."""
+    """FLOPs that Muon needs to reach AdamW's loss, divided by AdamW's FLOPs."""
 
     mean: float
-    """Of the laws through the means over seeds."""
+    """Ratio for the laws that are fitted to the means over seeds."""
     low: float
     high: float
-    """Of all laws through one seed a size."""
+    """Largest ratio for laws that are fitted to one seed for each size; `low` is the smallest."""
 
 
 def best_runs(plan: Plan, optimizer: str, width: int) -> dict[LanguageTrial, Measured]:
@@ -138,7 +138,7 @@ def best_runs(plan: Plan, optimizer: str, width: int) -> dict[LanguageTrial, Mea
 
 
 def losses(plan: Plan, optimizer: str) -> list[list[float]]:
-    """Returns the losses at the end by size and seed."""
+    """Returns the final losses by size and seed."""
     return [
         [final_loss(measured) for measured in best_runs(plan, optimizer, width).values()]
         for width in plan.widths
@@ -146,7 +146,7 @@ def losses(plan: Plan, optimizer: str) -> list[list[float]]:
 
 
 def laws(plan: Plan, optimizer: str, *, with_optimizer: bool) -> tuple[Law, list[Law]]:
-    """Returns the law through the means over seeds, and all that go through one seed a size."""
+    """Returns the law fitted to means over seeds, and all laws fitted to one seed for each size."""
     flops = [plan.flops(optimizer, width, with_optimizer=with_optimizer) for width in plan.widths]
     by_size = losses(plan, optimizer)
     one_each = [fit_law(flops, chosen) for chosen in itertools.product(*by_size)]
@@ -154,7 +154,7 @@ def laws(plan: Plan, optimizer: str, *, with_optimizer: bool) -> tuple[Law, list
 
 
 def ratio(plan: Plan, width: int, *, with_optimizer: bool) -> Ratio:
-    """Compares at the loss that AdamW's law gives for its FLOPs at this width."""
+    """Compares FLOPs at the loss that AdamW's law predicts for its FLOPs at this width."""
     muon, muon_each = laws(plan, "muon", with_optimizer=with_optimizer)
     adamw, adamw_each = laws(plan, "adamw", with_optimizer=with_optimizer)
     flops = plan.flops("adamw", width, with_optimizer=with_optimizer)

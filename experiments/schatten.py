@@ -1,6 +1,6 @@
-"""From normalised SGD to Muon in one parameter: which Schatten norm trains best?
+"""Which Schatten norm trains best, from normalised SGD (p = 2) to Muon (p = ∞)?
 
-python -m experiments.schatten run     # 10 minutes of one core; what is saved is not run again
+python -m experiments.schatten run     # 10 minutes on one core; skips saved trials
 python -m experiments.schatten report  # the tables and the figure
 """
 
@@ -26,9 +26,10 @@ from muon_jax.diagnostics import by_matrix, singular_value_entropy
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(LanguagePlan):
-    """Rates of the matrices are swept on the first seed; the best of each norm runs on all seeds.
+    """The best learning rate of each norm on the first seed runs on all seeds.
 
-    The AdamW of everything else has one rate throughout, so that only the matrices differ.
+    Only the learning rate of the matrices is swept. AdamW trains all other parameters at the same
+    learning rate in all runs.
     """
 
     norms: tuple[float, ...] = (2.0, 3.0, 4.0, 8.0, 32.0, float("inf"))
@@ -75,7 +76,7 @@ def run(plan: Plan) -> None:
 
 
 def swept(plan: Plan, norm: float) -> dict[LanguageTrial, float]:
-    """Returns the loss at the end by trial, on the first seed."""
+    """Returns the final loss by trial, on the first seed."""
     found = plan.trials.measure(plan.sweep(norm))
     return {trial: final_loss(each) for trial, each in found.items()}
 
@@ -86,7 +87,7 @@ def best(plan: Plan, norm: float) -> list[LanguageTrial]:
 
 
 def power(norm: float) -> float:
-    """Returns the one that the singular values are taken to."""
+    """Returns the power to which the singular values are raised."""
     return 1 / (norm - 1)
 
 

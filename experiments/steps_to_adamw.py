@@ -1,6 +1,6 @@
-"""How many of AdamW's steps does Muon need for AdamW's loss, each tuned, with its own schedule?
+"""How many steps does Muon need to reach AdamW's loss? Both are tuned, with their own schedules.
 
-python -m experiments.steps_to_adamw run     # hours; what is saved is not run again
+python -m experiments.steps_to_adamw run     # hours; skips saved trials
 python -m experiments.steps_to_adamw report  # the table and the figure
 """
 
@@ -37,11 +37,12 @@ OPTIMIZERS = {"muon": "Muon", "optax-muon": "optax.contrib.muon", "adamw": "Adam
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(LanguagePlan):
-    """Rates are swept on the first seed; the best of each optimizer runs on all.
+    """Learning rates are swept on the first seed; each optimizer's best runs on all seeds.
 
-    Then the rest of the model, which is not Muon's, gets a rate of its own: again each factor on
-    the first seed, and the best on all. One rate also serves Muon for `longer_steps`, on all seeds,
-    and all three at a batch of `large_batch_size`, with rates of its own and the default map.
+    Then the parameters that are not Muon's get their own learning rate: each of `factors` runs on
+    the first seed, and the best one on all seeds. Two more comparisons have one learning rate for
+    all parameters: Muon for `longer_steps` on all seeds, and all three optimizers at a batch of
+    `large_batch_size`, where learning rates are swept again and the orthogonalizer is the default.
     """
 
     adamw_steps: int = 1800
@@ -50,14 +51,14 @@ class Plan(LanguagePlan):
     adamw_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3)
     muon_rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2)
     factors: tuple[float, ...] = (3, 10)
-    """From the rate of the matrices to that of the rest."""
+    """Learning rates of the other parameters, as multiples of the learning rate of the matrices."""
     orthogonalizer: str = ORTHOGONALIZER
-    """Of muon_jax."""
+    """Orthogonalizer of Muon in muon_jax."""
     large_batch_size: int = 32
     large_adamw_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     large_muon_rates: tuple[float, ...] = (4e-3, 8e-3, 1.6e-2)
     default_rate: float = 8e-3
-    """Of `muon` with its own settings, at the large batch; not swept there."""
+    """Learning rate of `muon` with its default settings at the large batch; it is not swept."""
     width: int = 128
     layers: int = 4
     results: Path = RESULTS / "steps_to_adamw.jsonl"
@@ -68,7 +69,7 @@ class Plan(LanguagePlan):
 
     @property
     def large(self) -> "Plan":
-        """The same at the large batch."""
+        """Returns the same plan at the large batch."""
         return replace(
             self,
             batch_size=self.large_batch_size,
@@ -107,7 +108,7 @@ def best(plan: Plan, optimizer: str) -> dict[LanguageTrial, Curve]:
 
 
 def with_factors(plan: Plan, optimizer: str) -> list[LanguageTrial]:
-    """Returns the trials of the best rate on the first seed, the rest at each of the factors."""
+    """Returns a trial for each of `factors`, at the best learning rate on the first seed."""
     chosen = best_trial(plan.trials, plan.sweep(optimizer))
     return [
         replace(chosen, fallback_learning_rate=float(f"{factor * chosen.learning_rate:.6g}"))
@@ -140,7 +141,7 @@ def _curves(measured: Mapping[LanguageTrial, Measured]) -> dict[LanguageTrial, C
 
 
 def report(plan: Plan) -> str:
-    """Tabulates one rate, then two, then one at the large batch."""
+    """Tabulates runs with one learning rate, with two, and with one at the large batch."""
     one_rate = [_swept_row(plan, optimizer) for optimizer in OPTIMIZERS]
     one_rate.insert(1, _row(OPTIMIZERS["muon"], "as above", longer(plan)))
     two_rates = []

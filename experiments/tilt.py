@@ -1,9 +1,9 @@
-"""Is an orthogonal update the best one: singular values that rise or fall from the largest on.
+"""Is an orthogonal update the best one? Compares updates whose singular values rise or fall.
 
-The singular vectors are those of the momentum; the singular values are set by rank, on a line from
-the largest direction to the smallest. One and one is Muon.
+The update has the singular vectors of the momentum. Its singular values change linearly with their
+rank, from `first` in the momentum's largest direction to `last` in its smallest. Muon has 1 and 1.
 
-python -m experiments.tilt run     # a quarter of an hour; what is saved is not run again
+python -m experiments.tilt run     # a quarter of an hour; skips saved trials
 python -m experiments.tilt report  # the table
 """
 
@@ -25,22 +25,22 @@ from experiments.sweeps import final_loss
 from experiments.trials import Measured, Trials
 from trainer.optimizers import MUON_MOMENTUM, OptimizerConfig, learning_rate_schedule
 
-_SMALLEST = 1e-4  # of singular values over the largest that float32 tells from zero in XXᵀ
+_SMALLEST = 1e-4  # relative to the largest singular value; float32 loses smaller ones in XXᵀ
 _multiply = functools.partial(jnp.matmul, precision="highest")
 
 
 @dataclass(frozen=True)
 class Tilted:
-    """An orthogonalizer whose results have singular values from `first` to `last`, by rank."""
+    """An orthogonalizer whose results have singular values from `first` to `last`."""
 
     first: float
-    """In the direction where the momentum is largest."""
+    """Singular value in the direction where the momentum is largest."""
     last: float
 
     def __call__(self, matrices: jax.Array) -> jax.Array:
         size = jnp.max(jnp.abs(matrices), axis=(-2, -1), keepdims=True)
         matrices = matrices / jnp.where(size == 0, 1, size)
-        squares, vectors = jnp.linalg.eigh(_multiply(matrices, matrices.mT))  # from the smallest
+        squares, vectors = jnp.linalg.eigh(_multiply(matrices, matrices.mT))  # ascending
         least = jnp.square(_SMALLEST) * jnp.where(size[..., 0] == 0, 1, squares[..., -1:])
         wanted = jnp.linspace(self.last, self.first, squares.shape[-1])[None]
         factors = wanted / jnp.sqrt(jnp.maximum(squares, least))
@@ -107,7 +107,7 @@ def run(plan: Plan) -> None:
 
 
 def report(plan: Plan) -> str:
-    """Tabulates the losses at the end, and how far they are above the reference's, by seed."""
+    """Tabulates the final losses, and their differences from the reference on the same seeds."""
     reference, *others = plan.tilts
     baseline = losses(plan, reference)
     return table(

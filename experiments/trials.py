@@ -19,11 +19,11 @@ class Trials(Generic[Trial]):
     """What an experiment measured, a line of JSON for each trial.
 
     Args:
-        kind: the dataclass that sets one trial apart from another, of JSON values.
-        run: maps a trial to what is measured, JSON again; a function of a module.
+        kind: the dataclass of a trial; its fields are JSON values and identify the trial.
+        run: maps a trial to its results, which are JSON values too; must be picklable.
         file: where the lines are kept.
-        workers: how many trials run at once, each on one core, so that a result does not depend
-            on their number, and at most as many as there are cores; 0 runs them in this process.
+        workers: how many trials run at once, at most one for each core. Each trial uses one core,
+            so that results do not depend on `workers`. 0 runs the trials in this process.
     """
 
     kind: type[Trial]
@@ -32,14 +32,14 @@ class Trials(Generic[Trial]):
     workers: int = 1
 
     def saved(self) -> dict[Trial, Measured]:
-        """Reads what was measured before."""
+        """Returns the saved results by trial."""
         if not self.file.exists():
             return {}
         rows = map(json.loads, self.file.read_text().splitlines())
         return {self.kind(**row["trial"]): row["measured"] for row in rows}
 
     def measure(self, trials: Iterable[Trial]) -> dict[Trial, Measured]:
-        """Returns what was measured in each of `trials`; runs those that were not saved."""
+        """Returns the results of `trials`; runs and saves those that are not saved yet."""
         wanted = list(dict.fromkeys(trials))
         known = self.saved()
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ class Trials(Generic[Trial]):
 
 
 def _keep_to_one_core(free: Any) -> None:
-    """Binds this process before JAX starts its threads, of which it then starts one."""
+    """Binds this process to one core before JAX starts, so that JAX starts only one thread."""
     os.sched_setaffinity(0, {free.get()})
 
 

@@ -1,10 +1,10 @@
-"""How large are updates, matrix by matrix: AdamW's, and Muon's under three ways to scale them?
+"""How large are the updates of each matrix with AdamW, and with Muon under three scales?
 
-The three are those of Liu et al. 2025, section 3.1: 0.2·√H for every matrix of a model of width H
-(hidden_size), the RMS of each update set to 0.2 (update_norm), and 0.2·√max(rows, cols), of which
-lemma 1 says that it gives the same (match_rms).
+The scales are from Liu et al. 2025, section 3.1: 0.2·√H for every matrix of a model of width H
+(hidden_size); the RMS of each update set to 0.2 (update_norm); and 0.2·√max(rows, cols), which
+gives the same RMS by lemma 1 (match_rms).
 
-python -m experiments.update_rms run     # five minutes; what is saved is not run again
+python -m experiments.update_rms run     # five minutes; skips saved trials
 python -m experiments.update_rms report  # the tables and the figure
 """
 
@@ -41,13 +41,13 @@ ARMS = {
     "match RMS": ("muon", "match_rms", COLORS["muon"]),
     ADAMW: ("adamw", "match_rms", COLORS["adamw"]),
 }
-"""By name: the optimizer, its scale (AdamW has none) and its colour."""
+"""Optimizer, scale (AdamW has none) and color of each arm."""
 MLP = ("gate", "up", "down")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(LanguagePlan):
-    """Rates are swept on the first seed; the best of each runs on all."""
+    """Learning rates are swept on the first seed; the best one of each arm runs on all seeds."""
 
     steps: int = 300
     adamw_rates: tuple[float, ...] = (3e-3, 6e-3, 1.2e-2, 2.4e-2)
@@ -99,7 +99,7 @@ def run(plan: Plan) -> None:
 
 
 def update_rms(plan: Plan, arm: str, kind: str) -> list[float]:
-    """Returns the RMS of one kind's updates at every look, on all seeds."""
+    """Returns the RMS of updates of one kind of matrix, at every evaluation on all seeds."""
     runs = best_runs(plan, arm).values()
     return [look[kind] for measured in runs for look in measured["update_rms"].values()]
 

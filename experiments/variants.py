@@ -16,13 +16,14 @@ Schedule = Callable[[Any], Float[Array, ""]]
 def normalize_outputs(
     is_matrix: Callable[[Any], Any], b2: float = 0.95
 ) -> optax.GradientTransformation:
-    """Gives every output of a matrix the same step in the mean, as NorMuon does.
+    """Scales updates so that all outputs of a matrix have the same average RMS, as in NorMuon.
 
-    Orthogonal matrices with fewer outputs than inputs have equal steps already, so that only leaves
-    (inputs, outputs) with more outputs change. The norm of an update stays.
+    In an orthogonal matrix with fewer outputs than inputs, all outputs already have the same RMS.
+    So only leaves of shape (inputs, outputs) with more outputs change. The norm of the whole update
+    does not change.
 
     Args:
-      is_matrix: from the parameters to a tree of bools.
+      is_matrix: maps the parameters to a tree of bools.
       b2: decay of the moving average of the squares.
 
     References:
@@ -65,11 +66,11 @@ def normalize_outputs(
 def decay_matrices(
     decay: Schedule, is_matrix: Callable[[Any], Any], *, cautious: bool
 ) -> optax.GradientTransformation:
-    """Takes a part off the matrices.
+    """Applies weight decay to the matrices.
 
     Args:
-      decay: the part by count.
-      is_matrix: from the parameters to a tree of bools.
+      decay: maps the step count to the fraction that is subtracted.
+      is_matrix: maps the parameters to a tree of bools.
       cautious: True decays only entries that the update moves towards zero anyway.
 
     References:
@@ -91,14 +92,14 @@ def decay_matrices(
 def look_ahead(
     optimizer: optax.GradientTransformation, decay: float, steps: float
 ) -> optax.GradientTransformation:
-    """Takes gradients ahead of the parameters, on the way they went: EMA-Nesterov.
+    """Takes gradients at a point ahead of the parameters θ: EMA-Nesterov.
 
-    The tree that is trained is the point ahead, θ + steps · v, where v is the moving average of the
-    updates of θ. Both meet when the learning rate ends at zero.
+    The tree that is trained is this point, θ + steps · v, where v is the moving average of the
+    updates of θ. The two points meet if the learning rate decays to zero.
 
     Args:
-      optimizer: its update is that of θ.
-      decay: of the moving average.
+      optimizer: computes the updates of θ.
+      decay: the decay of the moving average.
       steps: how many average updates to look ahead.
 
     References:
@@ -120,7 +121,7 @@ def look_ahead(
 
 
 class SoapInBfloat16(muon_jax.Soap):
-    """Multiplies as TPUs do in one pass: bfloat16 operands, float32 sums."""
+    """Soap with the products that TPUs compute in one pass: bfloat16 operands, float32 sums."""
 
     def _product(self, left: Array, right: Array) -> Array:
         left, right = left.astype(jnp.bfloat16), right.astype(jnp.bfloat16)

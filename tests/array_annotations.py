@@ -1,8 +1,9 @@
-"""Checks the shapes and dtypes that jaxtyping annotations promise, and no other annotation.
+"""Checks the shapes and dtypes of jaxtyping annotations, and ignores all other annotations.
 
-`conftest.py` has jaxtyping decorate these packages with `checked`; the others annotate few arrays.
-Arguments are checked after the call, since a function checks its input itself, and only arrays of
-the annotated kind are checked, since tests pass NumPy arrays and wrong types on purpose.
+`conftest.py` makes jaxtyping decorate the functions of `PACKAGES` with `checked`; other packages
+annotate few arrays. Arguments are checked after the call, because a function validates its input
+itself. Only arrays of the annotated kind are checked, because tests pass NumPy arrays and wrong
+types on purpose.
 """
 
 import inspect

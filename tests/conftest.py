@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the time of a test is that of LLVM, for a small program that runs once or twice.
+# Most of the time of a test is LLVM's optimization of a small program that runs once or twice.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Many tests compile equal programs. Workers and later runs share them; `make clean` removes them.
-COMPILED = Path(__file__).resolve().parent.parent / "build" / "compiled"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent.parent / "build" / "compiled")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
@@ -25,9 +26,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 WORDS = "the quick brown fox jumps over a lazy dog, größer und schöner; 0 1 2\n"
 
-# Every run draws other examples, more of them in `make test-all`. One that fails is kept, in a
-# folder that git ignores, and every later run there, in CI as well, tries it first; the blob it
-# prints repeats it elsewhere.
+# Every run draws other examples; `make test-all` draws more. Hypothesis saves a failing example in
+# a folder that git ignores. Later runs with this folder, also in CI, try the example first. The
+# blob that Hypothesis prints reproduces the example without the folder.
 FAILING_EXAMPLES = Path(__file__).resolve().parent.parent / ".hypothesis" / "examples"
 hypothesis.settings.register_profile(
     "muon_jax",

@@ -1,4 +1,4 @@
-"""Where the names and the loss of a model of the gallery send a parameter differently, and why."""
+"""Parameters whose names and loss lead to different routes in a model of the gallery, and why."""
 
 import jax
 from traces import array
@@ -12,7 +12,7 @@ PLAIN, FILTER = MatrixAxes(0, 1), MatrixAxes((0, 1, 2), 3)
 GROUPS = "The number of groups of a convolution is in no name and no shape."
 
 DIFFERENCES = {
-    # model, pattern of paths: (by name, by the loss, why the name cannot tell)
+    # (model, pattern of paths): (view by name, view by the loss, why the name is not enough)
     ("DeepSeek (NNX)", "layers/*/self_attn/kv_a_proj_with_mqa/kernel"): (
         PLAIN,
         MatrixAxes(0, 1, (12, 4)),

@@ -1,8 +1,8 @@
 """Runs all cases that need eight devices in one process, and prints the results as JSON.
 
-Arguments are words that the names of the cases contain, and `--fast`, which leaves out slow cases.
-`test_mesh.py` starts this file and asserts case by case. Eight CPU devices stand for a cluster:
-what is counted here (collectives, bytes, operations) does not depend on speed.
+The arguments select the cases whose names contain all given words; `--fast` skips slow cases.
+`test_mesh.py` starts this file and asserts case by case. Eight CPU devices can replace a cluster,
+because the counts of collectives, bytes and operations do not depend on speed.
 """
 
 import json

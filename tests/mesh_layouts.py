@@ -28,7 +28,7 @@ from tests.mesh_setup import (
     transform,
 )
 
-# One training step of a whole model, as the acceptance criteria say it.
+# One training step of a whole model, as in the acceptance criteria.
 
 
 def step(gradients: Any, state: Any, params: Any) -> Any:
@@ -76,7 +76,7 @@ def layers(count: int) -> dict[str, Any]:
     return traffic(compiled)
 
 
-# Leaves of every sort, each lot with the view, the mesh and the shardings that it is about.
+# Leaves of every kind. Each group has the view, the mesh and the shardings that it tests.
 
 PLACES: Mapping[str, tuple[dict[str, int], dict[str, tuple[tuple[int, ...], P]]]] = {
     "layers": ({"layer": 8}, {"up": ((8, 64, 128), P("layer")), "out": ((16, 64, 64), P("layer"))}),

@@ -1,7 +1,7 @@
-"""What the cases on eight devices share: models on meshes, the update, and what is measured of it.
+"""Helpers of the cases on eight devices: models on meshes, updates, and their measurements.
 
-Everything goes through the public door. Newton-Schulz is unrolled and works on whole stacks here,
-so that the compiler counts every operation; two steps of it are enough.
+The cases use only the public API. Newton-Schulz is unrolled and works on whole stacks here, so that
+the compiler counts every operation; two steps of it are enough.
 """
 
 import functools

@@ -32,7 +32,7 @@ from tests.mesh_setup import (
     transform,
 )
 
-# Everything around a step that a user may put there.
+# Everything that a user may put around a step.
 
 
 @case("nnx", "TrainState", "MultiSteps", "apply_if_finite", "scan", "given specs")

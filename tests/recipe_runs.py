@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import reference_runs as run
 
-# JAX keeps inputs before outputs, and the axes of a filter's patch in front.
+# Flax puts inputs before outputs, and the spatial axes of a filter first.
 ORDERS = dict.fromkeys(run.MATRICES, (1, 0)) | {
     "filters": (2, 3, 1, 0),
     "stack": (0, 2, 1),

@@ -1,7 +1,7 @@
 """The training run of all references: weights, gradients, learning rates, and NumPy references.
 
-Matrices lie as PyTorch stores them, (outputs, inputs). The gradients do not depend on the weights,
-so that a difference of two optimizers is one of method or rounding and never of two trajectories.
+Matrices have PyTorch's layout, (outputs, inputs). The gradients do not depend on the weights,
+so two optimizers differ only by their method and by rounding, not because trajectories diverge.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ ADAM_RATE = 0.01
 DECAY = 0.1
 MOMENTUM = 0.95
 
-# "large" has a short side of 64, below which muon_jax multiplies in float32 whatever it is told.
+# "large" has a short side of 64. Below 64, muon_jax always multiplies in float32.
 MATRICES = ("wide", "tall", "square", "large")
 SHAPES = {
     "wide": (16, 40),

@@ -3,8 +3,8 @@
 python tests/remeshing.py save FOLDER fsdp
 python tests/remeshing.py restore FOLDER tensor
 
-The number of devices is fixed when JAX starts, so each mesh is a process of its own. With
-ADDRESS, COUNT and INDEX as further arguments it is one of COUNT processes that share a mesh.
+The number of devices is fixed when JAX starts, so each mesh needs its own process. With the further
+arguments ADDRESS, COUNT and INDEX, this process is one of COUNT processes that share a mesh.
 """
 
 import sys
@@ -28,7 +28,7 @@ import muon_jax
 STATE, SAVED, NEXT = "state", "saved.msgpack", "next.msgpack"
 STEPS = 3
 
-# Products that are summed in other places round otherwise, and Newton-Schulz has a slope of 500.
+# Another order of summation rounds differently; Newton-Schulz amplifies errors up to 500 times.
 ROUNDING = 1e-4
 
 MODEL = {

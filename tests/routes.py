@@ -1,4 +1,4 @@
-"""Trees of shapes, and routes in short: how tests of the routing write what they expect.
+"""Trees of shapes, and the short notation for routes in the tests of the routing.
 
 A view is `rows|cols` with `/` before a split: `0|1,2`, `0|1/3`, `1|0/(8,4,4)`.
 """

@@ -1,6 +1,7 @@
-"""Runs the page on sharding on eight devices, and what it promises of updates; prints JSON.
+"""Runs the code of the sharding page on eight devices, tests its claims, and prints JSON.
 
-`test_sharding_page.py` starts this file, since the page itself asks for its devices.
+`test_sharding_page.py` starts this file as a process, because the page itself sets the number of
+devices.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What `trace_axes` reads off layers, with the losses in `small_losses`."""
+"""Expected results of `trace_axes` for layers, with the losses in `small_losses`."""
 
 import functools
 
@@ -38,7 +38,7 @@ from small_losses import (
 from traces import array, cross_entropy
 
 LAYERS = {
-    # what it is: (the loss, the shapes of its parameters, its arguments, the answers)
+    # name: (the loss, the shapes of its parameters, its other arguments, the expected results)
     "a dense layer, and the last": (
         lambda p, x: jax.nn.relu(x @ p["w"] + p["b"]) @ p["last"],
         {"w": (WIDTH, 8), "b": (8,), "last": (8, 3)},

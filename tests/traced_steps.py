@@ -1,4 +1,4 @@
-"""What `trace_axes` reads through loops, calls, casts and other operations around a layer."""
+"""Expected results of `trace_axes` for layers inside loops, calls, casts and other operations."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from small_losses import (
 from traces import array
 
 STEPS = {
-    # what it is: (the loss, the shapes of its parameters, its arguments, the answers)
+    # name: (the loss, the shapes of its parameters, its other arguments, the expected results)
     "layers of a scan, under remat": (
         scanned,
         {"layers/up": (3, WIDTH, 20), "layers/down": (3, 20, WIDTH), "head": (WIDTH, 2)},

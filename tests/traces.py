@@ -1,8 +1,8 @@
-"""Losses for tests of `trace_axes`, and its answers in short.
+"""Helpers for tests of `trace_axes`, and a short notation for its results.
 
-A view is `rows|cols` with `/` before a split, as in `routes`; axes of one are left out, `i` marks
-an interleaved split. What goes elsewhere is the word for what it is, with
-`?` before a rule by name, where the loss does not tell.
+A view is `rows|cols` with `/` before a split, as in `routes`. Axes of size one are left out, and
+`i` marks an interleaved split. A parameter without a view is shown as the name of its rule. `?`
+marks results that come from the parameter's name, because the loss does not decide.
 """
 
 import jax

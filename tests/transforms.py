@@ -17,10 +17,10 @@ from muon_jax import recipes
 
 class Case(NamedTuple):
     factory: Callable[..., Any]
-    hyperparameter: str  # the number that `make` sets
+    hyperparameter: str  # the argument whose value `make` sets
     params: Any
     arguments: Mapping[str, Any] = MappingProxyType({})
-    extra_args: Mapping[str, Any] = MappingProxyType({})  # what `update` takes beside parameters
+    extra_args: Mapping[str, Any] = MappingProxyType({})  # further arguments of `update`
     takes_schedule: bool = True
 
     def make(self, value: Any = 0.1) -> optax.GradientTransformationExtraArgs:
