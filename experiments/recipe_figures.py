@@ -13,17 +13,16 @@ from experiments.trials import Measured
 Trial = Any  # a RecipeTrial; importing its module here would be circular
 
 _DEFAULT = {"optimizer": "muon-outputs-heads-momentum-0.9", "weight_decay": 0.25}
-_OURS = {**_DEFAULT, "learning_rate": 0.008}
 _STRONGEST = {"optimizer": "muon-heads-whole", "precondition": "soap_short"}
 _OPTAX = {"optimizer": "optax-own-scale", "weight_decay": 0.1}
 SHOWN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "AdamW, one rate": (COLORS["adamw"], {"optimizer": "adamw", "input": 1.0}),
-    "AdamW, two rates": (COLORS["adamw"], {"optimizer": "adamw", "input": (10.0, 30.0)}),
+    "AdamW, two rates": (COLORS["adamw"], {"optimizer": "adamw", "input": (10.0, 30.0, 100.0)}),
     "optax.contrib.muon, one rate": (COLORS["optax-muon"], {**_OPTAX, "input": 1.0}),
-    "optax.contrib.muon, two rates": (COLORS["optax-muon"], {**_OPTAX, "input": 4.0}),
-    "muon_jax.muon": (COLORS["muon"], {**_OURS, "precondition": "none"}),
-    "recipes.best": (COLORS["muon"], {**_OURS, "precondition": "second_moment"}),
-    "recipes.strongest": (COLORS["muon"], {**_OURS, **_STRONGEST}),
+    "optax.contrib.muon, two rates": (COLORS["optax-muon"], {**_OPTAX, "input": (2.0, 4.0, 10.0)}),
+    "muon_jax.muon": (COLORS["muon"], {**_DEFAULT, "precondition": "none"}),
+    "recipes.best": (COLORS["muon"], {**_DEFAULT, "precondition": "second_moment"}),
+    "recipes.strongest": (COLORS["muon"], {**_DEFAULT, **_STRONGEST}),
 }
 """Color and settings of each row of the figure.
 
