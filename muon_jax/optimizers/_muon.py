@@ -31,10 +31,10 @@ from muon_jax.transforms._per_tree import (
     mask_by_leaf,
     once_per_structure,
 )
-from muon_jax.transforms._precondition import PreconditionerLike
 from muon_jax.transforms._record import RecordedLeaf
 from muon_jax.transforms._scale import outputs
 from muon_jax.transforms._scale_by_path import times
+from muon_jax.transforms.precondition import PreconditionerLike
 from muon_jax.views._matrix_axes import MatrixAxes
 
 ADAMW_RATES = MappingProxyType(

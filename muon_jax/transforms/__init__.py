@@ -10,10 +10,10 @@ from muon_jax.transforms._quantize_state import QuantizedState as QuantizedState
 from muon_jax.transforms._quantize_state import quantize_state as quantize_state
 from muon_jax.transforms._scale import hidden_size as hidden_size
 from muon_jax.transforms._scale_by_path import scale_by_path as scale_by_path
-from muon_jax.transforms._second_moment import SecondMoment as SecondMoment
 from muon_jax.transforms._skip_nonfinite import SkipNonfiniteState as SkipNonfiniteState
 from muon_jax.transforms._skip_nonfinite import skip_nonfinite as skip_nonfinite
-from muon_jax.transforms._soap import Soap as Soap
+from muon_jax.transforms.precondition import SecondMoment as SecondMoment
+from muon_jax.transforms.precondition import Soap as Soap
 
 __all__ = [
     "Int8Blocks",

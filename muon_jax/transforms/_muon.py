@@ -15,13 +15,13 @@ from muon_jax.mesh._state import on_mesh_of, zeros_sharded_as
 from muon_jax.routing._traced import AxesLike
 from muon_jax.transforms._ema import cast_saturating, check_storable, ema
 from muon_jax.transforms._orthogonalize import resolve_views, tree_solver
-from muon_jax.transforms._precondition import PreconditionerLike, tree_preconditioner
 from muon_jax.transforms._same_leaves import (
     check_gradients,
     check_same_leaves,
     mirrored,
     params_beside,
 )
+from muon_jax.transforms.precondition import PreconditionerLike, tree_preconditioner
 from muon_jax.trees._paths import is_placeholder, named_leaves
 
 

@@ -18,10 +18,10 @@ from muon_jax import _checks
 from muon_jax.mesh._distribution import Distribute
 from muon_jax.mesh._owned import owners_of
 from muon_jax.mesh._specs import manual_axes
-from muon_jax.transforms._preconditioner import Preconditioner, Viewed
 from muon_jax.transforms._same_leaves import mirrored
-from muon_jax.transforms._second_moment import SecondMoment
-from muon_jax.transforms._soap import Soap
+from muon_jax.transforms.precondition._preconditioner import Preconditioner, Viewed
+from muon_jax.transforms.precondition._second_moment import SecondMoment
+from muon_jax.transforms.precondition._soap import Soap
 from muon_jax.trees._paths import named_leaves
 from muon_jax.views._matrix_axes import MatrixAxes
 

@@ -14,7 +14,7 @@ from muon_jax.mesh._specs import manual_axes, with_explicit_as_auto
 from muon_jax.mesh._state import zeros_sharded_as
 from muon_jax.polar._normalize import nonzero
 from muon_jax.transforms._ema import mean_size, root_mean_square
-from muon_jax.transforms._preconditioner import Viewed
+from muon_jax.transforms.precondition._preconditioner import Viewed
 from muon_jax.views._matrix_axes import MatrixAxes, Shape
 
 

@@ -20,8 +20,8 @@ from muon_jax.mesh._constraints import with_sharding_of
 from muon_jax.mesh._owned import on_owners, placed
 from muon_jax.polar._normalize import nonzero
 from muon_jax.transforms._ema import ema, mean_size, root_mean_square
-from muon_jax.transforms._preconditioner import Viewed
-from muon_jax.transforms._second_moment import refuse_shards
+from muon_jax.transforms.precondition._preconditioner import Viewed
+from muon_jax.transforms.precondition._second_moment import refuse_shards
 from muon_jax.trees._paths import kind_of_path
 from muon_jax.views._matrix_axes import MatrixAxes, Shape, transposed
 
