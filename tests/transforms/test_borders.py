@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from covering import covering
 from flax.core import freeze
 from transforms import MODEL, ROUNDING, each_case, gradients
 
@@ -153,7 +154,10 @@ def test_a_learning_rate_that_is_an_array_is_no_leak():
 
 # Number formats
 
-FORMATS = [(a, b) for a in ("bfloat16", "float16", "float32") for b in ("float32", "bfloat16")]
+FORMATS = covering(
+    [(a, b) for a in ("bfloat16", "float16", "float32") for b in ("float32", "bfloat16")],
+    fast=[("bfloat16", "float32"), ("float16", "bfloat16")],
+)
 
 
 @each_case
