@@ -71,7 +71,7 @@ CASES = {
     "quantize_state, bfloat16": Case(
         muon_jax.quantize_state(muon_jax.muon(RATE), "bfloat16", smallest=1), MODEL
     ),
-    "recipes.strongest": Case(muon_jax.recipes.strongest(RATE), MODEL),
+    "muon, SOAP": Case(muon_jax.muon(RATE, precondition="soap"), MODEL),
     "monitor": Case(monitor(muon_jax.muon(RATE), every=2), MODEL),
     "momentum_rms, bfloat16": Case(muon_jax.momentum_rms(RATE), MODEL, dtype=jnp.bfloat16),
 }
@@ -136,7 +136,7 @@ def through_msgpack(state: Any, begun: Any, folder: Path) -> Any:
 
 FORMATS = [through_orbax, through_flax_bytes, through_flax_dictionaries, through_msgpack]
 SAMPLE = ["scale_by_muon, bfloat16 momentum", "scale_by_momentum_rms", "clip_qk", "muon_clip"]
-SAMPLE += ["recipes.strongest", "monitor", "momentum_rms, bfloat16"]
+SAMPLE += ["muon, SOAP", "monitor", "momentum_rms, bfloat16"]
 
 
 @pytest.mark.parametrize(
