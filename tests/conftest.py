@@ -6,12 +6,6 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the time of a test is LLVM's optimization of a small program that runs once or twice.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-# Many tests compile equal programs. Workers and later runs share them; `make clean` removes them.
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent.parent / "build" / "compiled")
-)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis
 import jax
