@@ -5,9 +5,10 @@ A message has the call as the user wrote it, the value, and the remedy:
 """
 
 import contextlib
+import difflib
 import inspect
 import numbers
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -58,6 +59,11 @@ def listed(items: Iterable[str], limit: int = 8) -> str:
     names = list(items)
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Lists the three known names that are most like a name."""
+    return listed(map(repr, difflib.get_close_matches(name, known, cutoff=0.0)))
 
 
 def path_name(path: Any) -> str:

@@ -1,16 +1,15 @@
 """The decorator of public factories: names the call in errors, and prepares arguments."""
 
-import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import optax
 
-from muon_jax._checks import listed, named, refused
+from muon_jax._checks import named, nearest, refused
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
@@ -39,8 +38,10 @@ def public(
         @functools.wraps(factory)
         def opened(*args: Any, **kwargs: Any) -> Any:
             with named(call):
-                for name in () if passes_to else kwargs.keys() - set(known):
-                    remedy = other_names.get(name) or f"The nearest are {_nearest(name, known)}"
+                unknown = [name for name in kwargs if name not in known]
+                if unknown and passes_to is None:  # the other factory knows other names
+                    name = unknown[0]
+                    remedy = other_names.get(name) or f"The nearest are {nearest(name, known)}"
                     raise refused(f"there is no argument {name!r}", remedy, TypeError)
                 prepared = {name: _prepared(value) for name, value in kwargs.items()}
                 made = factory(*map(_prepared, args), **prepared)
@@ -98,10 +99,6 @@ class _Signature(inspect.Signature):
             inspect.Signature(list(own.values())),
             wrapped,  # pyright: ignore[reportArgumentType]
         )
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    return listed(map(repr, difflib.get_close_matches(name, known, cutoff=0.0)))
 
 
 def _prepared(value: Any) -> Any:

@@ -104,17 +104,22 @@ def preconditioned(kind: str) -> dict[str, Any]:
     """Three steps on the mesh, and the same ones on one device; the error as in `error`."""
     params, leaves = gpt("hsdp", kind, layers=1, width=32)
     found = {}
-    for factored in (False, True):
-        tx = transform(precondition=muon_jax.SecondMoment(factored=factored))
+    kinds = {
+        "full": muon_jax.SecondMoment(),
+        "factored": muon_jax.SecondMoment(factored=True),
+        "soap": muon_jax.Soap(),
+    }
+    for name, each in kinds.items():
+        tx = transform(precondition=each)
         train = trainer(tx)
         (there, state), (here, _) = (
             functools.reduce(lambda run, _: train(run[0], *run), range(3), (tree, tx.init(tree)))
             for tree in (params, jax.tree.map(jnp.asarray, leaves))
         )
-        like_state = state.mu if factored else state.precondition
-        found["factored" if factored else "full"] = {
+        like_params = state.precondition if name == "full" else state.mu
+        found[name] = {
             "error": difference(there, here) / max(map(jnp.max, jax.tree.leaves(here))).item(),
-            "lies": all(lies_alike(each, params) for each in (there, state.mu, like_state)),
+            "lies": all(lies_alike(tree, params) for tree in (there, state.mu, like_params)),
         }
     return found
 

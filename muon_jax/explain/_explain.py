@@ -151,16 +151,16 @@ def _explained(
 def _state_bytes(state: Any, arrays: Mapping[str, Any]) -> dict[str, int]:
     """Returns the bytes of a state by parameter.
 
-    A path of the state contains that of its parameter, or what the paths of several have in common.
+    A path of the state contains that of its parameter, or that of several with `#` for numbers.
     """
     sizes, kinds = dict.fromkeys(arrays, 0), dict[str, list[str]]()
     for path in arrays:
         kinds.setdefault(kind_of_path(path), []).append(path)
     for path, leaf in named_leaves(state):
-        owner, kind = owner_of(path, sizes), owner_of(path, kinds)
+        owner = owner_of(path, sizes)
         if owner is None and "" in sizes and leaf.shape == arrays[""].shape:
             owner = ""
-        owners = [owner] if owner is not None else kinds.get(kind or "", [])
+        owners = kinds.get(owner_of(path, kinds) or "", []) if owner is None else [owner]
         for each in owners:
             sizes[each] += _bytes(leaf) // len(owners)
     return sizes

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Hashable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 from jax.core import Tracer
@@ -26,9 +26,7 @@ from muon_jax.mesh._specs import (
     varying_axes,
 )
 from muon_jax.trees._paths import kind_of_path
-from muon_jax.views._matrix_axes import MatrixAxes
-
-Item = TypeVar("Item")
+from muon_jax.views._matrix_axes import MatrixAxes, viewed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +81,13 @@ def resolve_layout(
     distribution = Distribution() if distribute == "auto" else distribute
     named = jax.tree_util.tree_leaves_with_path(tree)
     leaves = _Leaves(
-        _viewed([path_name(path) for path, _ in named], views),
-        _viewed([leaf for _, leaf in named], views),
-        _viewed(jax.tree.leaves(like), views),
+        viewed([path_name(path) for path, _ in named], views),
+        viewed([leaf for _, leaf in named], views),
+        viewed(jax.tree.leaves(like), views),
     )
     given = None
     if distribution.specs is not None:
-        given = _viewed(_broadcast_specs(distribution.specs, tree), views)
+        given = viewed(_broadcast_specs(distribution.specs, tree), views)
 
     specs = None
     if manual_axes():
@@ -238,10 +236,6 @@ def _mesh_of_specs(given: Sequence[PartitionSpec | NamedSharding], mesh: AnyMesh
 
 def _spec(sharding: PartitionSpec | NamedSharding) -> PartitionSpec:
     return sharding.spec if isinstance(sharding, NamedSharding) else sharding
-
-
-def _viewed(items: Sequence[Item], views: Sequence[MatrixAxes | None]) -> list[Item]:
-    return [item for item, view in zip(items, views, strict=True) if view is not None]
 
 
 def _names(axes: Collection[str]) -> str:

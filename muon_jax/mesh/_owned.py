@@ -1,12 +1,12 @@
 """Applies a function to stacks of whole matrices, each on the device that owns it.
 
-What the function keeps from call to call stays with the owners: only its inputs and results travel.
+The state of the function stays on the owners between calls. Only inputs and results are sent.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,9 @@ from muon_jax.mesh._specs import (
 from muon_jax.mesh._state import constrained
 from muon_jax.views._matrix_axes import MatrixAxes
 
-Work = Callable[[Any, list[Any], list[Any]], tuple[list[Array], list[Any]]]
-"""From what all devices know, and for every stack the arrays that travel and those that stay, to a
-result for every stack and what stays of it now. All but the first have the batch axes in front."""
+Work: TypeAlias = Callable[[Any, list[Any], list[Any]], tuple[list[Array], list[Any]]]
+"""A function of `common`, `moving` and `staying`, as `on_owners` describes them. It returns one
+result for every stack, and the new `staying`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +47,10 @@ class Owners:
     axes: Axes
 
     def home(self, batch: Sequence[int]) -> tuple[int, int]:
-        """Returns the batch axis that is distributed, and its size with padding.
+        """Returns the batch axis that is distributed over the devices, and its padded size.
 
-        It is the first that divides evenly, the first axis of the stack last; or the longest.
+        It prefers a size that is a multiple of the devices: a batch axis of the leaves before the
+        axis of the stack. Otherwise it pads the longest axis.
         """
         count = group_size(self.axes, self.mesh.shape)
         order = [*range(1, len(batch)), 0]
@@ -58,15 +59,17 @@ class Owners:
         return axis, math.ceil(batch[axis] / count) * count
 
     def spec(self, batch: Sequence[int]) -> PartitionSpec:
-        """Returns the sharding of a stack with these batch axes at its owners."""
-        return PartitionSpec(
-            *(None,) * self.home(batch)[0], share_for(self.axes, len(batch) > 1) or None
-        )
+        """Returns the sharding of a stack with these batch axes on its owners."""
+        return PartitionSpec(*(None,) * self.home(batch)[0], self.share(batch) or None)
+
+    def share(self, batch: Sequence[int]) -> Axes:
+        """Returns the mesh axes in the order in which they shard a stack with these batch axes."""
+        return share_for(self.axes, len(batch) > 1)
 
     def stored(self, shape: Sequence[int], ndim: int) -> PartitionSpec:
-        """Returns the sharding in which an array stays, whose first `ndim` axes are batch axes.
+        """Returns the sharding of an array of the state, whose first `ndim` axes are batch axes.
 
-        Where the batch does not divide evenly, it is that of the first other axis that does.
+        If no batch axis is a multiple of the devices, another axis that is one is sharded.
         """
         axis, padded = self.home(shape[:ndim])
         if shape[axis] == padded:
@@ -124,8 +127,8 @@ def on_owners(
     Args:
       work: calculates with stacks of any batch sizes, each matrix by itself.
       common: arrays that all devices get.
-      moving: for every stack a tree of arrays with its batch axes in front.
-      staying: likewise what `work` returned before, or `placed`.
+      moving: for every stack a tree of arrays, batch axes first. They are sent to the owners.
+      staying: for every stack its state, batch axes first: from `placed`, or from the last call.
       ndims: how many axes of the arrays of each stack are batch axes.
       owners: from `owners_of`.
 
@@ -171,12 +174,12 @@ def _run(
         return jnp.pad(array, widths) if size > batch[axis] else array
 
     def arriving(array: Array, batch: Sequence[int]) -> Array:
-        axes = share_for(owners.axes, len(batch) > 1)
-        return shard_one_axis(padded(array, batch), mesh, owners.home(batch)[0], axes)
+        axis, _ = owners.home(batch)
+        return shard_one_axis(padded(array, batch), mesh, axis, owners.share(batch))
 
     def leaving(array: Array, batch: Sequence[int]) -> Array:
-        axes = share_for(owners.axes, len(batch) > 1)
-        released = release_one_axis(array, mesh, owners.home(batch)[0], axes)
+        axis, _ = owners.home(batch)
+        released = release_one_axis(array, mesh, axis, owners.share(batch))
         return released[tuple(map(slice, batch))]
 
     def stored(array: Array, batch: Sequence[int]) -> Array:

@@ -46,9 +46,9 @@ def expert_stack(leaf: Leaf) -> Outcome:
     named = f"{vocabulary.EXPERTS},{vocabulary.ATTENTION}"
     nearest = [name for name in leaf.layer_path if matches(named, name)][-1:]
     router = leaf.sibling("*router*,gate,gating,w_gate,wg", ndim=2)
-    experts, *sides_of_one = leaf.layer_shape
-    routed = any((experts, size) in (router, router[::-1]) for size in sides_of_one)
-    routed = routed and not in_attention(leaf)
+    experts, *sides_of_one = leaf.layer_shape  # a router is (inputs, experts), or turned
+    fits = any((experts, size) in (router, router[::-1]) for size in sides_of_one)
+    routed = fits and not in_attention(leaf)
     is_expert = routed or any(matches(vocabulary.EXPERTS, name) for name in nearest)
     return MatrixAxes(*oriented(leaf, (1, 2))) if is_expert else None
 

@@ -108,7 +108,7 @@ def owner_of(path: str, params: Collection[str]) -> str | None:
 
 
 def kind_of_path(path: str) -> str:
-    """Returns what paths that differ only in numbers have in common."""
+    """Returns a path with `#` for numbers, so that it is one for layers of one kind."""
     return re.sub(r"\d+", "#", path)
 
 

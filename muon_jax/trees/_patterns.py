@@ -4,18 +4,16 @@ Libraries join names by slashes or dots and differ in case (`SelfAttention_0/que
 `self_attn.q_proj.weight`), so paths are compared as lower-case words joined by slashes.
 """
 
-import difflib
 import functools
 import re
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from muon_jax._checks import invalid, listed, refused
+from muon_jax._checks import invalid, nearest, refused
 
 Words: TypeAlias = tuple[str, ...]
 
 _HAIKU = re.compile(r"(?<![^/])~/")  # Haiku's `~` in a pattern; paths are compared without it
-_SHOWN_PATHS = 3
 
 
 def split_path(path: str) -> list[str]:
@@ -46,10 +44,9 @@ def path_fits(pattern: str, path: str) -> bool:
 
 def fits_nothing(what: str, pattern: str, paths: Sequence[str]) -> Exception:
     """Returns the error for a pattern that no path matches; it lists the nearest paths."""
-    nearest = difflib.get_close_matches(pattern, paths, _SHOWN_PATHS, cutoff=0.0)
     return refused(
         f"no parameter fits the pattern {pattern!r} of {what}",
-        f"The nearest paths are {listed(map(repr, nearest))}",
+        f"The nearest paths are {nearest(pattern, paths)}",
     )
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -19,6 +19,7 @@ from muon_jax._types import Batch, Matrices, Solve
 
 Shape: TypeAlias = tuple[int, ...]
 MatricesShape: TypeAlias = tuple[int, int, int]
+Item = TypeVar("Item")
 
 
 def without_ones(shape: Shape) -> Shape:
@@ -259,6 +260,11 @@ class MatrixAxes:
             math.prod(shape[axis] for axis in group) for group in self._groups(len(shape))
         )
         return batch, rows, cols
+
+
+def viewed(items: Sequence[Item], views: Sequence[MatrixAxes | None]) -> list[Item]:
+    """Returns the items of the leaves that have a view."""
+    return [item for item, view in zip(items, views, strict=True) if view is not None]
 
 
 def same_matrices(one: MatrixAxes, other: MatrixAxes, shape: Shape) -> bool:

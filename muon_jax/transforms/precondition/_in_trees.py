@@ -6,7 +6,7 @@ gradients change sign get less weight than directions in which they agree.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -23,7 +23,7 @@ from muon_jax.transforms.precondition._preconditioner import Preconditioner, Vie
 from muon_jax.transforms.precondition._second_moment import SecondMoment
 from muon_jax.transforms.precondition._soap import Soap
 from muon_jax.trees._paths import named_leaves
-from muon_jax.views._matrix_axes import MatrixAxes
+from muon_jax.views._matrix_axes import MatrixAxes, viewed
 
 Views: TypeAlias = Sequence[MatrixAxes | None]
 
@@ -52,12 +52,9 @@ class TreePreconditioner:
     def init(self, params: Any, views: Views) -> Any:
         views = _of_nonempty(params, views)
         state = self.by.init(
-            _chosen(jax.tree.leaves(params), views), self._viewed(params, views, params)
+            viewed(jax.tree.leaves(params), views), self._viewed(params, views, params)
         )
-        if self.by.keeps == "stacks":
-            return state
-        entries = iter(state)
-        return mirrored(params, views, lambda leaf, view: next(entries))
+        return state if self.by.keeps == "stacks" else _in_tree(params, views, state)
 
     def apply(
         self,
@@ -72,17 +69,16 @@ class TreePreconditioner:
         leaves, treedef = jax.tree.flatten(gradients)
         views = _of_nonempty(gradients, views)
         in_stacks = self.by.keeps == "stacks"
-        old = state if in_stacks else _chosen(treedef.flatten_up_to(state), views)
+        old = state if in_stacks else viewed(treedef.flatten_up_to(state), views)
         divided, new = self.by.apply(
-            _chosen(directions, views),
-            _chosen(leaves, views),
+            viewed(directions, views),
+            viewed(leaves, views),
             old,
             count,
             self._viewed(gradients, views, like),
         )
         if not in_stacks:
-            entries = iter(new)
-            new = mirrored(gradients, views, lambda leaf, view: next(entries))
+            new = _in_tree(gradients, views, new)
         divided = iter(divided)
         return [
             direction if view is None else next(divided)
@@ -93,7 +89,7 @@ class TreePreconditioner:
         paths = [path for path, _ in named_leaves(tree)]
         has_owners = self.by.keeps == "stacks" and not manual_axes()
         return Viewed(
-            tuple(_chosen(paths, views)),
+            tuple(viewed(paths, views)),
             tuple(view.whole or view for view in views if view is not None),
             owners_of(tree, views, self.distribute, like) if has_owners else None,
         )
@@ -110,12 +106,14 @@ def tree_preconditioner(given: Any, distribute: Distribute) -> TreePreconditione
     return None if given is None else TreePreconditioner(given, distribute)
 
 
+def _in_tree(tree: Any, views: Views, entries: Iterable[Any]) -> Any:
+    """Puts the entry of every leaf that has a view in its place."""
+    rest = iter(entries)
+    return mirrored(tree, views, lambda leaf, view: next(rest))
+
+
 def _of_nonempty(tree: Any, views: Views) -> Views:
     return [
         view if jnp.size(leaf) else None
         for leaf, view in zip(jax.tree.leaves(tree), views, strict=True)
     ]
-
-
-def _chosen(items: Sequence[Any], views: Views) -> list[Any]:
-    return [item for item, view in zip(items, views, strict=True) if view is not None]

@@ -65,7 +65,8 @@ class SoapState(NamedTuple):
 
 
 Stacks: TypeAlias = dict[str, list[list[SoapState]]]
-"""The state of every part of every stack, by what the paths of its leaves have in common."""
+"""The state of every stack by the path of its leaves, with `#` for numbers. Stacks of one path but
+other shapes follow each other; the state of a stack has an entry for every part of its view."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +262,7 @@ class _Stack:
     """Leaves of one shape, view and kind, as an array (members, *batch, *rows, *cols).
 
     Attributes:
-      kind: what their paths have in common.
+      kind: their path, with `#` for numbers.
       members: their positions among all leaves.
       shape: of one leaf.
       view: how a leaf is a batch of matrices.
