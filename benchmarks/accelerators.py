@@ -59,9 +59,10 @@ of that loop counts once.
 - **Ratio** is products + rest, divided by the same sum for optax. **Temporaries** are the memory \
 of one device besides inputs and outputs. **Compile** is the CPU time of tracing, lowering and \
 compiling on the machine named below. The TPU compiler searches tile sizes for every distinct \
-product, which takes most of that time. For one shape, muon_jax has thirteen products, eight of \
-them distinct, and optax has fifteen, six of them distinct; so a single orthogonalizer takes \
-longer to compile. A stack of matrices is processed in chunks, as in a step.
+product, which takes most of that time. For one shape, muon_jax has thirteen products, five of \
+them distinct, and optax has fifteen, six of them distinct. Where a product runs during an \
+all-gather, as in the replicated layout, the compiler makes one more kernel of it. A stack of \
+matrices is processed in chunks, as in a step.
 - **Distribution.like** is `muon_jax.muon` with `distribute=Distribution.like(params)`, which \
 gives it the sharding of the parameters. Without it, `muon_jax.muon` knows only their mesh.
 - **8 heads** is a model whose query, key and value kernels have an axis of heads. `muon_jax.muon` \

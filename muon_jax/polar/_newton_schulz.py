@@ -8,7 +8,6 @@ multiply X once at the end; `muon_jax.polar._gram_plan` decides where.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -23,25 +22,24 @@ from muon_jax.polar._gram_plan import TOLERANCE, Plan, plan
 from muon_jax.polar._minimax import Schedule
 from muon_jax.polar._normalize import (
     Matrix,
+    Scale,
     Square,
     Wide,
+    frobenius_norm,
     identity_like,
-    normalize_frobenius,
-    normalize_schatten,
     on_wide,
     on_wide_or_tall,
+    schatten_norm,
 )
 from muon_jax.polar._precision import ARITHMETICS, Arithmetic, arithmetic
 from muon_jax.polar._schedules import CoefficientsLike, schedule
 
-Coefficients: TypeAlias = Sequence[float | Float[Array, ""]]
+Coefficients: TypeAlias = Sequence[float | Float[Array, ""] | Scale]
 
 # Rounding errors are random, and sums over fewer entries than this do not average them out.
 _SMALLEST_ROUNDED_SIDE = 64
 
-_NORMALIZATIONS = MappingProxyType(
-    {"schatten": normalize_schatten, "frobenius": normalize_frobenius}
-)
+_NORMALIZATIONS = ("schatten", "frobenius")
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class NewtonSchulz:
 
     def on_accelerator(self, matrices: Matrices) -> Matrices:
         """Orthogonalises on accelerators: subnormals are flushed, and transposes are free."""
-        return on_wide_or_tall(matrices, self._wide_or_tall, self.operands)
+        return on_wide_or_tall(matrices, self._wide_or_tall)
 
     def on(self, platform: str) -> "NewtonSchulz":
         """Returns the orthogonalizer of a platform, which is this one on every platform."""
@@ -103,40 +101,48 @@ class NewtonSchulz:
         return self.plan(rows, cols).flops(rows, cols) if rows and cols else 0
 
     def on_wide(self, matrix: Wide) -> Wide:
-        """Orthogonalises a wide matrix, or a batch of them, with entries of order one."""
-        return self._wide_or_tall(matrix, narrow=True)
+        """Orthogonalises a wide matrix of unit range, or a batch of them."""
+        return self._wide_or_tall(matrix, 1.0)
 
-    def _wide_or_tall(self, matrix: Matrix, *, narrow: bool = False) -> Matrix:
-        """Orthogonalises a matrix, or a batch, with entries of order one, wide or tall."""
+    def _wide_or_tall(self, matrix: Matrix, scale: Scale | float) -> Matrix:
+        """Orthogonalises a matrix, or a batch, wide or tall, that has unit range after scaling."""
         rows, cols = matrix.shape[-2:]
         arithmetic = self._arithmetic(min(rows, cols))
-        normalize = _NORMALIZATIONS[self.normalization]
-        schedule = self.schedule
+        schedule, is_first = self.schedule, [True] + [False] * len(self.schedule)
         if arithmetic.rounds:
-            # XLA:TPU compiles operations with different constants separately, which takes long.
-            schedule = lax.optimization_barrier(
-                jax.tree.map(lambda number: np.asarray(number, matrix.dtype), schedule)
-            )
+            # XLA:TPU compiles equal products once. So all steps are written alike, and XLA sees
+            # neither the values of coefficients nor which step is the first.
+            schedule = jax.tree.map(lambda number: np.asarray(number, matrix.dtype), schedule)
+            schedule, is_first = lax.optimization_barrier((schedule, is_first))
         for start, stop in self.plan(rows, cols).segments:
-            # Both terms of a step must use the same rounded X. A narrow dtype saves memory traffic
-            # on CPUs, and takes longer to store on TPUs.
-            matrix = (arithmetic.rounded if narrow else arithmetic.rounded_in_place)(matrix)
-            if start:
-                bound, gram, gram_squared = 1.0, arithmetic.gram(matrix), None
-            else:
-                bound, gram, gram_squared = normalize(matrix, arithmetic)
+            if arithmetic.rounds:
+                matrix = lax.optimization_barrier(matrix) * jnp.where(is_first[start], scale, 1)
+            elif not start:
+                matrix = matrix * scale
             steps = schedule[start:stop]
+            gram = arithmetic.gram(matrix)
+            gram_squared = arithmetic.multiply(gram, gram) if len(steps[0]) > 2 else None
+            if not start or (arithmetic.rounds and gram_squared is not None):
+                bound = self._bound(gram, gram_squared, arithmetic)
+                steps = (_divided(steps[0], jnp.where(is_first[start], bound, 1)), *steps[1:])
             if len(steps) == 1 and arithmetic.rounds:
                 # Adding the multiple of the identity to the factor would round it more than
-                # adding the exact multiple of X to the product.
+                # adding the exact multiple of X to the product. Both terms use the same rounded X.
                 ((linear, *higher),) = steps
                 factor = _polynomial(gram, gram_squared, higher, arithmetic)
-                product = arithmetic.on_short_side(factor / bound, matrix)
-                matrix = linear / bound * matrix.astype(product.dtype) + product
+                product = arithmetic.on_short_side(factor, matrix)
+                matrix = linear * arithmetic.rounded_in_place(matrix) + product
             else:
                 factor = _factor(gram, gram_squared, steps, arithmetic)
-                matrix = arithmetic.on_short_side(factor / bound, matrix)
+                matrix = arithmetic.on_short_side(factor, matrix)
         return matrix
+
+    def _bound(self, gram: Square, gram_squared: Square | None, arithmetic: Arithmetic) -> Scale:
+        if self.normalization == "frobenius":
+            return frobenius_norm(gram)
+        return schatten_norm(
+            arithmetic.multiply(gram, gram) if gram_squared is None else gram_squared
+        )
 
     def _arithmetic(self, short: int) -> Arithmetic:
         return self.arithmetic if short >= _SMALLEST_ROUNDED_SIDE else ARITHMETICS["float32"]
@@ -240,6 +246,12 @@ def newton_schulz(
         return NewtonSchulz(rows, number_format, form == "auto", normalization)
 
     return AutoNewtonSchulz(of("float32"), of("bfloat16")) if dtype is None else of(dtype)
+
+
+def _divided(row: Coefficients, bound: Scale) -> Coefficients:
+    """Returns the coefficients of p(X / bound) for those of p(X)."""
+    inverse = 1 / bound
+    return [coefficient * inverse ** (2 * k + 1) for k, coefficient in enumerate(row)]
 
 
 def _factor(

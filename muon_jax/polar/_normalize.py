@@ -8,7 +8,6 @@ needs XXᵀ and (XXᵀ)² in any case.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -16,50 +15,32 @@ from jaxtyping import Array, Float
 
 from muon_jax import _checks
 from muon_jax._types import Matrices, wide_dtype
-from muon_jax.polar._precision import Arithmetic
 
 Matrix = Float[Array, "*batch rows cols"]
 Wide = Float[Array, "*batch rows cols"]
 Square = Float[Array, "*batch rows rows"]
+Scale = Float[Array, "*batch 1 1"]
 
 _MATRIX = (-2, -1)
 _SUBNORMAL_LIFT = 64  # exponent of two that moves subnormals well into the normal range
 _FLOAT32_SUBNORMAL_UNIT = -149  # the smallest positive float32 is 2^-149
 
 
-class Normalized(NamedTuple):
-    """A bound on the largest singular value of X, and the Gram matrix R of X / bound.
-
-    The first step divides its square factor by the bound, which is less work than dividing X.
-    """
-
-    bound: Float[Array, "*batch 1 1"]
-    gram: Square
-    gram_squared: Square | None
+def schatten_norm(gram_squared: Square) -> Scale:
+    """Returns the Schatten-8 norm of X from R², and one for zero."""
+    return nonzero(jnp.sqrt(jnp.sqrt(_frobenius(gram_squared))))
 
 
-def normalize_schatten(matrix: Matrix, arithmetic: Arithmetic) -> Normalized:
-    """Bounds by the Schatten-8 norm; its eighth power is finite for entries of order one."""
-    size = 2.0 ** round(math.log2(math.prod(matrix.shape[-2:])) / 2)
-    gram = arithmetic.gram(matrix) / size
-    gram_squared = arithmetic.multiply(gram, gram)
-    largest = nonzero(jnp.sqrt(_frobenius(gram_squared)))  # bounds the eigenvalues of `gram`
-    inverse = 1 / largest
-    return Normalized(jnp.sqrt(size * largest), gram * inverse, gram_squared * jnp.square(inverse))
-
-
-def normalize_frobenius(matrix: Matrix, arithmetic: Arithmetic) -> Normalized:
-    """Bounds by the Frobenius norm, as the published Newton-Schulz iterations do."""
-    gram = arithmetic.gram(matrix)
-    trace = nonzero(jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None])
-    return Normalized(jnp.sqrt(trace), gram / trace, None)
+def frobenius_norm(gram: Square) -> Scale:
+    """Returns the Frobenius norm of X from R, and one for zero."""
+    return nonzero(jnp.sqrt(jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None]))
 
 
 def on_wide(matrices: Matrices, polar: Callable[[Wide], Wide]) -> Matrices:
     """Calls a function of wide matrices; returns results in the orientation and dtype of the input.
 
-    The function gets float32 or wider, short side first, entries of order one, and no batch axis
-    for a batch of one, because backends multiply plain matrices faster than batches of one.
+    The function gets float32 or wider, short side first, multiplied by its `_unit_scale`, and no
+    batch axis for a batch of one, because backends multiply plain matrices faster.
 
     Raises:
       TypeError: if the matrices are not real floating-point.
@@ -73,25 +54,18 @@ def on_wide(matrices: Matrices, polar: Callable[[Wide], Wide]) -> Matrices:
     return _checked(matrices, transposing)
 
 
-def on_wide_or_tall(
-    matrices: Matrices,
-    polar: Callable[[Matrix], Matrix],
-    operands: Callable[[int, int], str | None],
-) -> Matrices:
+def on_wide_or_tall(matrices: Matrices, polar: Callable[[Matrix, Scale], Matrix]) -> Matrices:
     """Calls a function of wide and tall matrices, on platforms that flush subnormals.
 
-    Like `on_wide` without transposes, in one reduction and one multiplication that fuse into the
-    first product. If `operands(rows, cols)` is bfloat16, matrices are stored as bfloat16.
+    Like `on_wide` without transposes. The function also gets the scale by which it has to multiply
+    the matrices, because that costs nothing where it is fused into a product.
     """
 
-    def scaled(stack: Array) -> Array:
+    def with_scale(stack: Array) -> Array:
         stack = stack.astype(wide_dtype(stack.dtype))
-        if stack.dtype == jnp.float32 and operands(*stack.shape[-2:]) == "bfloat16":
-            # Halved, because the largest float32 would round to infinity in bfloat16.
-            stack = (stack / 2).astype(jnp.bfloat16).astype(stack.dtype)
-        return polar(stack * to_order_of_one(jnp.max(jnp.abs(stack), axis=_MATRIX, keepdims=True)))
+        return polar(stack, _unit_scale(stack))
 
-    return _checked(matrices, scaled)
+    return _checked(matrices, with_scale)
 
 
 def _checked(matrices: Matrices, polar: Callable[[Array], Array]) -> Matrices:
@@ -108,26 +82,31 @@ def _checked(matrices: Matrices, polar: Callable[[Array], Array]) -> Matrices:
 
 
 def to_unit_range(matrix: Wide) -> Wide:
-    """Multiplies each matrix by a power of two, so that its largest entry is of order one.
-
-    That is exact, so the result has the polar factor of the input. Half-precision input is widened
-    to float32.
-    """
+    """Multiplies each matrix by its `_unit_scale`; widens half precision to float32."""
     if matrix.dtype != jnp.float64:
         matrix = _lift_subnormals(matrix.astype(jnp.float32))
-    return matrix * to_order_of_one(jnp.max(jnp.abs(matrix), axis=_MATRIX, keepdims=True))
+    return matrix * _unit_scale(matrix)
 
 
-def to_order_of_one(size: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Returns the power of two whose product with a size is of order one.
+def _unit_scale(matrix: Matrix) -> Scale:
+    """Returns the power of two that makes the largest entry of order (rows · cols)^-¼.
+
+    The sum of squares of R² is then finite. The product is exact, so it has the same polar factor.
+    """
+    largest = jnp.max(jnp.abs(matrix), axis=_MATRIX, keepdims=True)
+    return to_order_of_one(largest, -math.ceil(math.log2(math.prod(matrix.shape[-2:])) / 4))
+
+
+def to_order_of_one(size: Float[Array, "..."], exponent: int = 0) -> Float[Array, "..."]:
+    """Returns the power of two whose product with a size is of order one, or of 2^exponent.
 
     It is not 1 / size, because that is subnormal for a large size and backends flush it to zero.
     """
     number = jnp.finfo(size.dtype)
-    exponent = lax.bitcast_convert_type(size, f"int{number.bits}") >> number.nmant
+    exponent_of_size = lax.bitcast_convert_type(size, f"int{number.bits}") >> number.nmant
     largest = 2 * number.maxexp - 3
     # Subnormals have the exponent 0.
-    inverse = jnp.clip(largest - exponent, 1, largest)
+    inverse = jnp.clip(largest - exponent_of_size + exponent, 1, largest)
     return lax.bitcast_convert_type(inverse << number.nmant, size.dtype)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from muon_jax import _checks
 from muon_jax._types import Matrices
-from muon_jax.polar._normalize import Square, Wide, identity_like, normalize_schatten, on_wide
+from muon_jax.polar._normalize import Square, Wide, identity_like, on_wide, schatten_norm
 from muon_jax.polar._precision import ARITHMETICS
 
 _EXACT = ARITHMETICS["float32"]
@@ -85,7 +85,9 @@ class InverseSqrt:
         return on_wide(matrices, self._polar)
 
     def _polar(self, matrix: Wide) -> Wide:
-        bound, gram, _ = normalize_schatten(matrix, _EXACT)
+        gram = _EXACT.gram(matrix)
+        bound = schatten_norm(_multiply(gram, gram))
+        gram = gram / jnp.square(bound)
         identity = identity_like(gram)
         # Rounding makes zero eigenvalues negative. They grow with every step, and diverge below
         # minus one; if there are enough steps to reach that, a shift keeps them positive.

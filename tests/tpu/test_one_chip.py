@@ -1,5 +1,7 @@
 """One TPU: whole optimizers compile, and products have the number format of its matrix units."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -44,6 +46,15 @@ def test_the_default_multiplies_bfloat16():
 def test_float32_takes_several_passes():
     narrow = cycles(muon_jax.newton_schulz(dtype="bfloat16"))
     assert cycles(muon_jax.newton_schulz(dtype="float32")) > 1.5 * narrow
+
+
+def test_the_steps_share_their_products():
+    program = jax.jit(muon_jax.newton_schulz()).lower(on_chip(1, 256, 512)).compile().as_text()
+    bodies = re.findall(r"^%\S+ \(.*?\{\n(.*?)^\}", program, re.MULTILINE | re.DOTALL)
+    names = r"%[\w.\-]+|, metadata=\{.*?\}"
+    products = [re.sub(names, "", body) for body in bodies if " convolution(" in body]
+    assert len(products) == 13
+    assert len(set(products)) == 5  # each is compiled once
 
 
 def test_a_step_of_bfloat16_parameters_keeps_their_dtype():
