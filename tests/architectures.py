@@ -1,7 +1,7 @@
 """The parameters of small versions of known architectures.
 
-Every entry of `ARCHITECTURES` returns the tree of parameters that a training loop would hand to the
-optimizer, as shapes. The names are those of well-known implementations, where there is one.
+Every entry of `ARCHITECTURES` returns the shapes of the parameters that a training loop passes to
+the optimizer. The names are those of well-known implementations, where there is one.
 """
 
 import equinox as eqx
@@ -256,7 +256,7 @@ class LinenGPT(nn.Module):
 
 
 class LinenResNet(nn.Module):
-    """The names that `nn.compact` gives: the classifier is only `Dense_0`."""
+    """Names from `nn.compact`; that of the classifier is `Dense_0`."""
 
     @nn.compact
     def __call__(self, images):

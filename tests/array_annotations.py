@@ -19,8 +19,9 @@ PACKAGES = [f"muon_jax.{name}" for name in ("views", "polar", "transforms", "cli
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorates what jaxtyping calls in place of a function of the package.
 
-    Before the call that is a function of the same signature that returns None; after the call, one
-    that returns what the function of the package returned.
+    jaxtyping checks arguments before a call and the result after it, each on a stand-in function.
+    The stand-in before the call has the same signature and returns None. The one after the call
+    returns the result of the real function.
     """
     signature = inspect.signature(function)
     hints = {name: hint for name, hint in function.__annotations__.items() if _has_arrays(hint)}

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the time of a test is LLVM's optimization of a small program that runs once or twice.
+# LLVM's optimization takes most of a test's time, for small programs that run once or twice.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import hypothesis
@@ -20,7 +20,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 WORDS = "the quick brown fox jumps over a lazy dog, größer und schöner; 0 1 2\n"
 
-# Every run draws other examples; `make test-all` draws more. Hypothesis saves a failing example in
+# Every run draws new examples; `make test-all` draws more. Hypothesis saves a failing example in
 # a folder that git ignores. Later runs with this folder, also in CI, try the example first. The
 # blob that Hypothesis prints reproduces the example without the folder.
 FAILING_EXAMPLES = Path(__file__).resolve().parent.parent / ".hypothesis" / "examples"
@@ -42,7 +42,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory):
-    """A folder of thirty small texts."""
+    """Returns a folder of thirty small texts."""
     folder = tmp_path_factory.mktemp("texts")
     draw = np.random.default_rng(0)
     for number in range(30):

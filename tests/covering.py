@@ -7,10 +7,10 @@ import pytest
 
 
 def covering(values: Iterable[Any], fast: Collection[Any]) -> list[Any]:
-    """Returns the values as parameters of pytest, where all but those of `fast` are slow.
+    """Returns the values as pytest parameters; those that are not in `fast` are marked slow.
 
     Raises:
-        ValueError: A value of `fast` is no value of the parametrisation.
+        ValueError: `fast` has a value that `values` does not have.
     """
     values = list(values)
     if unknown := [value for value in fast if value not in values]:

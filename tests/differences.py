@@ -39,7 +39,7 @@ DIFFERENCES = {
 
 
 def check_differences(model, traced):
-    """Asserts that names and loss differ where the table says so, as it says, and nowhere else."""
+    """Asserts that routes by name and by the loss differ exactly as in the table."""
     shapes = traced.structure.unflatten([array(*leaf.shape) for leaf in traced.leaves])
     by_name = {each.path: each for each in jax.tree.leaves(route(shapes, ambiguous="fallback"))}
     listed = {pattern: entry for (name, pattern), entry in DIFFERENCES.items() if name == model}

@@ -15,7 +15,7 @@ times = array(2, 8)
 
 
 def causal(q, k, v):
-    """Attention of JAX over (batch, time, heads, head)."""
+    """Computes causal attention over (batch, time, heads, head)."""
     return jax.nn.dot_product_attention(q, k, v, is_causal=True)
 
 

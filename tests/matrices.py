@@ -24,7 +24,7 @@ def gaussian(*shape: int, seed: int = 0) -> NDArray[np.float64]:
 
 
 def normal(seed: int, *shape: int) -> NDArray[np.float32]:
-    """Returns what `gaussian` does, in float32."""
+    """Returns a Gaussian matrix in float32."""
     return gaussian(*shape, seed=seed).astype(np.float32)
 
 

@@ -58,7 +58,7 @@ SLOW = frozenset(
 
 
 def choices(name: str, arguments: Iterable[Any]) -> list[Any]:
-    """Returns the arguments of a case as parameters of a test, slow where the case is."""
+    """Returns the arguments of a case as pytest parameters, marked slow if the case is slow."""
     tuples = [each if isinstance(each, tuple) else (each,) for each in arguments]
     fast = [each for each in tuples if " ".join(map(str, (name, *each))).lstrip() not in SLOW]
     return covering(tuples, fast=fast)

@@ -28,7 +28,7 @@ from tests.mesh_setup import (
     transform,
 )
 
-# One training step of a whole model, as in the acceptance criteria.
+# One training step of a whole model.
 
 
 def step(gradients: Any, state: Any, params: Any) -> Any:
@@ -131,7 +131,7 @@ def placed_case(mesh: Mesh, leaves: Any, distribute: Any = "auto") -> dict[str, 
 
 @case()
 def views() -> dict[str, Any]:
-    """Fused and many-axis leaves, sharded across the borders of their parts."""
+    """Shards fused leaves and leaves of many axes across the borders of their parts."""
     mesh = make_mesh({"fsdp": 4, "tensor": 2}, "Explicit")
     leaves = {
         "heads apart": ((64, 4, 16), P("fsdp", "tensor"), MatrixAxes(0, 2)),
@@ -150,7 +150,7 @@ def views() -> dict[str, Any]:
 
 @case("replica", "nobody")
 def shared_by(whom: str) -> dict[str, Any]:
-    """Distribution(axes=...) keeps devices from taking over work along the other axes."""
+    """`Distribution(axes=…)` shares work along those mesh axes alone."""
     mesh = make_mesh({"replica": 2, "fsdp": 4})
     leaves = {"up": ((64, 128), P("fsdp")), "out": ((64, 64), P())}
     axes = ("replica",) if whom == "replica" else ()
@@ -193,7 +193,7 @@ TURNS: Mapping[str, tuple[tuple[int, ...], P, P]] = {
 
 @case("Auto", "Explicit")
 def turned(kind: str) -> dict[str, Any]:
-    """The momentum has one sharding and the parameter another."""
+    """Gives the momentum another sharding than the parameter."""
     mesh = make_mesh({"data": 4, "tensor": 2}, kind)
     host = random_leaves({name: shape for name, (shape, _, _) in TURNS.items()})
     held = on(mesh, host, {name: spec for name, (_, spec, _) in TURNS.items()})

@@ -1,4 +1,4 @@
-"""Cases: wrong input, and its error message with the remedy."""
+"""Cases: wrong input, and the error that it raises."""
 
 import collections
 

@@ -1,7 +1,7 @@
 """Helpers of the cases on eight devices: models on meshes, updates, and their measurements.
 
-The cases use only the public API. Newton-Schulz is unrolled and works on whole stacks here, so that
-the compiler counts every operation; two steps of it are enough.
+The cases use only the public API. Newton-Schulz has two steps, no loop and whole stacks here, so
+that the compiler counts every operation.
 """
 
 import functools
@@ -72,12 +72,12 @@ def transform(
 
 
 def orthogonalize(tree: Any, distribute: Any = "auto", like: Any = None, **arguments: Any) -> Any:
-    """One update without momentum, whose direction is the tree itself."""
+    """Returns the update without momentum for a tree of gradients."""
     tx = transform(distribute, momentum=0.0, **arguments)
     return tx.update(tree, tx.init(tree), like)[0]
 
 
-# Models, and their shardings.
+# Models and their shardings.
 
 BOTH = {"qkv": P("fsdp", "tensor"), "up": P("fsdp", "tensor")}
 BOTH |= {"out": P("tensor", "fsdp"), "down": P("tensor", "fsdp")}
@@ -99,7 +99,7 @@ def make_mesh(sizes: Mapping[str, int], *kinds: str) -> Mesh:
 
 
 def random_leaves(shapes: Any) -> Any:
-    """The same numbers for the same shapes."""
+    """Returns random leaves; equal shapes get equal numbers."""
     rng = np.random.default_rng(0)
     draw = lambda shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
     return jax.tree.map(draw, shapes, is_leaf=lambda node: isinstance(node, tuple))
@@ -110,7 +110,7 @@ def on(mesh: Mesh, leaves: Any, specs: Any) -> Any:
 
 
 def gpt(layout: str, kind: str, layers: int, width: int, form: str = "apart") -> tuple[Any, Any]:
-    """The weights of a small GPT on its mesh, layers apart or scanned, and those on the host."""
+    """Returns the weights of a small GPT on its mesh and on the host; layers apart or scanned."""
     sizes, specs = LAYOUTS[layout]
     shapes = {"qkv": (width, 3 * width), "out": (width, width)}
     shapes |= {"up": (width, 4 * width), "down": (4 * width, width)}
@@ -124,7 +124,7 @@ def gpt(layout: str, kind: str, layers: int, width: int, form: str = "apart") ->
 
 
 def error(results: Any, leaves: Any) -> float:
-    """The largest difference from one device, over the largest entry."""
+    """Returns the largest difference from one device, divided by the largest entry."""
 
     def relative(result: Any, leaf: Any) -> float:
         alone = polar(leaf) if leaf.shape[-2] <= leaf.shape[-1] else polar(leaf.mT).mT
@@ -151,7 +151,7 @@ def traffic(compiled: Any) -> dict[str, Any]:
 
 
 def flops(compiled: Any) -> float:
-    """What the compiler counts, of the costliest branch of a conditional."""
+    """Returns the compiler's count of FLOPs, with the costliest branch of each conditional."""
     return compiled.cost_analysis()["flops"]
 
 
@@ -160,7 +160,7 @@ def local_bytes(tree: Any) -> int:
 
 
 def compilations(run: Callable[[], Any]) -> int:
-    """How many programs are compiled while something runs."""
+    """Counts the programs that are compiled while a function runs."""
     count = 0
 
     def listen(event: str, seconds: float, **_: Any) -> None:

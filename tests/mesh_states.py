@@ -26,7 +26,7 @@ SCHEDULE = optax.linear_schedule(0.1, 0.01, 5)
 
 
 def model(kind: str) -> Any:
-    """The weights of a small GPT, and a norm for the fallback."""
+    """Returns the weights of a small GPT, and a norm for the fallback."""
     leaves, _ = gpt("hsdp", kind, layers=1, width=32)
     mesh = leaves["layer_0"]["up"].sharding.mesh
     return leaves | on(mesh, {"norm": np.ones(32, np.float32)}, {"norm": P("fsdp")})
@@ -75,7 +75,7 @@ def traced_init(kind: str) -> dict[str, Any]:
 
 @case("Auto", "Explicit")
 def skipped(kind: str) -> dict[str, Any]:
-    """A step, and another one whose gradient overflows in one entry, so on one shard."""
+    """Takes a step, and one whose gradient overflows in one entry, so on one device."""
     params = model(kind)
     gradients = jax.tree.map(jnp.sin, params)
     broken = jax.tree.map(jnp.copy, gradients)
@@ -101,7 +101,7 @@ def skipped(kind: str) -> dict[str, Any]:
 
 @case("Auto", "Explicit")
 def preconditioned(kind: str) -> dict[str, Any]:
-    """Three steps on the mesh, and the same ones on one device; the error as in `error`."""
+    """Takes three steps on the mesh and on one device; returns the error as `error` does."""
     params, leaves = gpt("hsdp", kind, layers=1, width=32)
     found = {}
     kinds = {
@@ -126,7 +126,7 @@ def preconditioned(kind: str) -> dict[str, Any]:
 
 @case("Auto", "Explicit")
 def soap_at_owners(kind: str) -> dict[str, Any]:
-    """Statistics of eight layers, one on each device, and of three, which do not divide evenly."""
+    """Trains eight layers, one on each device, and three, which do not divide evenly."""
     mesh = make_mesh({"fsdp": 8}, kind)
     layers = random_leaves({f"layer_{index}": {"up": (16, 24)} for index in range(8)})
     placed = on(mesh, layers, jax.tree.map(lambda _: P("fsdp"), layers))
@@ -161,7 +161,7 @@ def soap_at_owners(kind: str) -> dict[str, Any]:
 
 @case(("Auto", "int8"), ("Explicit", "int8"), ("Explicit", "bfloat16"))
 def quantized(kind: str, dtype: str) -> dict[str, Any]:
-    """Bits of the state are sharded like the parameters, and reading them sends nothing."""
+    """Measures the shardings of quantized state, and that reading it sends nothing."""
     params, _ = gpt("hsdp", kind, layers=1, width=32)
 
     def sent(tx: optax.GradientTransformation) -> tuple[Any, float]:
@@ -182,6 +182,6 @@ def quantized(kind: str, dtype: str) -> dict[str, Any]:
 
 
 def difference(left: Any, right: Any) -> float:
-    """The largest of any entry; NaN where only one has a NaN."""
+    """Returns the largest difference of two trees; NaN where only one has a NaN."""
     each = jax.tree.map(lambda a, b: np.max(np.abs(np.asarray(a) - np.asarray(b))), left, right)
     return float(np.max(jax.tree.leaves(each)))

@@ -32,7 +32,7 @@ from tests.mesh_setup import (
     transform,
 )
 
-# Everything that a user may put around a step.
+# Code that a user may put around a step.
 
 
 @case("nnx", "TrainState", "MultiSteps", "apply_if_finite", "scan", "given specs")
@@ -62,7 +62,7 @@ def around(what: str) -> dict[str, Any]:
         return jax.tree.map(lambda a, b: a - b, state.apply_gradients(grads=tree).params, tree)
 
     def by_scan(tree: Any) -> Any:
-        """Three steps, each on the gradient of the one before, turned round."""
+        """Takes three steps in `lax.scan`; each reverses the gradient of the step before."""
 
         def turned(gradients: Any, _: None) -> tuple[Any, Any]:
             updates = update(gradients)
@@ -116,7 +116,7 @@ def left_to_the_compiler(*kinds: str) -> dict[str, Any]:
 
 @case("first", "last")
 def beside_leaves_on_no_mesh(where: str) -> dict[str, Any]:
-    """An array on one device can be used with those of an Explicit mesh."""
+    """Combines an array on one device with arrays of an Explicit mesh."""
     host = random_leaves(dict.fromkeys(("first", "last"), (32, 64)))
     mesh = make_mesh({"fsdp": 8}, "Explicit")
     placed = on(mesh, host, {"first": P("fsdp"), "last": P("fsdp")})
@@ -132,7 +132,7 @@ def beside_leaves_on_no_mesh(where: str) -> dict[str, Any]:
 
 @case(*itertools.product(("Auto", "Explicit"), ("float32", "bfloat16"), (None, "bfloat16")))
 def derivative(kind: str, dtype: str, wire_dtype: str | None) -> dict[str, Any]:
-    """How far a gradient through the update is from that on one device, over its largest entry."""
+    """Returns the error of a gradient through the update, relative to its largest entry."""
     mesh = make_mesh({"replica": 2, "fsdp": 4}, kind)
     weights, values = random_leaves({"weights": (16, 32), "values": (16, 32)}).values()
 
@@ -183,7 +183,7 @@ def array_in_the_orthogonalizer() -> dict[str, Any]:
 
 @case()
 def in_a_cache_of_programs() -> dict[str, Any]:
-    """The programs of a step in four ways and the first again."""
+    """Compiles a step in four ways, and in the first way again."""
     leaves, _ = gpt("fsdp", "Auto", 1, 32, "scanned")
     ways: list[dict[str, Any]] = [
         {},
@@ -209,7 +209,7 @@ def before_shardy() -> dict[str, Any]:
 
 @case()
 def training_adds_only_the_exchange() -> dict[str, Any]:
-    """A whole step of a small model under FSDP, and the same step with AdamW."""
+    """Compiles a step of a small model under FSDP, and the same step with AdamW."""
     mesh = make_mesh({"fsdp": 8})
     host = random_leaves({"up": (8, 64, 128), "down": (8, 128, 64)})
     params = on(mesh, host, dict.fromkeys(host, P(None, "fsdp")))
@@ -234,7 +234,7 @@ def training_adds_only_the_exchange() -> dict[str, Any]:
 
 @case("NamedShardings", "set_mesh")
 def mesh_of_specs(which: str) -> dict[str, Any]:
-    """The mesh of traced leaves, where a `Distribution` does not name it."""
+    """Gets the mesh from traced leaves, because `Distribution` has none."""
     mesh = make_mesh({"fsdp": 8})
     host = random_leaves({"up": (32, 64)})
     tree = on(mesh, host, {"up": P("fsdp")})
@@ -248,7 +248,7 @@ def mesh_of_specs(which: str) -> dict[str, Any]:
 
 @case()
 def placed_by_in_shardings() -> dict[str, Any]:
-    """Types name no mesh; the mesh in context does, and without it a warning says what to do."""
+    """Uses the mesh in context, because types name no mesh; without a context, muon_jax warns."""
     mesh = make_mesh({"fsdp": 8})
     host = random_leaves({"up": (32, 64)})
     sharding = NamedSharding(mesh, P("fsdp"))
@@ -272,7 +272,7 @@ def specs_without_an_axis_of_one_device(kind: str) -> dict[str, Any]:
 
 @case("Auto", "Explicit")
 def gradients_that_lie_otherwise(kind: str) -> dict[str, Any]:
-    """Whole gradients of sharded parameters, whose specs are given."""
+    """Gives replicated gradients of sharded parameters, with the specs."""
     mesh = make_mesh({"fsdp": 8}, kind)
     host = random_leaves({"up": (32, 64)})
     params = on(mesh, host, {"up": P("fsdp")})
@@ -315,7 +315,7 @@ ORTHOGONALIZERS = {
 
 @case(*ORTHOGONALIZERS)
 def manual_with(which: str) -> dict[str, Any]:
-    """Types inside shard_map tell what varies, and a loop must not change them."""
+    """Runs a loop inside shard_map, which must not change the types of its values."""
     orthogonalizer = ORTHOGONALIZERS[which]
     mesh = make_mesh({"fsdp": 4, "tensor": 2})
     host = random_leaves({"up": (3, 32, 64), "out": (32, 32)})

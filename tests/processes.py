@@ -1,4 +1,4 @@
-"""Runs code that needs other devices in one or several processes, connected by gloo."""
+"""Runs code on other devices, in one process or in several that gloo connects."""
 
 import json
 import os
@@ -19,7 +19,7 @@ QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "OPENBLAS_NUM_THREAD
 
 
 def measured_by(module: str, *arguments: str) -> Any:
-    """Runs a module of the tests, which makes its own devices, and reads the JSON it prints."""
+    """Runs a module of the tests in a new process, and returns the JSON that it prints."""
     run = subprocess.run(
         [sys.executable, "-W", "error", "-m", f"tests.{module}", *arguments],
         cwd=ROOT,
@@ -33,19 +33,19 @@ def measured_by(module: str, *arguments: str) -> Any:
 
 
 def fast_alone(request: pytest.FixtureRequest, file: str) -> list[str]:
-    """Returns the argument that leaves out slow cases if no slow test of a file is selected."""
+    """Returns the argument that skips slow cases, if no slow test of a file is selected."""
     here = (item for item in request.session.items if item.path == Path(file))
     return [] if any(item.get_closest_marker("slow") for item in here) else ["--fast"]
 
 
 def measured_once(module: str, *arguments: str, folder: Path, run: str) -> Any:
-    """Returns what `measured_by` does, which the first of several workers runs for all of them.
+    """Returns the result of `measured_by`; the first pytest worker runs it for all workers.
 
     Args:
-        module: of the tests.
-        arguments: of its command line.
-        folder: that the workers share.
-        run: tells this run of the tests from others.
+        module: a module of the tests.
+        arguments: its command line.
+        folder: a folder that the workers share.
+        run: a name that only this run of the tests has.
     """
     file = folder / f"{module}-{run}.json"
     try:
@@ -69,12 +69,12 @@ def measured_once(module: str, *arguments: str, folder: Path, run: str) -> Any:
 def run_on_devices(
     script: str | None, *arguments: str | Path, devices: int, processes: int = 1
 ) -> list[str]:
-    """Runs a script with so many devices, divided among so many processes.
+    """Runs a script on a number of devices, divided among a number of processes.
 
-    Each of several gets an address, their number and its index as further arguments, for `join`.
+    If there are several processes, each gets an address, their number and its index for `join`.
 
     Returns:
-        What each printed.
+        The output of each process.
     """
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",

@@ -1,4 +1,4 @@
-"""The run of `reference_runs` in JAX: its weights as a Flax-like tree, trained by any optimizer."""
+"""The run of `reference_runs` in JAX, with its weights in a tree like Flax's."""
 
 import functools
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def trained(
     state: Any = None,
     steps: range = range(run.STEPS),
 ) -> tuple[Any, Any]:
-    """Trains a tree that `to_jax` made, from its first step or on from a state."""
+    """Trains a tree of `to_jax`, from the start or from a state."""
     names = [name for name, (layer, _) in PATHS.items() if layer in params]
     state = tx.init(params) if state is None else state
     step = _compiled(tx)
@@ -57,7 +57,7 @@ def trained(
 
 @functools.cache
 def _compiled(tx: optax.GradientTransformation) -> Any:
-    """One program an optimizer, though several runs train by it."""
+    """Returns one compiled step for each optimizer, for all runs."""
 
     @jax.jit
     def step(params, state, gradients):

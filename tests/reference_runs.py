@@ -1,4 +1,4 @@
-"""The training run of all references: weights, gradients, learning rates, and NumPy references.
+"""The training run of all references, and the references in NumPy.
 
 Matrices have PyTorch's layout, (outputs, inputs). The gradients do not depend on the weights,
 so two optimizers differ only by their method and by rounding, not because trajectories diverge.
@@ -41,7 +41,7 @@ def weights() -> dict[str, NDArray[np.float32]]:
 
 
 def gradients(step: int) -> dict[str, NDArray[np.float32]]:
-    """A steady direction and a fresh one, so that the momentum is worth its name."""
+    """Returns gradients with a constant part and a random part, so that momentum matters."""
     return {name: _normal(name, 1) + _normal(name, 2 + step) for name in SHAPES}
 
 
@@ -59,7 +59,7 @@ def exact(values: Array) -> Array:
 
 
 def to_bfloat16(values: Array) -> Array:
-    """Rounds to the nearest bfloat16."""
+    """Rounds to bfloat16."""
     return np.asarray(values, np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
 
 
@@ -68,9 +68,9 @@ def newton_schulz(matrix: Array, rounded: Rounding = exact, fused: bool = True) 
 
     Args:
       matrix: a matrix, or a batch of them.
-      rounded: applied to whatever the reference stores in its own format.
-      fused: whether c₁A + c₂A² and c₀X + BX are rounded once, as in torch.optim.Muon, or term by
-        term, as in the two other sources.
+      rounded: the rounding of every result that the reference stores.
+      fused: whether c₁A + c₂A² and c₀X + BX are rounded once, as in torch.optim.Muon. The two
+        other sources round every term.
     """
     linear, cubic, quintic = QUINTIC
     partly = exact if fused else rounded
@@ -97,16 +97,16 @@ def muon(
     rate: float = RATE,
     decay: float = DECAY,
 ) -> Array:
-    """Trains one weight by Muon, as its sources write it, in float64.
+    """Trains one weight by Muon in float64, with the formulas of the sources.
 
     Args:
-      start: the weight, whose last axes are a matrix, or which is a bank of filters.
-      gradients: one a step.
-      factor: on the orthogonal update.
+      start: the weight, a matrix in its last two axes, or a bank of filters.
+      gradients: one for each step.
+      factor: multiplies the orthogonal update.
       polar: the map to the polar factor.
       momentum: the decay of the buffer.
-      nesterov: mix the gradient in once more.
-      heavy_ball: accumulate the sum B ← μB + G instead of the average B ← μB + (1 − μ)G.
+      nesterov: whether to add the gradient once more.
+      heavy_ball: whether to take the sum B ← μB + G, not the average B ← μB + (1 − μ)G.
       rate: the learning rate.
       decay: decoupled weight decay.
     """
@@ -143,6 +143,6 @@ def adam(
 
 
 def distance(found: Array, expected: Array, start: Array) -> float:
-    """Distance between two final weights, relative to the distance that the second run trained."""
+    """Returns the distance of two final weights, relative to the second's from its start."""
     found, expected, start = (np.asarray(array, np.float64) for array in (found, expected, start))
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected - start))

@@ -44,7 +44,7 @@ TX = muon_jax.muon(0.1, momentum_dtype="bfloat16")
 
 
 def sharding(layout: str, shape: tuple[int, ...]) -> jax.NamedSharding:
-    """Cuts one axis over all devices: "fsdp" the first that divides, "tensor" the last."""
+    """Shards one axis over all devices: "fsdp" the first that divides, "tensor" the last."""
     devices = jax.device_count()
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("devices",))
     axes = [axis for axis, size in enumerate(shape) if size % devices == 0]
@@ -55,7 +55,7 @@ def sharding(layout: str, shape: tuple[int, ...]) -> jax.NamedSharding:
 
 
 def placed(tree: Any, layout: str) -> Any:
-    """Lays host arrays out over the mesh; every process has them whole."""
+    """Puts host arrays, whole in every process, on the mesh."""
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(
             x.shape, sharding(layout, x.shape), lambda part, x=x: x[part]
@@ -87,7 +87,7 @@ def save(folder: Path, layout: str) -> None:
 
 
 def restore(folder: Path, layout: str) -> None:
-    """Restores each part to the device that `layout` gives it, and compares with what was saved."""
+    """Restores each part to its device in `layout`, and compares it with the saved one."""
     saved = read(folder / SAVED)
     wanted = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(layout, x.shape)), saved
@@ -106,7 +106,7 @@ def restore(folder: Path, layout: str) -> None:
 
 
 def whole(state: Any) -> Any:
-    """Returns host arrays, in a process that has only some of the devices too."""
+    """Returns host arrays, also in a process with a part of the devices."""
     return jax.tree.map(np.asarray, multihost_utils.process_allgather(state, tiled=True))
 
 

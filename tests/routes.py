@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 
 def array(*shape, dtype=jnp.float32, sharding=None):
-    """Replaces an array: only its shape, dtype and sharding."""
+    """Returns a shape, dtype and sharding in place of an array."""
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
 def tree_of(shapes):
-    """Builds nested dictionaries from paths, with nothing but shapes at their ends."""
+    """Builds nested dictionaries of shapes from paths."""
     tree = {}
     for path, shape in shapes.items():
         *parents, last = path.split("/")
@@ -31,7 +31,7 @@ def view_of(route):
 
 
 def shown(route):
-    """The view, `?` where several fit and none was chosen, or `-` for the fallback."""
+    """Returns the view, `?` for an ambiguous parameter, or `-` for the fallback."""
     if route.axes is not None:
         return view_of(route)
     return "?" if route.rule == "ambiguous" else "-"

@@ -42,10 +42,10 @@ def message(run: Callable[[], Any]) -> str:
 
 
 def cached(step: Any, arguments: Any) -> bool:
-    """Compiles twice from nothing but what is on disk; says whether it was found there.
+    """Compiles twice with a cache on disk; returns whether the second time used it.
 
-    The first program is kept: the key of the cache holds an address in it, which would be free for
-    the second to take.
+    The first program stays alive, because the key of the cache contains its address, and the second
+    program could get the same address.
     """
     events: list[str] = []
     jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
@@ -59,7 +59,7 @@ def cached(step: Any, arguments: Any) -> bool:
 
 
 def claims(scope: dict[str, Any]) -> dict[str, Any]:
-    """What each way of telling the sharding allows."""
+    """Measures what each way to give the sharding allows."""
     mesh = jax.make_mesh((8,), ("fsdp",), (AxisType.Explicit,))
     explicit = jax.device_put(scope["params"], NamedSharding(mesh, P("fsdp")))
     auto, step = scope["fsdp"], scope["step"]

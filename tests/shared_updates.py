@@ -1,4 +1,4 @@
-"""Makes two updates on eight devices and writes what every device holds."""
+"""Makes two updates on eight devices, and writes the shards of every device."""
 
 import sys
 from pathlib import Path
@@ -47,7 +47,7 @@ def updated(layout: str) -> Any:
 
 
 def shards(layout: str, params: Any) -> dict[str, np.ndarray]:
-    """Names what this process's devices hold by their places, which no process numbers anew."""
+    """Returns the shards of this process's devices, by position in the whole array."""
     return {
         f"{layout} {name} {shard.index} {shard.replica_id}": np.asarray(shard.data)
         for name, array in params.items()

@@ -1,4 +1,4 @@
-"""Small losses, one layer or one step of JAX each, for tests of `trace_axes`."""
+"""Small losses for tests of `trace_axes`, with one layer or one operation of JAX each."""
 
 import functools
 
@@ -18,13 +18,13 @@ labels = array(BATCH, dtype="int32")
 
 
 def attend(q, k, v):
-    """Attention over (batch, time, heads, head)."""
+    """Computes attention over (batch, time, heads, head)."""
     weights = jax.nn.softmax(jnp.einsum("bqhk,bshk->bhqs", q, k))
     return jnp.einsum("bhqs,bshk->bqhk", weights, v)
 
 
 def rotated(x, interleaved=False):
-    """Rotary positions on the last axis."""
+    """Applies rotary positions to the last axis."""
     half = x.shape[-1] // 2
     angles = jnp.arange(x.shape[1])[:, None, None] / 100 ** (jnp.arange(half) / half)
     sin, cos = jnp.sin(angles), jnp.cos(angles)
@@ -47,7 +47,7 @@ def fused_attention(p, x, rope=None):
 
 
 def grouped_attention(p, x):
-    """Three query heads on one key: unequal parts, cut after the heads are split."""
+    """Computes attention of three query heads on one key, cut apart after heads are split."""
     out = (x @ p["qkv"]).reshape(*x.shape[:2], HEADS + 2, HEAD)
     q, k, v = jnp.split(out, [HEADS, HEADS + 1], axis=2)
     repeated = (jnp.repeat(each, HEADS, axis=2) for each in (k, v))
@@ -105,7 +105,7 @@ def modulated(p, x, c):
 
 
 def experts(p, x):
-    """Two of the experts for every token, by a mask."""
+    """Applies two experts to every token, by a mask."""
     gates = x @ p["router"]
     best, chosen = jax.lax.top_k(gates, 2)
     mask = jax.nn.one_hot(chosen, gates.shape[-1]) * jax.nn.softmax(best)[..., None]
@@ -115,7 +115,7 @@ def experts(p, x):
 
 
 def all_experts(p, x):
-    """All experts on every token, weighted by a softmax."""
+    """Applies all experts to every token, weighted by a softmax."""
     gates = jax.nn.softmax(x @ p["router"])
     hidden = jax.nn.relu(jnp.einsum("btd,edf->btef", x, p["up"]))
     out = jnp.einsum("btef,efd->bted", hidden, p["down"])
@@ -168,7 +168,7 @@ def looped(p, x):
 
 
 def stacked_here(p, x):
-    """Layers that are kept apart and stacked for a scan."""
+    """Scans over layers that are separate parameters, stacked in the loss."""
     stack = jnp.stack([p[f"layer{number}"] for number in range(3)])
     return (jax.lax.scan(lambda x, w: (jax.nn.relu(x @ w), None), x, stack)[0] @ p["head"]).sum()
 
@@ -214,7 +214,7 @@ def quantised(p, x):
     out_specs=P(),
 )
 def on_shards(w0, w1, w2, x):
-    """Gathers the first weight; the columns of the others are sharded over two devices."""
+    """Gathers the first weight; the columns of the other weights are sharded over two devices."""
     gate, up = jnp.split(x @ jax.lax.all_gather(w0, "t", axis=0, tiled=True) @ w1, 2, -1)
     return jax.lax.psum((jax.nn.silu(gate) * up) @ w2, "t")
 

@@ -1,4 +1,4 @@
-"""The annotations of arrays are checked: see `array_annotations`."""
+"""`array_annotations` finds wrong shapes and dtypes."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -77,7 +77,7 @@ def test_a_missing_compiler_is_one_line(monkeypatch, topology, raised, line):
     assert str(found.value) == line
 
 
-# The benchmark for devices, on a CPU.
+# The benchmark for devices, run on a CPU.
 
 BARE = """
 import runpy, sys

@@ -100,7 +100,7 @@ def started(case: Case) -> tuple[Any, Any]:
     return params, case.transform.init(params)
 
 
-# Formats: each takes a state to a file's content and back into the form of a state just begun.
+# Formats: each saves a state, and restores it into the structure of a new state.
 
 
 def through_orbax(state: Any, begun: Any, folder: Path) -> Any:
@@ -123,7 +123,7 @@ def through_flax_dictionaries(state: Any, begun: Any, folder: Path) -> Any:
 
 
 def through_msgpack(state: Any, begun: Any, folder: Path) -> Any:
-    """Knows nothing of trees: a list of arrays, each a dtype, a shape and bytes."""
+    """Saves a list of arrays, each as dtype, shape and bytes, without the structure."""
     del folder
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
     packed = msgpack.packb([(str(a.dtype), a.shape, a.tobytes()) for a in arrays])
@@ -162,7 +162,7 @@ def test_a_restored_state_has_every_bit_and_goes_on_so(name, through: Callable, 
 
 
 def bits(tree: Any) -> Any:
-    """What of a tree may not change: structure, dtypes, shapes and every bit."""
+    """Returns the structure, dtypes, shapes and bits of a tree."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
     return jax.tree.structure(tree), [(a.dtype, a.shape, a.tobytes()) for a in leaves]
 

@@ -1,4 +1,4 @@
-"""Each check: the values that pass, and the errors for others."""
+"""Each check: values that pass, and the errors for other values."""
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +98,7 @@ def test_a_tree_is_refused_by_a_sentence():
 
 @pytest.mark.parametrize(("length", "shown"), [(78, 78), (79, 77)])
 def test_a_long_value_is_cut(length, shown):
-    """With its two quotes a value of 78 letters fills 80 columns."""
+    """A value of 78 letters and two quotes fills 80 columns."""
     text = repr("x" * length)
     expected = text if shown == length else f"{text[:shown]}..."
     problem = _checks.invalid("argument", "x" * length, "shorten it")

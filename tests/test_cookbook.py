@@ -1,4 +1,4 @@
-"""The cookbook and the guides for newcomers: every block runs as pasted, as described."""
+"""The cookbook and the guides for newcomers: every block runs as pasted and described."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 GUIDES = Path(__file__).resolve().parent.parent / "docs" / "how-to"
 PAGE = GUIDES / "cookbook.md"
-LONGEST = 25  # lines, without blank ones
+LONGEST = 25  # lines that are not blank
 FLAGS = re.MULTILINE | re.DOTALL
 ENTRY = re.compile(r"^## (.+?)\n.*?^```python\n(.+?)^```", FLAGS)
 BLOCKS = ENTRY.findall(PAGE.read_text(encoding="utf-8"))
@@ -54,9 +54,9 @@ def test_the_optimizer_of_each_block_in_a_guide_takes_a_step(page):
 
 
 def run(code):
-    """Runs a block as a program of its own, and returns its names."""
+    """Runs a block as a program, and returns its names."""
     names = {"__name__": "__main__"}
-    # Blocks have JAX's own defaults, unlike other tests, and may enable float64.
+    # Blocks run with JAX's defaults, unlike other tests, and may enable float64.
     with jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
         try:
             exec(compile(code, "<block>", "exec"), names)

@@ -104,7 +104,7 @@ class Frozen:
 
 
 class Counted(Frozen):
-    """Its `flops` is a number, and no function of a shape."""
+    """Has a number as `flops`, not a function of the shape."""
 
     flops = 12
 

@@ -1,4 +1,4 @@
-"""Reading a file never runs code, and nothing is downloaded: in the source, and at run time."""
+"""Reading a file runs no code, and nothing is downloaded: in the source and at run time."""
 
 import ast
 import subprocess
@@ -44,7 +44,7 @@ TINY = "--width 16 --layers 1 --heads 2 --context 16 --batch-size 4 --steps 2 --
 
 
 def unsafe(source: str) -> Iterator[str]:
-    """What a module imports or calls that can run what a file says."""
+    """Returns the imports and calls of a module that can run code from a file."""
     for node in ast.walk(ast.parse(source)):
         names = [alias.name for alias in getattr(node, "names", []) if isinstance(alias, ast.alias)]
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -59,7 +59,7 @@ def unsafe(source: str) -> Iterator[str]:
 def guarded(
     program: str, refused: list[str], *arguments: str, **run
 ) -> subprocess.CompletedProcess:
-    """Runs a program that ends at once, with status 3, where an event is one of those refused."""
+    """Runs a program that exits with status 3 at the first forbidden audit event."""
     program = SENTRY.format(refused=set(refused)) + program
     command = [sys.executable, "-c", program, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, **run)

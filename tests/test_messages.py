@@ -1,4 +1,4 @@
-"""Bad input gets one error that names the call, the value and the remedy. The wording is exact."""
+"""Bad input raises one error that names the call, the value and the remedy."""
 
 import dataclasses
 import functools

@@ -11,8 +11,8 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.py"))
-LARGEST = 600_000  # bytes; all of them are read on GitHub and kept in the history
-LIMIT_SECONDS = 60  # of CPU time: less on the two cores that a reader is promised
+LARGEST = 600_000  # bytes, because GitHub shows notebooks and the history keeps them
+LIMIT_SECONDS = 60  # seconds of CPU time; two cores take less
 
 IMPORT = re.compile(r"^(?:import (\w+)|from (\w+)[\w.]* import)", re.MULTILINE)
 
@@ -65,7 +65,7 @@ def test_the_first_code_cell_installs_what_the_notebook_imports(notebook):
     needed = re.findall(r'^    "(\w+)": ', cells[0].source, re.MULTILINE)
     program = "\n".join(cell.source for cell in cells)
     modules = {name for found in IMPORT.findall(program) for name in found if name}
-    brought = {"jax", "numpy", "optax"}  # by muon_jax
+    brought = {"jax", "numpy", "optax"}  # of muon_jax
     assert modules - brought - sys.stdlib_module_names == set(needed)
 
 

@@ -1,4 +1,4 @@
-"""The public door: what it exports, what it documents, and that its examples run."""
+"""The public names: exports, docstrings, and examples that run."""
 
 import doctest
 import importlib
@@ -93,7 +93,7 @@ def test_every_export_is_documented(module, name):
     value = getattr(module, name)
     text = inspect.getdoc(value)
     assert text
-    if "any other argument of `muon" in text:  # where the arguments that it passes on stand
+    if "any other argument of `muon" in text:  # documented where it passes its arguments
         text += inspect.getdoc(muon_jax.muon) or ""
     if inspect.isfunction(value):
         signature = inspect.signature(value)

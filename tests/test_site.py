@@ -1,6 +1,6 @@
-"""The built site in a browser: no error in its console, every figure drawn, nothing clipped.
+"""The built site in a browser: no error in the console, every figure drawn, no text clipped.
 
-`make docs` builds it. Without the site or without Chromium there is nothing to open.
+`make docs` builds the site. Tests skip without the site or without Chromium.
 """
 
 import functools
@@ -52,7 +52,7 @@ FIGURES |= {"experts": 1, "finetuning": 1, "comparison": 3, "norms": 2, "scaling
 
 WIDTHS = [1280, 500]  # pixels; the second is the narrowest window of headless Chromium
 
-# These run in the page, the first before all else, and leave what they saw where the test finds it.
+# Scripts for the page, the first before all other scripts; they store results for the test.
 LISTENER = """<head><script>
 const problems = [];
 for (const kind of ["error", "warn"]) console[kind] = (...words) => problems.push(words.join(" "));
@@ -79,7 +79,7 @@ pytestmark = [
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves the site with a witness in each page, and keeps what was asked for in vain."""
+    """Serves the site with a script in each page, and records requests for missing files."""
 
     missing: list[str]
 

@@ -56,9 +56,9 @@ class Case:
     def compile(
         self, step: Callable[..., Any], trained: Any, *given: Any, in_shardings: bool = False
     ) -> Figures:
-        """Compiles a step, and checks what every step must hold.
+        """Compiles a step, and checks the laws of all steps.
 
-        With `in_shardings` the types of the arguments name no mesh, but the context does.
+        With `in_shardings` the mesh in context replaces the mesh in the types of the arguments.
         """
         arguments = (trained := self.place(trained), *given)
         options: dict[str, Any] = {"donate_argnums": 0, "out_shardings": shardings(trained)}
@@ -74,10 +74,10 @@ class Case:
         return figures
 
     def at_most(self) -> float:
-        """Returns the bytes that all-gathers and all-reduces may leave on each device.
+        """Returns the bytes that each device may get from all-gathers and all-reduces.
 
-        The shards of a leaf on several devices may be sent to all of them, in both directions;
-        an eighth of the parameters is left for what the partitioner moves on its way.
+        Replicated shards may be sent twice, to the owner and back. The partitioner may move another
+        eighth of the parameters.
         """
         leaves = jax.tree.leaves(self.params)
         shared = sum(local_bytes(leaf) for leaf in leaves if copies(leaf) > 1)
@@ -95,7 +95,7 @@ class Case:
         return figures
 
     def formula(self) -> float:
-        """Returns how many bytes each device should receive, by docs/how-to/sharding.md."""
+        """Returns the bytes that each device should receive, by docs/how-to/sharding.md."""
 
         def of(leaf: Any) -> float:
             same = copies(leaf)
@@ -149,7 +149,7 @@ class Case:
 
 @functools.cache
 def cycles_of_one_device(model: str, topology: str, dtype: str) -> int:
-    """Returns the price of the products of one update on one device of a topology."""
+    """Returns the estimated cycles of products in one update on one device of a topology."""
     params = place(abstract(MODELS[model], dtype), devices_of(topology)[0])
     return compile_step(muon(), params, None).program.product_cycles
 
@@ -170,7 +170,7 @@ def copies(leaf: Any) -> int:
 
 
 def everywhere_bytes(figures: Figures) -> float:
-    """Adds up the results of all-gathers and all-reduces, those in loops once."""
+    """Returns the bytes of all results of all-gathers and all-reduces; loops count once."""
     return sum(
         each.received_bytes / each.times * each.group / (each.group - 1) * share
         for each in figures.program.collectives

@@ -16,7 +16,7 @@ def array(*shape, dtype="float32"):
 
 
 def in_short(axes, shape):
-    """A view in short, or `-` for none."""
+    """Returns a view in short notation, or `-` for none."""
     if axes is None:
         return "-"
     rows, cols = (
@@ -29,18 +29,18 @@ def in_short(axes, shape):
 
 
 def shown(leaf):
-    """The answer for one parameter, in short."""
+    """Returns the result for one parameter in short notation."""
     answer = leaf.rule if leaf.axes is None else in_short(leaf.axes, leaf.shape)
     return answer if leaf.read else f"?{answer}"
 
 
 def answers(loss, params, *args, **kwargs):
-    """What `trace_axes` says of every parameter that is no vector."""
+    """Returns the results of `trace_axes` for all parameters except vectors."""
     return in_words(trace_axes(loss, params, *args, **kwargs))
 
 
 def in_words(traced):
-    """The answers for all parameters that are no vectors, in short."""
+    """Returns the results for all parameters except vectors, in short notation."""
     return {
         leaf.path: shown(leaf)
         for leaf in traced.leaves

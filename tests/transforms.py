@@ -1,4 +1,4 @@
-"""Every public transformation with suitable parameters, for the tests that apply to all."""
+"""Every public transformation with suitable parameters, for tests of all transformations."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -127,5 +127,5 @@ def _trained(name: str) -> Any:
 
 
 def trained(case: Case) -> Any:
-    """Returns what three steps make of the parameters of a case; computed once."""
+    """Returns the parameters of a case after three steps; cached."""
     return _trained(next(name for name, known in CASES.items() if known is case))

@@ -1,4 +1,4 @@
-"""What Flax layers report: the same maxima from NNX and Linen, scanned, rematerialised, shared."""
+"""Maxima that Flax layers report: equal in NNX and Linen, scanned, rematerialised, shared."""
 
 import functools
 import subprocess
@@ -19,7 +19,7 @@ HEADS, WIDTH, LAYERS = 2, 8, 3
 
 
 def projections(*layers):
-    """Weights of one attention layer, or of stacked ones, in the tree that Flax makes."""
+    """Returns the weights of one or several attention layers, in the tree of Flax."""
     inner = {"kernel": (WIDTH, HEADS, WIDTH // HEADS), "bias": (HEADS, WIDTH // HEADS)}
     outer = {"kernel": (HEADS, WIDTH // HEADS, WIDTH), "bias": (WIDTH,)}
     shapes = {"query": inner, "key": inner, "value": inner, "out": outer}
@@ -33,7 +33,7 @@ def projections(*layers):
 
 
 def causal_maxima(weights, x):
-    """The largest logits by the dense matrix."""
+    """Returns the largest logits of the dense matrix."""
     query, key = (
         np.einsum("btw,whd->bthd", x, weights[name]["kernel"]) + weights[name]["bias"]
         for name in ("query", "key")

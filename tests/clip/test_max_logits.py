@@ -16,7 +16,7 @@ from muon_jax.clip import _max_logits
 
 
 def measured(query, key, **options):
-    """`max_attention_logits` as one compiled function."""
+    """Compiles `max_attention_logits`."""
     arrays = {name: options.pop(name) for name in ("mask", "segment_ids") if name in options}
     measure = functools.partial(attention.max_attention_logits, **options)
     return jax.jit(measure)(query, key, **arrays)
@@ -28,7 +28,7 @@ def masked_in_blocks_of_four(query, key, mask, is_causal):
 
 
 def dense_logits(query, key, visible: Any = True, scale=None):
-    """The T×T matrix in float64, −inf where a pair is invisible: (batch…, heads, queries, keys)."""
+    """Returns all logits in float64, −inf where masked: (batch…, heads, queries, keys)."""
     query, key = (np.asarray(x, np.float64) for x in (query, key))
     key = np.repeat(key, query.shape[-2] // key.shape[-2], axis=-2)
     logits = np.einsum("...qhd,...khd->...hqk", query, key)
@@ -229,7 +229,7 @@ class TestCost:
         monkeypatch.setattr(_max_logits.lax, "map", unrolled)
         cost = self.compiled(length, block_size=64, is_causal=is_causal).cost_analysis()
         assert cost is not None
-        comparisons = 8 * length**2 * self.HEADS  # of positions and maxima, d times fewer
+        comparisons = 8 * length**2 * self.HEADS  # positions and maxima, d times fewer
         assert share * dense <= cost["flops"] <= share * dense + comparisons
 
 
@@ -242,7 +242,7 @@ WINDOW = "give how many positions are seen to the left and to the right, whole n
 
 
 def ill_fitting(query_shape, key_shape):
-    """A case of queries and keys that do not fit together."""
+    """Returns a case of queries and keys whose shapes do not match."""
     return (
         {"query": np.zeros(query_shape), "key": np.zeros(key_shape)},
         f": query {query_shape} and key {key_shape} do not fit together. {FORM}",

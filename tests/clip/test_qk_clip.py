@@ -1,4 +1,4 @@
-"""QK-Clip: the paper's rule head by head, the bound it promises, and what it must leave alone."""
+"""QK-Clip: the paper's rule for each head, the bound on logits, and weights that stay unchanged."""
 
 import functools
 from typing import Any
@@ -22,7 +22,7 @@ HEADS, WIDTH, HEAD_DIM, ROTARY, LATENT = 4, 16, 8, 4, 6
 
 
 def step(tx: Any, updates: Any, params: Any, max_logits: Any) -> tuple[Any, Any]:
-    """The first step of a transformation: (parameters after it, state)."""
+    """Takes the first step of a transformation; returns the parameters and the state."""
     updates, state = tx.update(updates, tx.init(params), params, max_logits=max_logits)
     return optax.apply_updates(params, updates), state
 
@@ -34,7 +34,7 @@ def assert_close(actual, expected):
 
 
 def tree_of(**shapes):
-    """Weights under a layer, in a tree with neighbours that nobody may touch."""
+    """Returns a layer's weights in a tree with siblings that must not change."""
     layer = {name: normal(seed, *shape) for seed, (name, shape) in enumerate(shapes.items())}
     nested: dict = {
         "embed": normal(99, 5, WIDTH),
@@ -47,7 +47,7 @@ def tree_of(**shapes):
 
 
 def attention_by_kind(kind):
-    """(parameters, targets, how they make queries and keys) of one kind of attention."""
+    """Returns the parameters of a kind of attention, its targets, and its projections."""
     kernel, bias = (WIDTH, HEADS, HEAD_DIM), (HEADS, HEAD_DIM)
     if kind in ("mha", "gqa"):
         groups = {"mha": HEADS, "gqa": 2}[kind]
@@ -100,7 +100,7 @@ def latent(layer, x):
 
 
 def clipped_by_hand(kind, params, maxima, threshold):
-    """The rule of the paper, head by head, in float64."""
+    """Applies the paper's rule to each head, in float64."""
     params = jax.tree.map(lambda w: np.array(w, np.float64), params)
     layer = params["attn"]
     powers = {
@@ -123,7 +123,7 @@ KINDS = ["mha", "gqa", "mqa", "mla"]
 @pytest.mark.parametrize("kind", KINDS)
 class TestTheRule:
     def clip(self, kind):
-        """One step in which some heads are over the threshold and some are not."""
+        """Takes one step with some heads over the threshold."""
         params, targets, project = attention_by_kind(kind)
         x = normal(7, 2, 10, WIDTH)
         measure = jax.jit(lambda p: max_attention_logits(*project(p["attn"], x), is_causal=True))
@@ -238,7 +238,7 @@ def test_at_the_end_of_a_chain(clip):
 
 
 def plain_steps(tx, weights, x):
-    """Two forward passes with a step between them: (maxima, parameters, maxima)."""
+    """Takes a step; returns the maxima before it, the parameters, and the maxima after it."""
 
     def forward(params):
         query, key = (

@@ -1,7 +1,7 @@
 """QK-Clip and its statistics on a mesh of eight virtual devices, Auto and Explicit.
 
-JAX fixes the number of devices when it starts: the first test runs this file again in a process
-that has eight, where all others run.
+JAX fixes the number of devices when it starts. So the first test runs this file again in a process
+with eight devices, and the other tests run there.
 """
 
 import functools
@@ -107,4 +107,4 @@ def test_clipped_weights_stay_where_they_are(mesh, spec):
     replicated = placed(mesh, maxima)
     program = update.lower(sharded, tx.init(sharded), replicated).compile().as_text() or ""
     travelling = re.findall(r"= \w+\[([\d,]*)\]\S* (?:all-|collective-|reduce-)", program)
-    assert not any(travelling)  # the count of clipped heads at most, which is a scalar
+    assert not any(travelling)  # at most the count of clipped heads, a scalar

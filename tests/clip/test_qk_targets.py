@@ -1,4 +1,4 @@
-"""Targets of QK-Clip: every layout of the same heads, what is inferred, and what does not fit."""
+"""Targets of QK-Clip: every layout of heads, inferred targets, and targets that raise errors."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ LAYERS, WIDTH, HEADS, HEAD_DIM = 3, 16, 4, 8
 
 
 def step(tx: Any, updates: Any, params: Any, max_logits: Any) -> Any:
-    """The parameters after the first step of a transformation."""
+    """Takes the first step of a transformation; returns the parameters."""
     updates, _ = tx.update(updates, tx.init(params), params, max_logits=max_logits)
     return optax.apply_updates(params, updates)
 
@@ -25,7 +25,7 @@ SCANNED = (LAYERS, WIDTH, HEADS, HEAD_DIM)
 
 
 def in_parts(path: str, axes: MatrixAxes | None = None) -> QKTarget:
-    """Queries and keys that are the first two parts of one kernel."""
+    """Returns targets for queries and keys that are the first two parts of one kernel."""
     return QKTarget(query=QKPart(path, axes), key=QKPart(path, axes, part=1))
 
 
@@ -111,7 +111,7 @@ def test_every_layout_gives_the_same_weights(name):
     )
 
 
-OUT = np.ones((HEADS * HEAD_DIM, WIDTH))  # shows how wide the queries are
+OUT = np.ones((HEADS * HEAD_DIM, WIDTH))  # its shape gives the width of queries
 
 RECOGNISED = {
     # name: from query, key, value (inputs, heads, head_dim) and their biases to the parameters

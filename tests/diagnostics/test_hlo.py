@@ -33,7 +33,7 @@ def test_every_collective_of_a_tpu_program_counts_once():
         [
             Collective("reduce-scatter", 4, 1, WIDE / 4 * 3, False, False),
             gathered(WIDE),  # asynchronous, in three fusions
-            gathered(WIDE / 2),  # products are of bfloat16, and so is what is gathered for them
+            gathered(WIDE / 2),  # products are in bfloat16, so bfloat16 is gathered
             gathered(WIDE / 2),
             gathered(WIDE / 2, group=2),
             gathered(WIDE / 2, times=5, in_loop=True),
@@ -113,7 +113,7 @@ def test_other_texts_are_no_programs():
     assert read_program(jax.jit(jnp.sin).lower(1.0).as_text()) is None
 
 
-# Trips, as XLA:TPU leaves them to be read.
+# Trip counts, as programs of XLA:TPU state them.
 
 LOOP = """HloModule jit_step, num_partitions=8
 

@@ -1,4 +1,4 @@
-"""Measures of spectra: their laws, and NumPy's singular values."""
+"""Measures of spectra: laws, and comparison with NumPy's singular values."""
 
 import re
 
@@ -38,7 +38,7 @@ def orthogonal(rows, cols, seed=0):
 
 
 def in_float64(matrix):
-    """The definitions, from NumPy's singular values."""
+    """Computes the measures from NumPy's singular values, by definition."""
     values = np.linalg.svd(np.asarray(matrix, np.float64), compute_uv=False)
     share = values**2 / (values**2).sum()
     return {

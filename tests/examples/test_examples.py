@@ -1,4 +1,4 @@
-"""The single-file examples: each runs, compares Muon with AdamW, and can be copied out."""
+"""The single-file examples: each runs by itself and compares Muon with AdamW."""
 
 import ast
 import importlib.util
@@ -17,7 +17,7 @@ ON_EIGHT_DEVICES = "sharded_training"
 
 
 def run_two_steps(path: Path) -> None:
-    """Runs an example with every constant named STEPS or …_STEPS set to 2."""
+    """Runs an example after setting every constant named STEPS or …_STEPS to 2."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -8,7 +8,7 @@ import pytest
 from experiments import finetuning, mixture, trials
 from experiments.language import LanguageTrial
 
-OLD_LOSS = {"adamw": 2.0, "muon": 1.8}  # of AdamW's only run, and of Muon's longest
+OLD_LOSS = {"adamw": 2.0, "muon": 1.8}  # AdamW's only run, and Muon's longest
 NEW_LOSS = {("adamw", "adamw"): 2.5, ("adamw", "muon"): 2.4, ("muon", "adamw"): 2.3}
 
 
@@ -46,7 +46,7 @@ def test_fine_tuning_starts_from_what_was_trained(texts, tmp_path):
 
 @pytest.fixture
 def plan(tmp_path):
-    """A plan whose results are saved, and whose text is not there."""
+    """Returns a plan with saved results and no text."""
     plan = finetuning.Plan(
         adamw_rates=(4e-3, 8e-3, 1.6e-2),
         muon_rates=(8e-3, 1.6e-2, 3.2e-2),

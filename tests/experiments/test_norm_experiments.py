@@ -72,7 +72,7 @@ def gradients():
 
 @functools.cache
 def first_step(arm):
-    """Returns the step on `gradients()` without decay: 1 is the rate of Muon, 0.5 of the rest."""
+    """Returns the first step without decay, at 1 for Muon's parameters and 0.5 for the rest."""
     rates = {"learning_rate": 1.0, "fallback_learning_rate": 0.5, "weight_decay": 0.0}
     config = OptimizerConfig(**rates, warmup_steps=0, schedule="constant", orthogonalizer="svd")
     tx = one_framework.arm_optimizer(arm, config, steps=1)
@@ -144,5 +144,5 @@ def test_a_tilt_of_zero_is_zero_and_of_low_rank_finite():
     matrices = jnp.stack([jnp.zeros((6, 8)), jnp.ones((6, 8))])
     zero, low_rank = tilt.Tilted(0.6, 1.4)(matrices)
     assert not zero.any()
-    rounding = 1.4 * np.finfo(np.float32).eps / tilt._SMALLEST  # of what has no direction
+    rounding = 1.4 * np.finfo(np.float32).eps / tilt._SMALLEST  # parameters without a direction
     np.testing.assert_allclose(np.linalg.norm(low_rank, 2), 0.6, atol=rounding)

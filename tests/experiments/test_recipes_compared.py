@@ -1,4 +1,4 @@
-"""The comparison of recipes: its model is the example's, and its best arm is the default."""
+"""The comparison of recipes: it trains the trainer's model, and its best arm is the default."""
 
 import chex
 import jax
@@ -26,7 +26,7 @@ CHOSEN |= {"weight_decay": 0.25}
 def params():
     drawn = init(CONFIG, VOCABULARY, seed=0)
     head = jax.random.normal(jax.random.key(1), drawn["head"]["kernel"].shape)
-    return drawn | {"head": {"kernel": head}}  # zeros at the start, which stop all gradients
+    return drawn | {"head": {"kernel": head}}  # zero at the start, so other gradients are zero
 
 
 @pytest.mark.slow

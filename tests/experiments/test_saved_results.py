@@ -1,4 +1,4 @@
-"""Every experiment makes its tables and figure from the results that are in the repository."""
+"""Every experiment makes its tables and figure from the saved results."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""The experiments on scaling Muon: laws of what they measure, and tables of known results."""
+"""The experiments on scaling Muon: laws of the measurements, and tables of known results."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def seen(trial):
     return list(observe(trial))
 
 
-# What is measured
+# Measurements
 
 
 @pytest.mark.slow
@@ -52,7 +52,7 @@ def test_observed_training_is_that_of_the_trainer(trial, seen):
 def test_directions_are_updates_without_rate_and_decay(seen):
     by_size = {"query": WIDTH, "out": WIDTH, "gate": HIDDEN, "down": HIDDEN}
     for kind, rms in by_kind(root_mean_square, seen[-1].direction).items():
-        if kind in by_size:  # of orthogonal matrices, times 0.2·√H
+        if kind in by_size:  # orthogonal, times 0.2·√H
             assert rms == pytest.approx(0.2 * np.sqrt(WIDTH / by_size[kind]), rel=1e-3), kind
 
 
@@ -74,7 +74,7 @@ def test_measures_are_of_every_kind_and_look(module, trial, seen, monkeypatch):
         assert [len(blocks) for blocks in measured["block_rms"].values()] == [1, 1, 1]
 
 
-# What is made of it
+# Tables and fits
 
 
 def test_the_best_of_the_sweep_runs_on_all_seeds_and_nothing_twice(tmp_path, trial):
@@ -101,7 +101,7 @@ def test_size_counts_what_multiplies_activations():
 
 
 def test_scaling_finds_the_laws_that_losses_follow(tmp_path, monkeypatch):
-    """Muon's losses here are those of AdamW with twice the FLOPs."""
+    """Muon's losses here equal AdamW's with twice the FLOPs."""
 
     def known(trial):
         tokens = trial.steps * trial.batch_size * scaling.CONTEXT
@@ -135,7 +135,7 @@ def by_step(values):
 
 
 def known(trial):
-    """What every experiment may have measured: muon's updates grow with √width, adamw's do not."""
+    """Returns invented results: Muon's updates grow with √width, AdamW's do not."""
     muon = trial.optimizer == "muon"
     loss = 2.0 + abs(trial.learning_rate - RATE) + trial.seed / 10 + (trial.weight_decay == 0)
     kinds = dict.fromkeys(KINDS, 0.9 if muon else 0.8)

@@ -51,7 +51,7 @@ def test_optimizers_are_measured_once_and_told_apart(texts, tmp_path, monkeypatc
     assert "| AdamW | 0.001 |" in printed
     saved = plan.results.read_text()
     adamw, clipped = (json.loads(line)["measured"] for line in saved.splitlines())
-    # Of its matrices, four of attention and three of the MLP, Muon keeps one moment instead of two.
+    # For four matrices of attention and three of the MLP, Muon keeps one moment instead of two.
     assert adamw["state_bytes"] == pytest.approx(8 * adamw["parameters"], abs=16)
     hidden = 4 * 16 * 16 + 3 * 16 * 64
     assert adamw["state_bytes"] - clipped["state_bytes"] == pytest.approx(4 * hidden, abs=64)
@@ -62,7 +62,7 @@ def test_optimizers_are_measured_once_and_told_apart(texts, tmp_path, monkeypatc
 
 
 def known(trial):
-    """Best at the second rate; by Muon, whose steps cost twice, one lower than by the others."""
+    """Returns a loss that is best at the second rate, and lower by one for Muon."""
     names = list(optimizer_sweep.CONTENDERS)
     second = optimizer_sweep.CONTENDERS[trial.optimizer].rates(2)[1]
     loss = 3 + abs(math.log(trial.learning_rate / second)) + trial.seed / 10

@@ -71,7 +71,7 @@ def test_what_the_loss_does_not_tell_is_said_and_is_no_difference(path, why):
 
 
 def cells(explanation):
-    """The column of the loss by parameter."""
+    """Returns the column for the loss, by parameter."""
     table = explanation.table()
     column = table.names.index("by the loss")
     return {row[0]: row[column] for row in table.rows}

@@ -91,7 +91,7 @@ FROZEN = {
 
 
 class Counted:
-    """An orthogonalizer whose `flops` is no function of a shape."""
+    """An orthogonalizer whose `flops` is a number, not a function."""
 
     flops = 12
 

@@ -139,7 +139,7 @@ def test_bytes_have_units_of_1024(value, binary):
     ],
 )
 def test_the_number_formats_of_every_platform_are_shown(dtype, cpu, accelerator):
-    """Those of matrices with a short side under 64 stay float32."""
+    """Matrices with a short side under 64 stay in float32."""
     params = tree_of({"dense/kernel": (64, 80), "out/kernel": (63, 80)})
     rules = [Rule("*", MatrixAxes(0, 1))]
     found = explain(params, rules=rules, orthogonalizer=newton_schulz(dtype=dtype))

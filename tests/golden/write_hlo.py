@@ -29,7 +29,7 @@ READ = ("known_trip_count", "async_collective_fusion_config")
 
 
 def program(mesh: Mesh) -> Any:
-    """Sums shards, gathers during a product, counts to five and to n, and takes a branch."""
+    """Computes a sum over shards, a product beside a gather, two loops and a branch."""
 
     def moved(x: Any, *spec: Any) -> Any:
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*spec)))
@@ -52,7 +52,7 @@ def program(mesh: Mesh) -> Any:
 
 
 def trimmed(text: str) -> str:
-    """Leaves out tables of source lines, and all of each configuration but what is read."""
+    """Removes what the reader does not use: tables of source lines, parts of configurations."""
 
     def shortened(line: str) -> str:
         line = UNREAD.sub("", line)

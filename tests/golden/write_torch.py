@@ -5,7 +5,7 @@
     git clone https://github.com/MoonshotAI/Moonlight moonlight
     python tests/golden/write_torch.py --keller keller --moonlight moonlight
 
-One file, `torch.npz`: an array for each "run/weight", and "about", which says what made it.
+One file, `torch.npz`: an array for each "run/weight", and "about" with the versions.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
 
-os.environ["TORCHDYNAMO_DISABLE"] = "1"  # Moonlight's is compiled otherwise, with other roundings
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # compiling Moonlight's would change its rounding
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
@@ -99,7 +99,7 @@ def moonlight_run(module: Any) -> dict[str, np.ndarray]:
 
 
 def load(path: Path) -> ModuleType:
-    # What Moonlight's example imports for its data set, which the optimizer does not need.
+    # Modules that Moonlight's example imports for its data set; the optimizer does not need them.
     for absent in ("loguru", "datasets", "transformers", "tqdm"):
         sys.modules.setdefault(absent, MagicMock())
     spec = importlib.util.spec_from_file_location(path.stem, path)

@@ -1,4 +1,4 @@
-"""A state saved on one mesh is restored on another, with other devices, layouts and processes."""
+"""A state saved on one mesh is restored on a mesh with other devices, layouts or processes."""
 
 from pathlib import Path
 

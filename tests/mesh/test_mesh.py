@@ -1,7 +1,7 @@
 """Matrices are distributed over all devices, and nothing is sent twice.
 
-`mesh_cases.py` measures the cases once, in a process of its own with eight devices. It leaves out
-those that it names in `SLOW` if no slow test of this file is selected.
+`mesh_cases.py` runs all cases in one process with eight devices. It skips the cases of its `SLOW`
+if no slow test of this file is selected.
 """
 
 import itertools
@@ -101,7 +101,7 @@ def test_explicit_axes_cost_what_auto_axes_cost(measured, layout):
     ),
 )
 def test_communication_in_bfloat16_costs_its_rounding(measured, layout, kind):
-    """That it halves the bytes shows on TPU alone: XLA widens it to float32 on CPU."""
+    """Only TPU programs send half of the bytes, because XLA:CPU widens bfloat16 to float32."""
     narrow = found(measured, "narrow_wire", layout, kind)
     assert EXACT < narrow["error"] < 2**-6
 
@@ -199,7 +199,7 @@ def test_a_preconditioned_step_is_that_of_one_device(measured, kind):
 @pytest.mark.parametrize("kind", choices("soap_at_owners", ["Auto", "Explicit"]))
 def test_owners_keep_the_statistics_of_soap(measured, kind):
     result = found(measured, "soap_at_owners", kind)
-    # Momentum and gradient go to the owners and the quotient returns; then the same for its polar.
+    # Momentum and gradient go to the owners, and the quotient returns. So does its polar factor.
     assert result["kinds"] == {"all-to-all": 3 + 2}
     assert result["axes"] == {"layer_#/up": 0, "odd": 2}
     assert result["lies"]
@@ -222,8 +222,8 @@ def test_a_state_in_fewer_bits_is_sharded_as_before_and_sends_nothing(measured, 
         pytest.param("TrainState", 0, marks=pytest.mark.slow),
         pytest.param("MultiSteps", 0, marks=pytest.mark.slow),
         pytest.param("given specs", 0, marks=pytest.mark.slow),
-        ("apply_if_finite", 12),  # the whole update stands in its conditional
-        ("scan", 36),  # three steps, and the whole step stands in the loop
+        ("apply_if_finite", 12),  # the whole update is in a conditional
+        ("scan", 36),  # three steps, in a loop
     ],
 )
 def test_what_stands_around_a_step_changes_nothing(measured, what, nested):
@@ -309,7 +309,7 @@ def test_vmap_over_a_sharded_axis_moves_nothing_along_it(measured, named):
 
 
 def test_a_training_step_adds_only_the_exchange(measured):
-    """The case itself asserts it as a user would, by `assert_lean` with AdamW as baseline."""
+    """The case calls `assert_lean` with AdamW as baseline, as a user would."""
     ours, adamw = found(measured, "training_adds_only_the_exchange").values()
     assert ours["count"] - adamw["count"] == 4
 

@@ -1,4 +1,4 @@
-"""Updates in two processes with four devices each are those in one with eight."""
+"""Two processes with four devices each make the updates of one process with eight."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The page on sharding: its blocks print the text shown, and its claims hold."""
+"""The page on sharding: its blocks print the text shown, and its statements are true."""
 
 import re
 

@@ -11,7 +11,7 @@ from muon_jax.mesh._stacks import as_batches, as_leaves
 
 
 def work(slots, costs):
-    """The work of every device."""
+    """Returns the work of every device."""
     return sum(np.multiply(each.counts, cost) for each, cost in zip(slots, costs, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""A run that changes its optimizer halfway ends like one that does not."""
+"""A run that changes its library halfway ends like a run that does not."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ WEIGHTS = {f"{name}/kernel": number for number, name in enumerate(run.MATRICES)}
 GROUPS = [{"params": list(WEIGHTS.values()), "param_names": list(run.MATRICES)}]
 FIRST, SECOND = range(run.HALFWAY), range(run.HALFWAY, run.STEPS)
 
-RATE = optax.linear_schedule(run.RATE, 0.0, run.STEPS)  # whose count must not start again
+RATE = optax.linear_schedule(run.RATE, 0.0, run.STEPS)  # its count must not restart
 JORDAN = muon_jax.newton_schulz("keller", normalization="frobenius")
 MUON = muon_jax.muon(
     RATE,
@@ -54,7 +54,7 @@ def assert_ends_meet(params: Any, expected: Any, limit: float = FLOAT32) -> None
     ),
 )
 def test_a_run_crosses_from_and_to_optax(nesterov, there):
-    """Without Nesterov `muon` itself is optax's method, with it the recipe is."""
+    """Without Nesterov `muon` equals optax's method; with Nesterov `recipes.optax` does."""
     theirs = optax.contrib.muon(RATE, weight_decay=run.DECAY, nesterov=nesterov)
     ours = recipes.optax(RATE, weight_decay=run.DECAY) if nesterov else MUON
     expected, _ = trained(theirs, PARAMS)
@@ -91,7 +91,7 @@ def test_other_averages_begin_anew_with_their_own_count():
 
 
 def test_muon_goes_on_from_adamw_as_if_it_had_trained_from_the_start():
-    """Where the decays are equal AdamW's first moment is Muon's momentum."""
+    """If the decays are equal, AdamW's first moment is Muon's momentum."""
     muon = muon_jax.muon(RATE, momentum=0.9, orthogonalizer=JORDAN)
     expected, _ = trained(muon, PARAMS)
     halfway, _ = trained(muon, PARAMS, steps=FIRST)
@@ -120,7 +120,7 @@ TORCH = recipes.torch(run.RATE, weight_decay=run.DECAY)
 
 
 def test_a_run_goes_on_from_torch():
-    """The second half within the rounding that PyTorch's own half has; see test_parity_torch."""
+    """The second half has the rounding error of PyTorch's own; see test_parity_torch."""
     halfway = to_jax({name: GOLDEN[f"torch_halfway/{name}"] for name in run.MATRICES})
     buffers = [GOLDEN[f"torch_buffer/{name}"] for name in run.MATRICES]
     state_dict = {
@@ -143,7 +143,7 @@ def test_a_run_goes_on_from_torch():
 
 @pytest.mark.parametrize("heavy_ball", [None, run.MOMENTUM])
 def test_a_run_goes_on_in_torch(heavy_ball):
-    """Gradients alone make the momentum, so that the buffers are PyTorch's to float32."""
+    """Momentum depends on gradients alone, so the buffers equal PyTorch's to float32."""
     _, state = trained(TORCH, MATRICES, steps=FIRST)
     axes = muon_jax.matrix_axes(MATRICES)
     fresh = {"state": {}, "param_groups": GROUPS}
@@ -188,7 +188,7 @@ MODEL_DICT = {
 
 
 def test_heads_stacks_and_fused_kernels_lie_in_torch_as_they_do_there():
-    """(outputs, inputs): heads flattened, one parameter for each expert, fused in one piece."""
+    """PyTorch stores (outputs, inputs), heads flattened, experts apart, fused kernels whole."""
     tx = muon_jax.muon(0.1, rules=MODEL_RULES)
     _, state = tx.update(MODEL, tx.init(MODEL), MODEL)
     filled = migrate.to_torch(state, MODEL_DICT, MODEL_WEIGHTS, axes=MODEL_AXES)

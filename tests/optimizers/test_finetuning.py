@@ -20,7 +20,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re
 
 @pytest.fixture(scope="module")
 def names():
-    """What every block leaves behind, as copies: later blocks change the model."""
+    """Returns the names that each block defines, copied because later blocks change the model."""
     scope: dict[str, Any] = {}
     left = []
     for block in BLOCKS:
@@ -54,7 +54,7 @@ def test_factors_scale_embedding_layers_and_head(names):
 
 @pytest.mark.slow
 def test_the_average_goes_on_from_the_first_moment_of_adamw():
-    """The switch of the page, from a state that is not zero."""
+    """Switches as the page does, from a state that is not zero."""
     scope: dict[str, Any] = {}
     exec(BLOCKS[WHOLE], scope)
     adamw, params = optax.adamw(1e-5), scope["params"]
@@ -129,7 +129,9 @@ def test_the_base_stays_where_a_rule_freezes_it(names):
     updates = first_step(tx, params)["query"]
     assert not updates["kernel"].any()
     ratio = np.linalg.norm(updates["lora_b"]) / np.linalg.norm(updates["lora_a"])
-    np.testing.assert_allclose(ratio, 8, rtol=0.02)  # singular values within the band of the map
+    np.testing.assert_allclose(
+        ratio, 8, rtol=0.02
+    )  # singular values within the band of Newton-Schulz
 
 
 def test_the_first_step_of_the_first_factor_is_zero(names):
@@ -184,7 +186,7 @@ def test_factors_are_matrices_in_any_tree(params, views):
 
 
 def test_stacked_factors_by_themselves_are_ambiguous():
-    """No sibling distinguishes three layers of rank two from one of more axes."""
+    """No sibling distinguishes three layers of rank two from one layer with more axes."""
     params = nnx.state(
         nnx.vmap(lambda rngs: nnx.LoRALinear(8, 16, lora_rank=2, rngs=rngs))(nnx.Rngs(0).split(3)),
         nnx.LoRAParam,

@@ -21,7 +21,7 @@ GRADIENTS = jax.tree.map(lambda w: np.sin(3 * w), PARAMS)
 
 
 def stepped(tx: Any, **extra_args: Any) -> Any:
-    # Not compiled: another program may round otherwise, and bits are compared.
+    # Not compiled, because another program may round differently, and bits are compared.
     updates, _ = tx.update(GRADIENTS, tx.init(PARAMS), PARAMS, **extra_args)
     return optax.apply_updates(PARAMS, updates)
 

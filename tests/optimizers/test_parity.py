@@ -19,12 +19,12 @@ from muon_jax import recipes
 
 START = run.weights()
 FLOAT32 = 2**-24 * run.QUINTIC[0] ** 5  # as in test_parity_torch
-NAMES = ("wide", "tall", "square", "stack", "vector")  # few, since optax compiles each by itself
+NAMES = ("wide", "tall", "square", "stack", "vector")  # few, because optax compiles each step
 PARAMS = to_jax({name: START[name] for name in NAMES})
 
 
 def far(found: Any, expected: Any) -> float:
-    """The largest distance of two trained trees, over their weights."""
+    """Returns the largest distance of two trained trees over all weights."""
     found, expected = from_jax(found), from_jax(expected)
     return max(run.distance(found[name], expected[name], START[name]) for name in expected)
 
@@ -77,8 +77,8 @@ def test_without_rules_the_recipe_of_optax_reads_arrays_by_their_rank():
 def test_the_nesterov_mix_of_optax_tends_to_that_of_muon():
     """The known difference of `muon`: optax corrects both parts of the mix for bias.
 
-    At step t its gradient weighs 1 + μᵗ(1 − μ)/(1 − μᵗ) times as much, so that one further step
-    from the same state shows it at first and no more after many.
+    At step t its gradient weighs 1 + μᵗ(1 − μ)/(1 − μᵗ) times as much. So one more step from the
+    same state differs at first, and agrees after many steps.
     """
     weights, gradients, momentum = (
         to_jax({"wide": arrays["wide"]}) for arrays in (START, run.gradients(0), run.gradients(1))
@@ -105,7 +105,7 @@ OUT, QKV = KIMI = ("wide", "large")
 
 
 def kimi_run(maxima: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
-    """Algorithm 1 of Kimi K2's report in float64, for two heads in a fused kernel."""
+    """Runs algorithm 1 of Kimi K2's report in float64, on two heads in a fused kernel."""
     weights = {name: START[name].astype(np.float64) for name in KIMI}
     buffers = {name: np.zeros_like(weight) for name, weight in weights.items()}
     for step, heads in enumerate(maxima):
@@ -146,7 +146,7 @@ def test_the_recipe_of_kimi_k2_is_its_algorithm():
 
 
 def coupled(matrix: np.ndarray) -> np.ndarray:
-    """(GᵀG)^(-1/2) by 15 coupled steps, on the short side, in float64."""
+    """Returns (GᵀG)^(-1/2) by 15 coupled steps on the short side, in float64."""
     if matrix.shape[0] > matrix.shape[1]:
         return coupled(matrix.T).T
     bound = np.sqrt(np.linalg.norm(np.linalg.matrix_power(matrix @ matrix.T, 2)))

@@ -1,8 +1,8 @@
 """Recipes with sources in PyTorch, over the run of `reference_runs`.
 
-Three comparisons make a chain: what PyTorch computed (tests/golden) against our NumPy account of
-the source, its rounding to bfloat16 included; that account without the rounding against the recipe
-in float32; and what PyTorch computed against the recipe as it stands.
+There are three comparisons: PyTorch's results (tests/golden) with a NumPy version of the source
+that rounds to bfloat16; the NumPy version without rounding with the recipe in float32; and
+PyTorch's results with the recipe itself.
 """
 
 import functools
@@ -24,12 +24,12 @@ from muon_jax import recipes
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "torch.npz")
 START = run.weights()
 
-# Rounding in float32, 2⁻²⁴, times the slope that the quintics have at small singular values. Ends
-# are compared as a part of the way, so that a run is no further off than its steps.
+# Rounding in float32, 2⁻²⁴, times the slope of the quintics at small singular values. The distance
+# of two final weights is relative to the distance trained, so errors of steps do not add up.
 FLOAT32 = 2**-24 * run.QUINTIC[0] ** 5
 
-# PyTorch adds in another order than NumPy, which now and then turns a rounding to bfloat16 the
-# other way. Measured: at most 1.1e-3, where the rounding as a whole makes 2e-3 to 9e-3.
+# PyTorch sums in another order than NumPy, which sometimes changes a rounding to bfloat16.
+# Measured: at most 1.1e-3; all rounding together makes 2e-3 to 9e-3.
 TURNED_ROUNDINGS = 2e-3
 
 
@@ -44,7 +44,7 @@ def rms_factor(outputs: int, inputs: int) -> float:
 class Source(NamedTuple):
     """An optimizer of PyTorch, and its recipe."""
 
-    recipe: Any  # from the dtype of products
+    recipe: Any  # of the dtype of products
     factor: Any  # from (outputs, inputs)
     weights: tuple[str, ...] = run.MATRICES
     options: Mapping[str, Any] = MappingProxyType({})  # of `run.muon`
@@ -123,10 +123,10 @@ def test_in_float32_the_recipe_is_the_source_without_its_rounding(source, name):
 
 @each_weight_of_a_run
 def test_as_it_stands_the_recipe_is_the_source_within_its_rounding(source, name):
-    """Small matrices stay in float32, so that only the source rounds them.
+    """Only the source rounds small matrices, because muon_jax keeps them in float32.
 
-    For "large" both do. The source rounds every result once, muon_jax both operands of every
-    product, which is allowed to move the end twice as far (measured: 1.7 times); the two add up.
+    Both round "large": the source every result, muon_jax both operands of every product. The bound
+    allows muon_jax twice the source's error (measured: 1.7 times), and adds the two.
     """
     exact, golden = expected(source, name), GOLDEN[f"{source}/{name}"]
     rounding = run.distance(golden, exact, START[name])
@@ -162,10 +162,9 @@ def test_vectors_go_to_the_adam_of_the_source(source, options):
 
 
 def test_the_one_difference_of_keller_is_the_scale_of_filters():
-    """The source divides the last two axes of a filter, its height by its width.
+    """The source divides height by width, muon_jax outputs by inputs × height × width.
 
-    muon_jax divides outputs by inputs × height × width. Square filters with at most that many
-    outputs have the factor 1 either way, as those of the run above.
+    Both factors are 1 for square filters with at most that many outputs, as in the run above.
     """
     few, many = (10, 4, 3, 3), (64, 3, 3, 3)
     assert keller_factor(few[0], math.prod(few[1:])) == keller_factor(few[2], few[3]) == 1

@@ -19,7 +19,7 @@ PARAMS = {
     "head": {"kernel": jnp.asarray(gaussian(4, 8))},
 }
 
-LAST_BIT = 1.2e-7  # of a float32 weight of order one, which two programs may round apart
+LAST_BIT = 1.2e-7  # for float32 weights of order one, which two programs may round differently
 ADAMW = functools.partial(optax.adamw, b2=0.95, nesterov=True)
 
 
@@ -35,7 +35,7 @@ def run(tx: optax.GradientTransformation, steps: int = 3):
     return params
 
 
-RATE = 2.0**-5  # a power of two, so that the order of factors does not matter
+RATE = 2.0**-5  # a power of two, so the order of factors does not matter
 
 
 def test_equals_the_chain_by_hand():
@@ -124,7 +124,7 @@ def test_moonlight_takes_another_fallback():
 
 
 def without_muon(params):
-    """Leaves out the one matrix that Muon trains."""
+    """Returns the parameters without the one matrix that Muon trains."""
     return {key: value for key, value in params.items() if key != "dense"} | {
         "bias": params["dense"]["bias"]
     }
@@ -188,7 +188,7 @@ def test_the_default_fallback_is_the_preset():
 
 
 def test_one_mask_for_the_whole_tree_as_in_optax_contrib_muon():
-    """A bias that the mask spares does not decay, and a table that it names does."""
+    """A bias with False does not decay, and a table with True does."""
     zeros = jax.tree.map(jnp.zeros_like, PARAMS)
     tx = muon_jax.muon(
         1.0, weight_decay=0.25, weight_decay_mask=matrices, fallback_learning_rate=1.0
@@ -244,7 +244,7 @@ def test_clipping_the_gradient_in_front_never_stalls_muon(size):
 
 @pytest.mark.parametrize("max_norm", [1e-12, 1e-6, 1.0])
 def test_clipping_never_changes_the_size_of_a_step(max_norm):
-    """Over steps it turns the average towards small gradients, and AdamW's eps may stall the rest.
+    """Over steps it turns the average towards small gradients, and AdamW's eps may stop the rest.
 
     An orthogonal (4, 6) update has 4 singular values of 0.2·√6 before the learning rate.
     """
@@ -268,7 +268,7 @@ def test_clipping_never_changes_the_size_of_a_step(max_norm):
 FROZEN = {"transforms": {"frozen": optax.set_to_zero()}}
 AS_MATRIX = muon_jax.Rule("embed/embedding", muon_jax.MatrixAxes(rows=0, cols=1))
 OTHER_SETTINGS = {
-    # changed parameter and settings: paths with what the old state and a new one hold there
+    # changed parameter and settings: paths, with the shapes in the old and the new state
     "Muon's width": (
         "dense/kernel",
         (4, 9),

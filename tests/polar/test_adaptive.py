@@ -14,7 +14,7 @@ ACCURATE = jax.jit(muon_jax.newton_schulz("accurate"))
 
 
 def residual(matrix) -> float:
-    """The root mean square of σ² − 1, in float64."""
+    """Returns the root mean square of σ² − 1, in float64."""
     return float(np.sqrt(np.mean((singular_values(matrix) ** 2 - 1) ** 2)))
 
 
@@ -43,7 +43,7 @@ def test_it_stops_after_its_last_step(max_steps):
 
 
 def test_what_is_under_the_tolerance_stays_as_it_is():
-    """Beside a matrix that is not, too."""
+    """Also in a batch with a matrix that has not converged."""
     alone = ACCURATE(EASY[None])[0]
     assert residual(alone) < 0.05
     beside = jax.jit(muon_jax.polar_to(0.05))(jnp.stack([EASY, HARD]))[0]

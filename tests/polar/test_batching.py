@@ -32,7 +32,7 @@ def test_every_chunking_gives_what_a_loop_gives(chunk_bytes):
 
 
 def sizes_of_chunks(count, chunk_bytes=None):
-    """The sizes of chunks on CPU and on accelerators, in the order of tracing."""
+    """Returns the sizes of chunks on CPU and on accelerators, in the order of tracing."""
     seen = []
 
     def spy(matrices):

@@ -1,4 +1,4 @@
-"""The plan of the Gram form: cheapest by exhaustion, exact in FLOPs, and safe in float32."""
+"""The plan of the Gram form: the cheapest of all plans, exact in FLOPs, and accurate in float32."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ Segments = tuple[tuple[int, int], ...]
 
 
 class Machine:
-    """Runs a plan on a matrix as plainly as can be, and counts the FLOPs of its products."""
+    """Runs a plan on a matrix step by step, and counts the FLOPs of its products."""
 
     def __init__(self) -> None:
         self.flops = 0
@@ -154,7 +154,7 @@ def test_without_tolerance_nothing_is_shared():
 
 
 def test_equally_cheap_plans_are_split_evenly_then_late():
-    # Of 2 + 3 and 3 + 2 quintics, the slopes at 0 of the first three multiply to more.
+    # The product of the first three slopes at 0 is larger than that of the last three.
     assert plan(schedule("minimax"), 4, roundoff=2**-24).segments == ((0, 2), (2, 5))
     assert plan(schedule("accurate"), 4, roundoff=2**-24).segments == ((0, 2), (2, 4))
 

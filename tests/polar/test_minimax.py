@@ -38,7 +38,7 @@ def dense(lower: float, upper: float) -> np.ndarray:
 @pytest.mark.parametrize("degree", DEGREES)
 @pytest.mark.parametrize("interval", INTERVALS)
 def test_error_swings_between_equal_heights(degree, interval):
-    # Chebyshev: k free coefficients are best exactly when the error has k + 1 equal alternations.
+    # Chebyshev: k coefficients are optimal if and only if the error has k + 1 equal alternations.
     lower, upper = interval
     link, error = odd_minimax(lower, upper, degree)
     heights = swings(1 - evaluate([link], dense(lower, upper)))
@@ -163,7 +163,7 @@ def test_design_reproduces_its_published_example():
 
 
 def test_design_that_is_exact_in_float32_takes_the_widest_interval():
-    # Every end down to 1e-3 would do for a spread of 500; the spare accuracy goes to smaller ones.
+    # Every end down to 1e-3 suffices for a spread of 500; a lower end serves smaller values.
     assert max_error(design((5,) * 8, conditioning=500.0), 1e-3) < 1e-7
 
 

@@ -82,7 +82,7 @@ def test_flops_are_those_that_the_compiler_counts(name, shape):
     orthogonalizer = muon_jax.newton_schulz(name)
     compiled = jax.jit(orthogonalizer).lower(jnp.ones((1, *shape))).compile()
     counted = (compiled.cost_analysis() or {})["flops"]
-    # What is not a product is 1/short of it, times some forty operations an entry.
+    # Elementwise operations are some forty an entry, 1/short of the products' FLOPs.
     assert orthogonalizer.flops(*shape) <= counted < orthogonalizer.flops(*shape) * 1.25
     assert orthogonalizer.flops(*shape) == orthogonalizer.flops(*reversed(shape))
     assert orthogonalizer.flops(0, 5) == orthogonalizer.flops(5, 0) == 0
@@ -130,11 +130,11 @@ def test_rounded_formats_stay_close_to_float32():
     ids=str,
 )
 def test_accelerators_get_what_cpus_get(shape, dtype):
-    """The programs differ in how they scale and turn a matrix, which a CPU can run as well."""
+    """The programs scale and transpose differently, and a CPU can run both."""
     matrices = jnp.stack([jnp.asarray(gaussian(*shape[1:]), jnp.float32)] * shape[0])
     orthogonalizer = muon_jax.newton_schulz("minimax", dtype=dtype)
     here, there = orthogonalizer.on_cpu(matrices), orthogonalizer.on_accelerator(matrices)
-    bound = 1e-4 if dtype == "float32" else 0.02  # sums come in another order
+    bound = 1e-4 if dtype == "float32" else 0.02  # the order of sums differs
     assert np.linalg.norm(here - there) < bound * np.linalg.norm(here)
 
 
@@ -167,7 +167,7 @@ def test_matrices_of_float64_keep_their_digits_on_every_platform():
 
 
 def keller(matrix):
-    """The default of optax.contrib.muon, with operands of bfloat16 and sums in float32."""
+    """Runs optax.contrib.muon's default, with operands in bfloat16 and sums in float32."""
 
     def multiply(left, right):
         operands = left.astype(jnp.bfloat16), right.astype(jnp.bfloat16)

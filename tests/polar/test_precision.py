@@ -27,7 +27,7 @@ def test_operands_are_rounded_and_sums_are_not(name):
 
 
 def test_a_gram_matrix_is_formed_without_a_transpose():
-    """XLA's CPU backend would widen half-precision operands for it."""
+    """XLA:CPU would widen half-precision operands if one were a transpose of the other."""
     gram = arithmetic("bfloat16").gram
     assert "transpose" not in str(jax.make_jaxpr(gram)(LEFT))
 

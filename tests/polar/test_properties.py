@@ -1,6 +1,6 @@
 """The laws of the polar factor, on every orthogonalizer and every finite input.
 
-Those that do not speak of orthogonality hold for steepest descent under any norm too.
+Laws that do not concern orthogonality hold for steepest descent under any norm too.
 """
 
 import functools
@@ -33,7 +33,7 @@ MAPS = ORTHOGONALIZERS | {
 each_orthogonalizer = pytest.mark.parametrize("name", ORTHOGONALIZERS)
 each_map = pytest.mark.parametrize("name", MAPS)
 SHAPES = [(12, 12), (8, 40), (40, 8)]
-WIDE = (8, 40)  # in the fast suite; its transpose is compiled for every map too
+WIDE = (8, 40)  # in the fast suite; each orthogonalizer compiles its transpose too
 each_map_and_shape = pytest.mark.parametrize(
     ("name", "shape"),
     covering(
@@ -50,13 +50,13 @@ def compiled(name: str):
 
 
 def apply(name: str, matrix, dtype=jnp.float32):
-    """Applies to one matrix given in NumPy; the result is in float64 NumPy."""
+    """Orthogonalises one NumPy matrix; returns NumPy's float64."""
     result = compiled(name)(jnp.asarray(np.asarray(matrix)[None]).astype(dtype))
     return np.asarray(result[0].astype(jnp.float32), np.float64)
 
 
 def tolerance(name: str) -> float:
-    """Rounding of the arithmetic, magnified by the slope of the schedule at small values."""
+    """Returns the rounding error times the slope of the schedule at small singular values."""
     return 3e-2 if name == "bfloat16" else 2e-4
 
 
@@ -136,7 +136,7 @@ def test_a_positive_factor_changes_nothing_at_any_magnitude(name, dtype):
     matrix = gaussian(6, 10)
     for scale in MAGNITUDES[dtype]:
         scaled = np.asarray(matrix * scale, dtype)
-        # The polar factor of what the dtype really holds: at its edges it holds few digits.
+        # The polar factor of the rounded matrix, because subnormals have few digits.
         held = np.asarray(scaled, np.float64) / scale
         expected = apply(name, np.asarray(held, np.float32))
         np.testing.assert_allclose(apply(name, scaled, dtype), expected, atol=2e-2)

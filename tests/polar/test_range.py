@@ -21,7 +21,7 @@ FORMATS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.floa
 each_format = pytest.mark.parametrize("dtype", FORMATS.values(), ids=FORMATS.keys())
 ROUNDED = ("bfloat16", "float16")  # TF32 has the digits of float16, and CPUs do not have TF32
 
-# Overshoot of the published schedules: `cubic` is made to reach 1.3, and rounding adds a little.
+# Largest results of published schedules: `cubic` is designed to reach 1.3, rounding adds to it.
 LARGEST_SINGULAR_VALUE = 1.32
 
 
@@ -57,7 +57,7 @@ def extremes(rows, cols, dtype):
 
 
 def hard(size):
-    """Returns ill-conditioned and rank-deficient square matrices, of few entries or many."""
+    """Returns ill-conditioned and rank-deficient square matrices, small and large."""
     corner = np.zeros((size, size))
     corner[:3, :3] = gaussian(3, 3)
     three_rows = gaussian(size, size) * (np.arange(size) < 3)[:, None]

@@ -25,7 +25,7 @@ def compiled(p: float):
 
 
 def apply(p: float, matrix, dtype=jnp.float32):
-    """Applies to one matrix given in NumPy; the result is in float64 NumPy."""
+    """Applies a direction to one NumPy matrix; returns NumPy's float64."""
     result = compiled(p)(jnp.asarray(np.asarray(matrix)[None]).astype(dtype))
     return np.asarray(result[0].astype(jnp.float32), np.float64)
 
@@ -38,7 +38,7 @@ def conjugate(p: float) -> float:
     return math.inf if p == 1 else 1 if p == math.inf else p / (p - 1)
 
 
-# What the direction is
+# Direction
 
 
 @each_shape
@@ -89,7 +89,7 @@ def test_updates_of_muon_have_the_same_rms_for_every_p(p):
     np.testing.assert_allclose(rms, 0.2, rtol=1e-5)
 
 
-# Ends and limits
+# Limits
 
 
 @each_shape
@@ -126,7 +126,7 @@ def test_a_larger_p_spreads_the_spectrum_more_evenly():
     np.testing.assert_allclose(largest[-1], 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("p", [p for p in EXPONENTS if p > 1])  # for one, rounding decides
+@pytest.mark.parametrize("p", [p for p in EXPONENTS if p > 1])  # with one, rounding decides
 def test_where_all_directions_are_alike_every_p_agrees(p):
     for matrix in (polar(gaussian(6, 15)), np.outer([3.0, 4.0], [0.6, 0.0, 0.8]) / 5):
         np.testing.assert_allclose(apply(p, matrix), matrix, atol=1e-5)
@@ -161,7 +161,7 @@ def test_the_ends_of_every_format_are_finite(p, dtype):
     np.testing.assert_allclose(norms, [math.sqrt(5)] * 3 + [1], rtol=2e-2)
 
 
-# Batches and refusals
+# Batches and errors
 
 
 @each_p

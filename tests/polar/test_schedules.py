@@ -15,7 +15,7 @@ from muon_jax.polar._schedules import NAMES, PUBLISHED, schedule
 
 KELLER = (3.4445, -4.7750, 2.0315)
 
-# The rule that each source gives, and the digits that it prints.
+# The rule and the printed digits of each source.
 DERIVED = {
     "polar_express": (compose((5,) * 8, 1e-3, cushion=0.02407327424182761), 1e-9),
     "dion": (compose((5,) * 5, 1e-3, cushion=0.02, safety=1.02), 1e-11),
@@ -85,7 +85,7 @@ def test_own_designs_gather_singular_values_about_one(name, arithmetic):
 
 
 def pushed_out(rows, factor: float) -> np.ndarray:
-    """What becomes of singular values when every step finds them larger by a factor."""
+    """Applies a schedule; before every step, singular values grow by a factor."""
     values = np.geomspace(1 / 300, 1, 1001)
     for row in rows:
         values = evaluate([row], values * factor)
@@ -114,7 +114,7 @@ def test_bare_rows_are_stretched_where_rounding_would_blow_them_up(name, arithme
 @pytest.mark.parametrize("arithmetic", ["tensorfloat32", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", ["fast", "accurate", "minimax"])
 def test_designs_for_rounded_operands_keep_to_quintics_but_for_the_last_step(name, arithmetic):
-    """Degree 9 explodes right above its interval, where rounding leads, unless that is narrow."""
+    """Rounding leaves the interval, and above a wide one degree 9 grows without bound."""
     *quintics, last = schedule(name, arithmetic=arithmetic)
     assert {len(row) for row in quintics} == {3}
     assert len(last) == 3 or max(map(abs, last)) < 10
@@ -137,7 +137,7 @@ def gaussian_wide(rows: int, cols: int) -> np.ndarray:
 
 
 def error_ratio(name: str, sigma: np.ndarray) -> float:
-    """Returns our polar error over that of Keller's five steps, each after its own norm."""
+    """Returns our polar error divided by that of Keller's five steps, each with its own norm."""
 
     def error(rows, order):
         return np.linalg.norm(1 - evaluate(rows, sigma / np.linalg.norm(sigma, order)))

@@ -1,4 +1,4 @@
-"""The references: the coupled iteration by number of steps, and the rank of an SVD."""
+"""`inverse_sqrt` by number of steps, and the rank that `polar_by_svd` finds."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +33,7 @@ def test_a_long_vector_is_no_noise():
 
 @pytest.mark.parametrize("shape", [(3, 400), (400, 3)])
 def test_what_rounding_of_the_long_side_leaves_counts_as_zero(shape):
-    """A direction is noise below eps times the root of the longer side, or the shorter side."""
+    """Values below eps times the root of the longer side, or the shorter, count as zero."""
     eps = float(np.finfo(np.float32).eps)
     values = np.array([1.0, 40 * eps, 10 * eps])
     matrix = jnp.asarray(with_spectrum(values, *shape)[None], jnp.float32)

@@ -1,4 +1,4 @@
-"""Stacks by the axis names that Flax keeps beside an array, wherever they lie."""
+"""Stacks recognised by the axis names that Flax stores with an array."""
 
 import equinox as eqx
 import flax.linen as nn
@@ -56,7 +56,7 @@ def in_nnx(shape, names):
 
 
 NAMED = {
-    # the names of `mix` of shape (3, 4, 6), the shapes beside it, and the views, `?` for an error
+    # axis names of `mix` (3, 4, 6), shapes of its siblings, and the views; `?` is an error
     "a stack": (("layers", None, None), {}, {"mix": "1|2"}),
     "no stack": ((None, "embed", "mlp"), {}, {"mix": "?"}),
     "a stack that is not named is shown by a norm": (
@@ -87,7 +87,7 @@ def test_names_say_which_axes_repeat_a_layer(box, names, beside, views):
 
 
 class Nameless(struct.PyTreeNode, meta.AxisMetadata):
-    """A box of one's own, which keeps an array without names."""
+    """A user's box around an array, without axis names."""
 
     value: jax.ShapeDtypeStruct
 
@@ -105,7 +105,7 @@ class Nameless(struct.PyTreeNode, meta.AxisMetadata):
 
 
 class Named(eqx.Module):
-    """No box: what its names say of its parts is its own affair."""
+    """Not a box around one array, so its axis names are not those of its parts."""
 
     mix: jax.ShapeDtypeStruct
     names: tuple[str, ...] = eqx.field(static=True, default=("layers", "embed", "mlp"))

@@ -1,8 +1,8 @@
 """The default rules on names and shapes of many libraries, models and layers, and their laws.
 
-`cases.json` holds trees: for every path the shape and where the parameter goes, which is a view as
-in `routes`, `-` for the fallback, or `?` for ambiguous. Its `models` have the names and shapes that
-their authors gave them; `layers` are single layers and edges between rules.
+`cases.json` has trees, with the shape and the route of every path. A route is a view as in
+`routes`, `-` for the fallback, or `?` for ambiguous. Its `models` have the names and shapes of the
+authors; `layers` are single layers and cases that two rules could decide.
 """
 
 import json
@@ -47,12 +47,12 @@ def test_default_rules(name):
 
 
 def gallery():
-    """Whole models: the architectures, and the models among the cases."""
+    """Returns whole models: the architectures, and the models of the cases."""
     return [make() for make in ARCHITECTURES.values()] + [*map(shapes_of, CASES["models"])]
 
 
 def decisions(routes):
-    """Returns by path the route, and the factor on the learning rate that the rule implies."""
+    """Returns the route of every path, and the factor on its learning rate."""
     return {each.path: (shown(each), TABLE_RATES.get(each.rule)) for each in routes}
 
 
@@ -84,7 +84,7 @@ def test_an_unrelated_leaf_changes_no_route():
 
 
 CANDIDATES = {
-    # what it is: (its layer, the array in question first, all that it can be)
+    # name: (its layer, the ambiguous array first, all its candidates)
     "three squares, perhaps head by head": (
         {"attn/query_key_value/kernel": (8, 24)},
         [MatrixAxes(-2, -1, split=3), MatrixAxes(-2, -1)],
@@ -114,7 +114,7 @@ CANDIDATES = {
 
 
 def lines_of(message):
-    """The rules that an error shows."""
+    """Returns the rules that an error shows."""
     return [eval(line, vars(muon_jax)) for line in re.findall(r"Rule\(.*\)(?=  #)", message)]
 
 

@@ -1,4 +1,4 @@
-"""Chains by hand: a masked tree needs the views of the whole one, unless all its arrays are 2-D."""
+"""Masked trees need the views of the whole tree, unless all their arrays are 2-D."""
 
 import re
 
@@ -30,7 +30,7 @@ HEADS = arrays(query={"kernel": (3, 8, 8), "bias": (3, 8)}, norm={"scale": (3, 8
 
 
 def by_hand(**options):
-    """The plain chain of the README: Muon for the matrices, and nothing else."""
+    """Returns the chain of the README: Muon for the matrices, and nothing else."""
     return optax.multi_transform(
         {"muon": muon_jax.scale_by_muon(**options), "adamw": optax.set_to_zero()},
         muon_jax.label_params,
@@ -61,7 +61,7 @@ def test_more_than_two_axes_need_the_whole_tree_and_are_then_right():
 
 
 def test_muon_in_a_mask_takes_the_views_of_the_whole_tree():
-    """A mask passes the gradients that it hides on, so nothing is frozen by it."""
+    """Masked gradients pass unchanged, so no parameter is frozen."""
     mask = jax.tree.map(lambda leaf: leaf.ndim > 2, HEADS)
     with pytest.raises(ValueError, match=r"^muon_jax.muon: the tree is masked") as caught:
         optax.masked(muon_jax.muon(0.1), mask).init(HEADS)

@@ -1,7 +1,7 @@
-"""Known architectures, pinned leaf by leaf, with no rule written for any of them.
+"""Known architectures: the route of every leaf by the default rules.
 
 Every line is a path, in which `*` stands for all numbers, and its view or the rule that sends it to
-the fallback. What has no line is a vector, or the bias or gain of one.
+the fallback. Parameters without a line are vectors, or biases and gains.
 """
 
 import re

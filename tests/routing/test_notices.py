@@ -1,4 +1,4 @@
-"""What `muon` warns of at `init`, and `explain` says: no matrix for Muon, or no output head."""
+"""Warnings of `muon` at `init`, and notes of `explain`: no matrix for Muon, or no output head."""
 
 import re
 
@@ -12,7 +12,7 @@ from muon_jax.routing._notices import notices
 from muon_jax.routing._route import route
 
 NO_HEAD = {
-    # what it is: (shapes, the paths that may be a head)
+    # name: (shapes, the paths that may be a head)
     "a table, and an output as wide as two of it": (
         {"embed/embedding": (99, 8), "mlp/up": (8, 16), "mlp/down": (16, 8), "final": (8, 50)},
         ["final"],

@@ -1,4 +1,4 @@
-"""Every leaf goes where a stated rule sends it, in any library's tree."""
+"""Rules decide the route of every leaf, in trees of any library."""
 
 import collections
 from typing import Any, cast
@@ -132,7 +132,7 @@ def test_patterns(pattern, paths):
 
 
 UNUSABLE = {
-    # what it is: (call, kind of error, words of the message)
+    # name: (call, kind of error, words of the message)
     "no pattern": (lambda: Rule("", "adamw"), ValueError, "Rule(pattern=''): give a pattern"),
     **{
         f"braces in {pattern}": (

@@ -1,4 +1,4 @@
-"""What a refused tree or rule is told: the call, the path, and a remedy that works."""
+"""Errors for trees and rules name the call, the path, and a remedy that works."""
 
 import re
 
@@ -29,7 +29,7 @@ CALLS = {
     "muon": lambda params, **options: muon_jax.muon(0.1, **options).init(params),
 }
 REFUSED = {
-    # what it is: (tree, rules, kind of error, words of the message)
+    # name: (tree, rules, kind of error, words of the message)
     "no arrays": ({"nothing": None}, [], ValueError, "has no arrays"),
     "no array": ({"act": "gelu"}, [], TypeError, "'act' is a str, not an array"),
     "integers": ({"ids": array(3, dtype=jnp.int32)}, [], TypeError, "'ids' is of dtype int32"),

@@ -1,4 +1,4 @@
-"""What `trace_axes` reads off small losses, one layer or one step of JAX each."""
+"""Results of `trace_axes` for small losses, with one layer or one operation of JAX each."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""`trace_axes` at the door: what it takes, where its answer goes, and what it refuses."""
+"""`trace_axes`: its arguments, the uses of its result, and its errors."""
 
 import functools
 import re
@@ -28,7 +28,7 @@ TOKENS = array(2, 5, dtype="int32")
 
 
 def loss(params, tokens):
-    """Names would call `depthwise` a filter, ask for `odd` and not know that `w` makes logits."""
+    """By name `depthwise` would be a filter, `odd` ambiguous, and `w` not an output head."""
     x = jnp.einsum("btd,dhk->bthk", params["table"][tokens], params["tower"]["odd"])
     x = (x + params["tower"]["b"][None, None]).reshape(*tokens.shape, 6)
     return cross_entropy(jnp.tanh(x @ params["depthwise"]) @ params["w"], tokens)

@@ -1,6 +1,6 @@
-"""What `trace_axes` reads off models built from the layers of four libraries, and what names do.
+"""Routes by loss and by name, of models built from the layers of four libraries.
 
-Beside a pattern of paths stands the answer; the first that fits counts.
+Tables have patterns of paths and routes; the first pattern that matches decides.
 """
 
 import fnmatch

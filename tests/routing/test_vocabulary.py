@@ -1,4 +1,4 @@
-"""The words of a path, and the pattern language that rules are written in."""
+"""The words of a path, and the pattern language of rules."""
 
 import pytest
 

@@ -1,6 +1,6 @@
 """Every layout, kind of mesh and kind of step compiles for TPUs, with a bound on communication.
 
-Each test compiles one program; what it checks of it stands in `tpu_programs.Case.check`.
+Each test compiles one program; `tpu_programs.Case` checks it.
 """
 
 import itertools
@@ -28,7 +28,7 @@ def model_of(layout):
 def test_a_donated_update(layout, kind):
     case = Case(layout, kind, model_of(layout))
     received = Collectives(case.update(muon()).program.collectives).received_bytes
-    if layout != "expert":  # whose matrices stay where they are
+    if layout != "expert":  # no matrix moves
         assert received <= (1.5 if case.layout.is_sharded else 2) * case.formula()
 
 

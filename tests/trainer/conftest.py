@@ -1,4 +1,4 @@
-"""A model that the tests of several parts look at."""
+"""A model that several test files use."""
 
 import jax
 import pytest

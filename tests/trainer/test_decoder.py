@@ -22,7 +22,7 @@ def _logits(model, tokens):
 
 
 def logits(model, tokens):
-    """Logits after each token, by one compiled shape: what is right of a token cannot matter."""
+    """Returns the logits after each token; pads the input, since later tokens do not matter."""
     padded = np.pad(tokens, (0, CONTEXT - len(tokens)))
     return np.asarray(_logits(model, padded))[: len(tokens)]
 

@@ -1,4 +1,4 @@
-"""The demo: two runs that take turns, their one display and chart, and a stop of both."""
+"""The demo: two interleaved runs, their display and chart, and stopping both."""
 
 import json
 from dataclasses import replace
@@ -40,7 +40,7 @@ def test_both_runs_are_shown_together_stop_together_and_go_on(config, capsys):
     for name in ("muon", "adamw"):
         assert list(losses(config, name)) == [1, 2, 3, 4]
         assert str(config.run.out / name) in printed
-    # One set of weights and of batches: the first loss is equal, a later one is not.
+    # Both runs have the same weights and batches, so only the first losses are equal.
     muon, adamw = losses(config, "muon"), losses(config, "adamw")
     assert muon[1] == adamw[1]
     assert muon[3] != adamw[3]

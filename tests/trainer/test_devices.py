@@ -19,7 +19,7 @@ SUMS = 1e-5
 
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory):
-    """Returns the losses of a run by its options, training and held out."""
+    """Returns the training and held-out losses of a run with these options."""
     text = tmp_path_factory.mktemp("text") / "text.txt"
     text.write_text("a few words that a small model can learn. " * 400)
 

@@ -1,4 +1,4 @@
-"""Fine-tuning what the language model program trained: losses, resumes, and wrong input."""
+"""Fine-tuning a trained language model: losses, resumed runs, and wrong input."""
 
 import json
 import re
@@ -31,7 +31,7 @@ NEW = "pack my box with five dozen liquor jugs; sphinx of black quartz, judge my
 
 @pytest.fixture(scope="module")
 def pretrained(texts, tmp_path_factory):
-    """A run of four steps, not to be written to."""
+    """Returns a run of four steps that tests must not change."""
     out = tmp_path_factory.mktemp("pretrained") / "run"
     config = lm.Config(
         text=TextConfig(data=texts, context=16, batch_size=4),

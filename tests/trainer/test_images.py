@@ -34,7 +34,7 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def drawn(count: int, *shape: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random images of bytes, and labels."""
+    """Returns random images of bytes, and labels."""
     draw = np.random.default_rng(count)
     images = draw.integers(0, 256, (count, *shape), dtype=np.uint8)
     return images, draw.integers(0, 10, count, dtype=np.uint8)
@@ -250,7 +250,7 @@ def test_a_run_measures_the_held_out_accuracy(finished):
 
 @pytest.mark.slow
 def test_a_process_beside_the_first_resumes_a_finished_run_too(finished, monkeypatch):
-    monkeypatch.setattr(Devices, "first", False)  # it has no metrics of what was before
+    monkeypatch.setattr(Devices, "first", False)  # the run has no earlier metrics
     config, unbroken = finished
     resumed = images.train(replace(config, run=replace(config.run, resume=True)))
     assert math.isnan(resumed.step_seconds)

@@ -1,4 +1,4 @@
-"""A run that is killed repeatedly, also while it saves, ends like an uninterrupted one."""
+"""A run that is killed repeatedly, also while it saves, ends like an uninterrupted run."""
 
 import json
 import os
@@ -24,15 +24,15 @@ pytestmark = pytest.mark.slow
 
 TINY = "--width 16 --layers 1 --heads 2 --context 16 --batch-size 4 --sample-tokens 1 --quiet"
 KILLS = 20
-STEPS_PER_KILL = 10  # more than a run ever takes from a kill to the next
-START_SECONDS = 4.0  # about what imports, a restore and reading compiled programs take
+STEPS_PER_KILL = 10  # longer than any run between two kills
+START_SECONDS = 4.0  # about the time of imports, a restore and reading compiled programs
 
 
 def test_a_run_killed_at_random_ends_with_the_bits_of_an_unbroken_one(texts, tmp_path):
     steps = STEPS_PER_KILL * KILLS
     settings = f"{TINY} --data {texts} --steps {steps} --eval-every {steps}"
     draw = np.random.default_rng(KILLS)
-    # The unbroken run also fills the cache of compiled programs, which makes the others start soon.
+    # The uninterrupted run fills the cache of compiled programs, so other runs start faster.
     assert start(tmp_path, f"{settings} --out unbroken").wait(timeout=300) == 0
     settings += " --out killed --checkpoint-every 1"
     folder = RunFolder(tmp_path / "killed")
@@ -61,11 +61,11 @@ def start(folder: Path, arguments: str) -> subprocess.Popen:
 
 
 def how_to_go_on(folder: RunFolder) -> str:
-    """What the program says: a run that was killed before its first checkpoint starts again."""
+    """Returns the option that continues the run, or that restarts it if there is no checkpoint."""
     return "--resume" if Checkpoints(folder.checkpoints).steps() else "--overwrite"
 
 
-# Moments, each of which waits for it; `alive` says whether there is still something to wait for.
+# Moments to kill; each waits until it occurs, while `alive` returns True.
 
 
 def while_starting(folder: RunFolder, draw: np.random.Generator, alive: Callable[[], bool]) -> None:
@@ -92,7 +92,7 @@ def wait(for_what: Callable[[], bool], alive: Callable[[], bool]) -> None:
 
 
 def starts(folder: RunFolder) -> Callable[[], bool]:
-    """Returns the marker of a new run, which first rewrites its metrics."""
+    """Returns the moment at which a new run rewrites its metrics."""
 
     def written() -> int | None:
         try:
@@ -109,7 +109,7 @@ def count_rows(folder: RunFolder) -> int:
 
 
 def what_remains(folder: RunFolder, step: int) -> tuple[object, ...]:
-    """Every measured number by step, every bit of weights and optimizer, and the data's place."""
+    """Returns metrics by step, the bits of weights and optimizer, and the position in the data."""
     rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     for row in rows:
         row.pop("items_per_second", None)
@@ -129,7 +129,7 @@ def state_bits(checkpoint: Path) -> dict[str, tuple[object, ...]]:
 
 
 class Killed(BaseException):
-    """Ends a process as far as the code that it passes through can see."""
+    """Stands for a kill, for the code that it passes through."""
 
 
 def killed(*arguments: object, **named: object) -> None:

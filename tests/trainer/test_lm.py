@@ -48,7 +48,7 @@ def tiny(texts: Path, out: Path, **run) -> lm.Config:
 
 @pytest.fixture(scope="session")
 def finished(texts, tmp_path_factory):
-    """A run of six steps, not to be written to."""
+    """Returns a run of six steps that tests must not change."""
     config = tiny(texts, tmp_path_factory.mktemp("finished") / "run")
     return config, lm.train(config)
 
@@ -62,7 +62,7 @@ def half_done(texts, tmp_path_factory):
 
 @pytest.fixture
 def half(half_done, tmp_path):
-    """A run of three steps, to be resumed up to six or to be damaged."""
+    """Returns a run of three steps that tests may resume or damage."""
     shutil.copytree(half_done.run.out, tmp_path / "run")
     resume = replace(half_done.run, steps=6, resume=True, out=tmp_path / "run")
     return replace(half_done, run=resume)
@@ -101,7 +101,7 @@ def test_a_run_leaves_what_it_names(finished):
 
 @pytest.mark.slow
 def test_a_resumed_run_equals_an_unbroken_one(finished, half):
-    # What a crash after the last checkpoint would leave is not to be counted twice.
+    # Metrics after the last checkpoint, which a crash leaves, must not count twice.
     metrics = RunFolder(half.run.out).metrics
     with metrics.open("a") as file:
         file.write('{"step": 4, "train/loss": 9.0}\n{"step": 5, "train/lo')

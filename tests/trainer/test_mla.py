@@ -1,4 +1,4 @@
-"""The program with latent attention: what it logs, what QK-Clip bounds, and wrong input."""
+"""The program with latent attention: its logs, the bound of QK-Clip, and wrong input."""
 
 import re
 from dataclasses import replace
@@ -60,7 +60,7 @@ def test_logs_every_head_and_clips_those_over_the_threshold(config):
             )
     assert logged["clipped"].shape == (2, 6)
     np.testing.assert_array_equal(logged["clipped"][:, 0], logged["alone"][:, 0])
-    assert logged["clipped"].max() > 0.5  # at the start, where there was nothing to clip yet
+    assert logged["clipped"].max() > 0.5  # at the start, before anything was clipped
     assert (logged["clipped"][:, 1:] < logged["alone"][:, 1:]).any()
 
 

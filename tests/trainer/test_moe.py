@@ -195,7 +195,7 @@ def test_optax_muon_orthogonalises_every_expert():
 
 @pytest.mark.slow
 def test_an_expert_that_nothing_reaches_keeps_its_direction():
-    """The page says so: the polar factor ignores how far the average has faded."""
+    """The polar factor ignores the size of the average, as the page says."""
     tx = muon_jax.scale_by_muon(axes=muon_jax.MatrixAxes(rows=1, cols=2))
     gradient = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 6)), jnp.float32)
     first, state = tx.update(gradient, tx.init(gradient))

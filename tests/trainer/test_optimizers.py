@@ -25,7 +25,7 @@ LOW_LOGITS = {"blocks/0/attention": jnp.ones(2)}  # nothing to clip
 
 @pytest.fixture(scope="session")
 def first_update(decoder):
-    """By optimizer: the first update of each parameter, and the gradient that it came from."""
+    """Returns the first update of each parameter, and its gradient, for every optimizer."""
     parameters = nnx.state(decoder, nnx.Param)
     keys = iter(jax.random.split(jax.random.key(2), 20))
     gradients = jax.tree.map(lambda leaf: well_conditioned(next(keys), leaf.shape), parameters)
@@ -45,13 +45,13 @@ def first_update(decoder):
 
 
 def well_conditioned(key, shape):
-    """A random gradient whose matrix has singular values from 0.1 to 1."""
+    """Returns a random gradient whose matrix has singular values from 0.1 to 1."""
     left, _, right = np.linalg.svd(matrix(jax.random.normal(key, shape)), full_matrices=False)
     return jnp.asarray((left * np.linspace(0.1, 1, len(right))) @ right).reshape(shape)
 
 
 def matrix(leaf):
-    """The inputs × outputs matrix of any parameter of the tiny decoder, or a vector as one row."""
+    """Returns a parameter of the tiny decoder as (inputs, outputs), or a vector as one row."""
     if leaf.shape == (2, 8, 16):
         return leaf.reshape(16, 16)
     return leaf.reshape(leaf.shape[0] if leaf.ndim > 1 else 1, -1)
@@ -120,7 +120,7 @@ def test_orthogonalizer_takes_the_steps_that_its_name_says(name, orthogonalizer)
 
 
 def muon_update(config):
-    """Minus the first step on one matrix, over the learning rate."""
+    """Returns the first step on one matrix, divided by minus the learning rate."""
     config = replace(config, warmup_steps=0, weight_decay=0.0, learning_rate=1.0)
     transform, params = make_optimizer(config, 10), {"gate": {"kernel": GRADIENT}}
     updates, _ = transform.update(params, transform.init(params), params)

@@ -17,7 +17,7 @@ LATENT = "--query-latent 8 --key-value-latent 6 --content 4 --rotary 2"
 
 @pytest.fixture(scope="module")
 def run(texts, tmp_path_factory):
-    """Runs a program in two steps and returns its folder, which holds what every run leaves."""
+    """Runs a program for two steps, checks its output files, and returns its folder."""
     home = tmp_path_factory.mktemp("programs")
 
     def start(program, options):

@@ -30,7 +30,7 @@ HEADS = {"attn": {name: {"kernel": jnp.ones((4, 2, 3))} for name in ("query", "k
 ZEROS = jax.tree.map(jnp.zeros_like, MODEL)
 
 
-OF_SOAP = {"size", "rows", "cols"}  # fields of its state, whose arrays have other shapes
+OF_SOAP = {"size", "rows", "cols"}  # state fields whose arrays have other shapes
 
 
 def matrices(params):
@@ -46,7 +46,7 @@ def first(tx, grads=None, params=MODEL):
 
 
 def assert_maps_parameters(tx, params):
-    """Everything like the parameters is mapped, and nothing else."""
+    """Asserts that arrays shaped like parameters are mapped, and no others."""
     state = tx.init(params)
     mapped = optax.tree_map_params(
         tx, lambda leaf: leaf + 1, state, transform_non_params=lambda leaf: leaf

@@ -33,7 +33,7 @@ def first_update(tx, case, grads=None):
 
 
 def bound(case):
-    """Returns the transformation of a case for wrappers that pass no extra arguments on."""
+    """Returns the transformation of a case, for wrappers that do not pass extra arguments."""
     tx = case.make()
     update = functools.partial(tx.update, **case.extra_args)
     return optax.GradientTransformation(tx.init, update)
@@ -139,7 +139,7 @@ def test_lookahead_moves_the_slow_weights_half_of_the_way(case):
 
 
 class Called(eqx.Module):
-    """A model that can be called; so can a tree of its class that holds labels or masks."""
+    """A callable model; trees of labels or masks of its class are callable too."""
 
     layer: dict[str, jax.Array]
 

@@ -46,7 +46,7 @@ def test_every_public_transformation_is_in_the_table():
         for name, value in inspect.getmembers(muon_jax, inspect.isfunction)
         if inspect.signature(value).return_annotation in kinds
     }
-    assert public - set(CASES) == {"scale_by_path"}  # has no hyperparameter: its own tests
+    assert public - set(CASES) == {"scale_by_path"}  # no hyperparameter; has tests of its own
 
 
 @each_case_in_full
@@ -63,7 +63,7 @@ def test_jit_changes_nothing_and_no_step_on_the_way_makes_a_nan(case):
     tx = case.make()
     update, state, grads = compiled_update(case)
     jitted, _ = update(grads, state, case.params)
-    with jax.debug_nans(True):  # looks at every operation that is not compiled
+    with jax.debug_nans(True):  # checks every operation that is not compiled
         plain, _ = tx.update(grads, state, case.params, **case.extra_args)
     chex.assert_trees_all_close(plain, jitted, atol=ROUNDING)
 
@@ -81,7 +81,7 @@ def test_a_step_compiles_once_and_gives_its_memory_to_the_next(case):
     state = tx.init(params)
     for _ in range(3):
         donated = jax.tree.leaves((params, state))
-        params, state = step(params, state)  # a buffer that cannot be used again would warn
+        params, state = step(params, state)  # a buffer that cannot be reused would warn
         assert all(leaf.is_deleted() for leaf in donated)
     assert step._cache_size() == 1
 
@@ -139,7 +139,7 @@ def test_every_precision_is_kept_and_stays_finite(case, dtype):
     covering(["scale_by_muon", "clip_qk", "momentum_rms"], fast=["scale_by_muon", "clip_qk"]),
 )
 def test_nothing_is_promoted_in_silence(name, dtype):
-    """But for the counts of optax's Adam, which JAX refuses where it may not promote."""
+    """Except for the counts of optax's Adam, which raise an error without promotion."""
     case = CASES[name]
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), case.params)
     tx, grads = case.make(), gradients(params)
@@ -200,6 +200,8 @@ def test_float16_leaves_of_adamw_survive_gradients_that_its_squares_do_not():
         updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
         chex.assert_tree_all_finite(updates)
         if size:
-            first = 1 + 0.9 / 1.9  # b1·(1 − b1) / (1 − b1²) from the look ahead, and the gradient
+            first = (
+                1 + 0.9 / 1.9
+            )  # b1·(1 − b1) / (1 − b1²) from Nesterov's momentum, and the gradient
             expected = jnp.full_like(params["norm"]["scale"], -0.1 * first)
             np.testing.assert_allclose(updates["norm"]["scale"], expected, rtol=2e-3)

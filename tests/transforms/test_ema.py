@@ -14,7 +14,7 @@ def test_it_is_the_weighted_mean_in_float32(decay, dtype):
     moved = ema(old, new, decay)
     assert moved.dtype == jnp.float32
     expected = float(decay) * np.float32(old) + (1 - float(decay)) * np.float32(new)
-    np.testing.assert_allclose(moved, expected, rtol=1e-6, atol=2e-7 * 7)  # a unit of the largest
+    np.testing.assert_allclose(moved, expected, rtol=1e-6, atol=2e-7 * 7)  # one ulp of the largest
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -28,7 +28,7 @@ def test_the_mean_of_the_largest_numbers_is_finite(sign):
 def test_a_decay_that_rounds_to_one_keeps_the_average(decay):
     old, new = jnp.asarray([0.0, 2.0]), jnp.asarray([5.0, -3.0])
     np.testing.assert_allclose(ema(old, new, decay), old, atol=1e-6)
-    assert (ema(jnp.zeros(2), new, decay) * new >= 0).all()  # never away from what is new
+    assert (ema(jnp.zeros(2), new, decay) * new >= 0).all()  # never away from the new value
 
 
 def test_without_decay_it_is_the_new_number_to_the_last_bit():

@@ -17,7 +17,7 @@ from benchmarks.soaking import MEMORY_OF_THIS_PROCESS, Row, soak
 AXES = muon_jax.MatrixAxes(rows=-2, cols=-1)
 
 SMALLEST_OBJECT = 16  # bytes, in CPython
-# Of allocators; a tenth of what one copy of the 10 KiB of weights kept at each step would take.
+# Noise of allocators; a leak of the 10 KiB of weights at each step would take ten times as much.
 RESIDENT_SLACK = 2**23
 
 # Rounding in float32, 6e-8, times the slope of the default schedule at small singular values, 319.
@@ -29,7 +29,7 @@ ROUNDING = 1e-4
 
 @pytest.fixture(scope="module")
 def soaked() -> list[Row]:
-    """Rows after each of ten thousand steps, without the first, in which programs load."""
+    """Returns a row for every step of ten thousand but the first, which loads programs."""
     return soak(thousands=10)[1:]
 
 
@@ -56,7 +56,7 @@ def test_ten_thousand_steps_leave_the_process_its_size(soaked):
 
 
 def layers(count: int, shapes: tuple[tuple[int, ...], ...]) -> dict[str, Any]:
-    """Returns a model of so many layers, each with one kernel of every shape."""
+    """Returns a model of `count` layers, each with one kernel of every shape."""
     return {
         f"layer_{layer}": {
             f"dense_{index}": {"kernel": jnp.asarray(gaussian(*shape, seed=layer))}
@@ -82,12 +82,12 @@ def test_many_leaves_are_updated_as_four_at_a_time(leaves):
 
 # Programs
 
-WIDE = tuple((16, 16 * times) for times in (4, 5, 6, 7))  # whose plans are alike
+WIDE = tuple((16, 16 * times) for times in (4, 5, 6, 7))  # with equal plans
 
 
 @cache
 def program(leaves: int, shapes: int) -> dict[str, int]:
-    """Counts lines, loops and products of the program that updates leaves of so many shapes."""
+    """Counts lines, loops and products of a program that updates leaves of several shapes."""
     model = jax.eval_shape(lambda: layers(leaves // shapes, WIDE[:shapes]))
     tx = muon_jax.muon(0.1)
     state = jax.eval_shape(tx.init, model)
@@ -122,7 +122,7 @@ def test_lines_of_a_program_grow_linearly_with_leaves(each):
 
 
 def reflected(matrix: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Multiplies by two reflections, which leaves singular values and is its own inverse."""
+    """Multiplies by two reflections, which keep singular values and are their own inverse."""
     matrix = matrix - 2 * np.outer(left, left @ matrix)
     return matrix - 2 * np.outer(matrix @ right, right)
 
@@ -137,7 +137,7 @@ def test_a_leaf_of_4096_by_4096(rng):
     state = tx.init(model)
     compiled = jax.jit(tx.update, donate_argnums=(0, 1)).lower(model, state).compile()
     updates, _ = compiled(model, state)
-    # In the basis of the reflections the nearest orthogonal matrix is the identity.
+    # After the same reflections, the nearest orthogonal matrix is the identity.
     actual = reflected(np.asarray(updates["kernel"], np.float64), left, right)
     np.testing.assert_allclose(np.diag(actual), 1, atol=0.1)
     np.testing.assert_allclose(actual - np.diag(np.diag(actual)), 0, atol=ROUNDING)

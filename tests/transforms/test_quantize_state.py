@@ -1,4 +1,4 @@
-"""Rounding at random has an exact mean, so that no average drifts; states take few bytes."""
+"""Stochastic rounding has an exact mean, so averages do not drift; states take few bytes."""
 
 import functools
 import re
@@ -42,7 +42,7 @@ def test_the_mean_over_many_roundings_is_the_number(rounded):
     keys = jax.random.split(jax.random.key(0), count)
     errors = jax.lax.map(lambda key: rounded(x, key) - x, keys)
     deviation = jnp.std(errors, axis=0)
-    large = jnp.abs(x) > 0.01  # above the first code, and so rounded without bias
+    large = jnp.abs(x) > 0.01  # above the first code, so rounding is unbiased
     standard = jnp.abs(jnp.mean(errors, axis=0)) / (deviation + 1e-12) * count**0.5
     # Of normal numbers 95.4 % are below 2; those in 8 bits have an offset of at most 1/512 step.
     assert jnp.mean(standard[large & (deviation > 0)] < 2) > 0.94
@@ -113,7 +113,7 @@ def test_blocks_are_even_and_have_at_least_64_entries_if_the_axis_has(size, bloc
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
 def test_the_error_of_an_average_falls_with_the_steps_up_to_ten_thousand(dtype):
-    """Independent errors: a quarter in a mean of 16 times as many steps. A drift would stay."""
+    """Independent errors fall to a quarter over 16 times as many steps; a drift would not fall."""
     mean = jnp.asarray(gaussian(16, 64), jnp.float32)
     plain = optax.ema(0.95, debias=False)
     stored = muon_jax.quantize_state(plain, dtype, smallest=1)
@@ -150,7 +150,7 @@ def test_updates_are_near_those_of_the_wrapped_transformation(dtype, error, prec
             step, state = update(noise, state, kernel)
         return step["kernel"]
 
-    # At each step a rounding of about 1 % or 0.3 %; an average with 0.95 holds 3.2 times that.
+    # Each step rounds by about 1 % or 0.3 %; an average with decay 0.95 keeps 3.2 times that.
     expected = last(plain)
     found = last(muon_jax.quantize_state(plain, dtype))
     assert jnp.linalg.norm(found - expected) <= error * jnp.linalg.norm(expected)

@@ -1,4 +1,4 @@
-"""The factor on an orthogonal update, and the size it gives."""
+"""Scales of orthogonal updates: the factor, and the size of the update."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_shape_scales_follow_their_formula(scale, rows, cols, factor):
 
 def test_hidden_size_is_one_factor_for_every_shape():
     scale = muon_jax.hidden_size(100)
-    muon_jax.scale_by_muon(scale=scale)  # takes any callable
+    muon_jax.scale_by_muon(scale=scale)  # accepts any callable
     for shape in ((2, 4, 16), (1, 1, 1)):
         np.testing.assert_allclose(scaler(scale)(jnp.ones(shape)), 2.0, rtol=1e-6)
 

@@ -1,4 +1,4 @@
-"""Factors by path multiply the whole update of a leaf, of any optimizer."""
+"""Factors by path multiply the update of a leaf, with any optimizer."""
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ def test_a_factor_comes_on_top_of_the_default_factor_of_a_table():
 
 @pytest.mark.parametrize(("pattern", "leaf"), [("dense/kernel", "kernel"), ("dense/bias", "bias")])
 def test_a_factor_is_another_learning_rate(pattern, leaf):
-    """Over several steps, for a leaf of Muon's and one of AdamW's."""
+    """Over several steps, for a leaf of Muon and a leaf of AdamW."""
 
     def run(tx):
         params, state = PARAMS, tx.init(PARAMS)

@@ -67,7 +67,7 @@ def test_around_accumulation_a_broken_micro_batch_is_left_out():
 
 @pytest.mark.parametrize("name", WRAPPED)
 def test_a_finite_step_is_that_of_what_it_wraps(name):
-    """Up to rounding, for they are two programs: JAX 0.12 fuses them apart by 1.5e-6."""
+    """Up to rounding, because JAX 0.12 fuses the two programs differently, by 1.5e-6."""
     case = CASES.get(name, CASES["muon"])
     plain = train(optax.with_extra_args_support(WRAPPED[name]), case.params, case.extra_args)
     wrapped = muon_jax.skip_nonfinite(WRAPPED[name])

@@ -1,7 +1,7 @@
 """One model in many storage layouts gets the same update.
 
-The gradients of a small transformer are laid out as different libraries and styles store them. The
-update, laid back, must be that of every weight as a plain (inputs, outputs) matrix by itself.
+The gradients of a small transformer are stored as in different libraries and styles. The update
+must equal that of separate (inputs, outputs) matrices.
 """
 
 from typing import Any
@@ -90,7 +90,7 @@ def linen(model):
 
 
 def fused_blocks():
-    """Plain dictionaries with q, k and v side by side."""
+    """Returns dictionaries with q, k and v in one kernel."""
     block = {
         "attn": {"qkv": {"kernel": (WIDTH, 3 * HEADS * SIZE)}, "out": {"kernel": SHAPES["out"]}},
         "up": {"kernel": SHAPES["up"]},
@@ -123,7 +123,7 @@ MODELS = {
 
 
 def layers_of(words):
-    """The layers whose weights an array holds: one, or all of a stack."""
+    """Returns the layers whose weights are in an array: one, or all of a stack."""
     for word in words:
         digits = word.removeprefix("block_")
         if digits.isdigit():
@@ -132,7 +132,7 @@ def layers_of(words):
 
 
 def laid_out(path, leaf, weights):
-    """The array that a model stores at a path, made from plain matrices by layer and name."""
+    """Returns the array of a path, from plain matrices by layer and name."""
     words = path_name(path).removesuffix("/value").split("/")
     if words[-1] not in ("kernel", "weight"):
         return np.zeros(leaf.shape, np.float32)
@@ -165,7 +165,7 @@ def gradients():
 
 @pytest.fixture(scope="module")
 def updates(gradients):
-    """What every matrix gets by itself, without names or stacks to go by."""
+    """Returns the update of every matrix by itself, without names or stacks."""
     transform = scale_by_muon(scale="keller")
     plain = [{name: {"kernel": each} for name, each in layer.items()} for layer in gradients]
     done: Any = transform.update(plain, transform.init(plain))[0]
@@ -185,7 +185,7 @@ def test_every_layout_gets_the_same_update(name, gradients, updates):
 
 
 def test_the_layouts_hold_the_gradients_unchanged(gradients):
-    """Guards the test itself: every entry of every gradient is in every layout once."""
+    """Every entry of every gradient is in every layout once, which this file relies on."""
     total = sum(each.sum(dtype=np.float64) for layer in gradients for each in layer.values())
     for make in MODELS.values():
         held = sum(leaf.sum() for leaf in jax.tree.leaves(fill(make(), gradients)))

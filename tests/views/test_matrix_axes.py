@@ -1,4 +1,4 @@
-"""Views: a round trip changes nothing, and every part is the right one."""
+"""Views: a round trip changes nothing, and every part has the right entries."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def parts_of(axes, shape):
 
 @st.composite
 def views(draw):
-    """A shape, and a view of it with any axis groups, signs, order and fitting split."""
+    """Draws a shape and a view with any axis groups, signs, order and a split that fits."""
     ndim = draw(st.integers(2, 5))
     shape = tuple(draw(st.lists(st.integers(1, 6), min_size=ndim, max_size=ndim)))
     order = draw(st.permutations(range(ndim)))
@@ -133,7 +133,7 @@ def test_an_interleaved_count_takes_every_nth_column():
 
 
 def test_interleaved_sizes_repeat_as_a_pattern():
-    """Two heads that each hold a query of 2 columns, a key of 1 and a value of 1."""
+    """Two heads, each with a query of 2 columns, a key of 1 and a value of 1."""
     leaf = np.asarray(counted((3, 8)))
     split = Split((2, 1, 1), interleaved=True)
     query, key, value = (part[0] for part in parts_of(MatrixAxes(0, 1, split), (3, 8)))
