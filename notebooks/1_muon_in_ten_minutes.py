@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Muon in ten minutes
 #
-# A small network learns to guess the next byte of Python's own standard library from the sixteen bytes before it. We look at where Muon sends each parameter, train, and compare with AdamW. Everything runs on a CPU in under a minute.
+# A small network learns to guess the next byte of Python's own standard library from the sixteen bytes before it. This notebook shows which optimizer trains each parameter, trains the network, and compares with AdamW. Everything runs on a CPU in under a minute.
 
 # %% tags=["remove-cell"]
-# Installs what this page needs and does not find.
+# Installs missing packages.
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -31,7 +31,7 @@ from flax import nnx
 
 import muon_jax
 
-if Path("notebooks.mplstyle").exists():  # looks alone
+if Path("notebooks.mplstyle").exists():  # appearance only
     plt.style.use("notebooks.mplstyle")
 
 files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
@@ -42,7 +42,7 @@ print(f"{len(files)} files, {len(text):,} bytes")
 # %% [markdown]
 # ## A model
 #
-# An embedding, two dense layers and an output head, in Flax NNX. The library also takes Linen, Equinox, Haiku or a dictionary of arrays: all it looks at are names and shapes.
+# An embedding, two dense layers and an output head, in Flax NNX. The library also takes Linen, Equinox, Haiku or a dictionary of arrays, because it uses only names and shapes.
 
 # %%
 CONTEXT, WIDTH, HIDDEN = 16, 24, 192
@@ -64,7 +64,7 @@ class Model(nnx.Module):
 # %% [markdown]
 # ## What will happen to it
 #
-# `explain` shows before training where each parameter goes and why. Embedding, head and biases go to AdamW: their rows or entries are separate things, and only the two matrices in the middle map one hidden state to another.
+# `explain` shows before training where each parameter goes and why. Embedding, head and biases go to AdamW, because their rows or entries have separate meanings. Only the two matrices in the middle map one hidden state to another.
 
 # %%
 model = Model(nnx.Rngs(0))
@@ -78,7 +78,7 @@ assert sorted(muons) == ["mix", "up"]
 # %% [markdown]
 # ## Training
 #
-# One learning rate serves the whole model, because Muon's updates have about the root mean square of AdamW's. It is that of the matrices: AdamW has 2.5 times as much, the output head 5 times and the embedding 20 times. Only matrices decay.
+# One learning rate is enough for the whole model, because Muon's updates have about the root mean square of AdamW's. The argument is the learning rate of the matrices. AdamW has 2.5 times that rate, the output head 5 times and the embedding 20 times. Only matrices decay.
 
 # %%
 STEPS, BATCH = 300, 256
@@ -132,9 +132,9 @@ print(
 assert final < 3
 
 # %% [markdown]
-# ## Beside AdamW
+# ## Comparison with AdamW
 #
-# A comparison is fair only if both sides choose their learning rate, so each gets the same four. Best against best, Muon ends lower here, though not at every rate; and this is one seed of one small model. [The page of claims](../docs/claims.md) has more.
+# A comparison is fair only if both optimizers choose among the same number of learning rates, so each gets the same four. At its best rate Muon ends lower than AdamW at its best, though not at every rate. This is one seed of one small model. [The page of claims](../docs/claims.md) has more.
 
 # %%
 RATES = [3e-3, 1e-2, 3e-2, 1e-1]
@@ -172,5 +172,5 @@ best = {
     for name, of_rate in runs.items()
 }
 assert best["Muon"] < best["AdamW"]
-for of_rate in runs.values():  # the best rate is not one at the edge
+for of_rate in runs.values():  # the best rate is not at the edge
     assert min(of_rate, key=lambda rate: of_rate[rate][1]) in RATES[1:-1]

@@ -1,12 +1,12 @@
 # %% [markdown]
 # # What Newton-Schulz does to singular values
 #
-# Muon replaces a momentum $X = U S V^\top$ by $U V^\top$: every singular value becomes one and no direction turns. A singular value decomposition would do it, slowly. Newton-Schulz does it by matrix products alone, because an odd polynomial of a matrix acts on the singular values and on nothing else:
+# Muon replaces a momentum $X = U S V^\top$ by $U V^\top$: every singular value becomes one, and the singular vectors stay. A singular value decomposition computes this slowly. Newton-Schulz computes it by matrix products alone, because an odd polynomial of a matrix changes only the singular values:
 #
 # $$ a X + b\,(XX^\top) X + c\,(XX^\top)^2 X \;=\; U \,(aS + bS^3 + cS^5)\, V^\top. $$
 
 # %% tags=["remove-cell"]
-# Installs what this page needs and does not find.
+# Installs missing packages.
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -28,7 +28,7 @@ import numpy as np
 
 import muon_jax
 
-if Path("notebooks.mplstyle").exists():  # looks alone
+if Path("notebooks.mplstyle").exists():  # appearance only
     plt.style.use("notebooks.mplstyle")
 
 rng = np.random.default_rng(0)
@@ -39,7 +39,7 @@ matrix = jnp.asarray(left * values @ right.T, jnp.float32)
 
 
 def after(orthogonalize):
-    """The singular values that come out, in the directions that went in."""
+    """Returns the results along the singular vectors of the input."""
     turned = (
         left.T @ np.asarray(orthogonalize(matrix[None])[0], np.float64) @ right
     )
@@ -51,7 +51,7 @@ def after(orthogonalize):
 # %% [markdown]
 # ## Step by step
 #
-# Jordan's polynomial, (a, b, c) = (3.4445, −4.7750, 2.0315), lifts small values by 3.4445 a step and holds large ones in a band about one. It never converges: five steps leave a wave between 0.7 and 1.2, which is close enough for training.
+# Jordan's polynomial, (a, b, c) = (3.4445, −4.7750, 2.0315), multiplies small values by 3.4445 a step and keeps large values in a band around one. It never converges: after five steps, values are between 0.7 and 1.2, which is close enough for training.
 
 # %%
 figure, axes = plt.subplots()
@@ -85,9 +85,9 @@ keller = after(
 assert 0.65 < keller[values > 0.03].min() < keller.max() < 1.25
 
 # %% [markdown]
-# ## A schedule that is planned
+# ## A designed schedule
 #
-# The library's own schedules compose different polynomials: each is the minimax polynomial on the interval that the one before it leaves. `"fast"`, the default, is three steps of degree nine; `"accurate"` adds a fourth of degree five. Their bands are narrow for values down to 1/500 of a bound on the largest, which the first step reads off its own products.
+# The library's own schedules compose different polynomials: each is the minimax polynomial on the interval of the results of the previous one. `"fast"`, the default, is three steps of degree nine; `"accurate"` adds a fourth of degree five. Their bands are narrow for values down to 1/500 of a bound on the largest value. The first step computes this bound from its own products.
 
 # %%
 figure, axes = plt.subplots()
@@ -127,16 +127,16 @@ assert spread("accurate") < spread("fast") < spread("keller")
 # %% [markdown]
 # ## What it costs
 #
-# A plan, made once for each shape in plain Python, says which products are run. On a wide matrix most of the work is in products with the long side, so steps share them where rounding allows.
+# A plan, computed once for each shape in Python, decides which products run. On a wide matrix most of the work is in products with the long side, so steps share them where rounding errors stay small.
 
 # %%
 for shape in ((256, 256), (256, 1024)):
     print(shape, muon_jax.newton_schulz("fast").plan(*shape))
 
 # %% [markdown]
-# ## Seen as a picture
+# ## As a picture
 #
-# Three waves and some noise, entry by entry, and what Muon makes of them. The few large directions no longer drown the others: each has the same weight. The faintest lie below 1/500 of the largest, beyond what a schedule is planned for; `polar_to` goes on until the measured residual is small.
+# The picture shows a matrix of three waves and some noise, and its polar factor. The few large directions no longer dominate: each has the same weight. The weakest are below 1/500 of the largest, outside the range of the schedule; `polar_to` iterates until the measured residual is small.
 
 # %%
 grid = np.linspace(0, 1, 48)

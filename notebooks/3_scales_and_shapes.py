@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Scales and shapes
 #
-# An orthogonal matrix has a size of its own. How large a step should be is a second question, and its answer depends on the shape. This page measures both.
+# An orthogonal matrix has a fixed size. How large a step should be is a separate question, and the answer depends on the shape. This notebook measures both.
 
 # %% tags=["remove-cell"]
-# Installs what this page needs and does not find.
+# Installs missing packages.
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -27,7 +27,7 @@ import numpy as np
 
 import muon_jax
 
-if Path("notebooks.mplstyle").exists():  # looks alone
+if Path("notebooks.mplstyle").exists():  # appearance only
     plt.style.use("notebooks.mplstyle")
 
 
@@ -60,8 +60,8 @@ for shape, one, other in zip(shapes, measured, predicted, strict=True):
 #
 # | scale | factor | keeps the same for all shapes |
 # |---|---|---|
-# | `"outputs"`, the default | 0.2·√cols | how much the step can change an output, for inputs of one length |
-# | `"match_rms"` | 0.2·√max(rows, cols) | the root mean square, 0.2, which is that of a typical AdamW update |
+# | `"outputs"`, the default | 0.2·√cols | how much the step can change an output, for inputs of equal length |
+# | `"match_rms"` | 0.2·√max(rows, cols) | the root mean square, 0.2, as in a typical AdamW update |
 # | `"spectral"` | √(cols/rows) | how much the step can change the root mean square of activations |
 # | `"keller"` | √max(1, cols/rows) | the same, except that narrowing layers keep 1 |
 # | `"none"` | 1 | the largest singular value |
@@ -115,7 +115,7 @@ np.testing.assert_allclose(matched, 0.2, rtol=0.05)
 #
 # ## Which numbers are rows and which are columns
 #
-# For a dense kernel it is plain. An attention kernel has three axes, a convolution four, a stack of scanned layers one more, and three matrices may lie side by side in one array. A `MatrixAxes` says how an array is read, and the rules find it by names and shapes.
+# For a dense kernel this is clear. An attention kernel has three axes, a convolution four, a stack of scanned layers one more, and one array may contain three matrices. A `MatrixAxes` describes how an array is a batch of matrices, and the rules choose it by names and shapes.
 
 # %%
 params = {
@@ -126,7 +126,7 @@ params = {
         "out": {"kernel": jnp.zeros((8, 64, 512))},
         "qkv": {
             "kernel": jnp.zeros((512, 1536))
-        },  # three matrices side by side
+        },  # three matrices in one kernel
     },
     "conv": {"kernel": jnp.zeros((3, 3, 64, 128)), "bias": jnp.zeros(128)},
     "layers": {

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # From SGD to MuonClip
 #
-# Each optimizer answers a shortcoming of the one before it. One small problem shows the line: fit a matrix $W$ so that $A W B \approx C$, where $A$ and $B$ stretch some directions a hundred times more than others. The gradient $A^\top (AWB - C) B^\top$ is then dominated by few directions, as gradients of real layers are.
+# Each optimizer corrects a weakness of the previous one. One small problem shows this: fit a matrix $W$ so that $A W B \approx C$, where $A$ and $B$ stretch some directions a hundred times more than others. Few directions then dominate the gradient $A^\top (AWB - C) B^\top$, as in gradients of real layers.
 
 # %% tags=["remove-cell"]
-# Installs what this page needs and does not find.
+# Installs missing packages.
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -31,7 +31,7 @@ import optax
 import muon_jax
 from muon_jax import attention, diagnostics
 
-if Path("notebooks.mplstyle").exists():  # looks alone
+if Path("notebooks.mplstyle").exists():  # appearance only
     plt.style.use("notebooks.mplstyle")
 
 SIZE, STEPS = 32, 200
@@ -61,19 +61,19 @@ print(
 assert diagnostics.stable_rank(gradient) < 4
 
 # %% [markdown]
-# ## The line
+# ## The optimizers
 #
-# | | the step | what it answers |
+# | | the step | what it corrects |
 # |---|---|---|
 # | SGD | −η G | |
 # | momentum | −η M, with M ← μM + G | noise and zigzag |
-# | Adagrad | −η G / √ΣG² | one rate for all entries |
-# | RMSProp | −η G / √(mean of G²) | rates that only ever fall |
+# | Adagrad | −η G / √ΣG² | one learning rate for all entries |
+# | RMSProp | −η G / √(mean of G²) | learning rates that only fall |
 # | Adam | −η M / √(mean of G²) | both at once |
 # | AdamW | … − ηλW | decay that Adam's denominator would distort |
-# | Muon | −η U Vᵀ, with M = U S Vᵀ | entries are no directions: few of them dominate M |
+# | Muon | −η U Vᵀ, with M = U S Vᵀ | few directions dominate M |
 #
-# Every optimizer may choose among the same learning rates, and all fall by a cosine to zero.
+# Every optimizer chooses among the same learning rates, and all follow a cosine to zero.
 
 # %%
 OPTIMIZERS = {
@@ -128,11 +128,11 @@ axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 assert min(best, key=lambda name: best[name][-1]) == "Muon"
 
 # %% [markdown]
-# This problem is made for Muon: its whole difficulty is that directions differ. Look at [what we measured](../docs/claims.md) before you expect as much of a model.
+# This problem suits Muon, because its only difficulty is that directions differ. [The page of claims](../docs/claims.md) has measurements on models.
 #
 # ## The last step: QK-Clip
 #
-# An attention logit is a product of two weight matrices, so it can grow much faster than either. MuonClip is Muon, and after each update a head whose largest logit exceeds a threshold has its query and key weights scaled back. Other heads keep every bit.
+# An attention logit is a product of two weight matrices, so it can grow much faster than either. MuonClip is Muon with one more step: after each update, it scales down the query and key weights of every head whose largest logit exceeds a threshold. Other heads do not change.
 
 # %%
 WIDTH, HEADS, DIM = 32, 2, 16
@@ -145,7 +145,7 @@ params = {
 }
 params["attn"]["query"]["kernel"] *= jnp.asarray([0.3, 3.0])[
     :, None
-]  # the second head runs hot
+]  # large logits in the second head
 inputs = jax.random.normal(keys[2], (1, 64, WIDTH))
 
 
@@ -160,7 +160,7 @@ def largest_logits(params):
 before = largest_logits(params)
 tx = muon_jax.muon_clip(
     0.0, threshold=100.0
-)  # no learning rate: only the clip acts
+)  # without a learning rate, only the clip acts
 updates, state = tx.update(
     jax.tree.map(jnp.zeros_like, params),
     tx.init(params),
@@ -182,4 +182,4 @@ for name in ("query", "key"):
     )
 
 # %% [markdown]
-# [MuonClip](../docs/how-to/muonclip.md) tells how to have your own model report its logits, and how to choose the threshold.
+# [MuonClip](../docs/how-to/muonclip.md) explains how your model can report its logits, and how to choose the threshold.

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Sharding
 #
-# A matrix must be whole to be orthogonalised, while on a mesh its parts lie on different devices. The library gives every matrix to one device: shards travel to their owner once, results travel back once, and every device does its part of the work. You need not say anything for it. This page looks at what really happens, on eight virtual devices of one CPU.
+# A matrix must be whole to be orthogonalised, but on a mesh its shards are on different devices. The library assigns every matrix to one device: shards are sent to the owner once, results are sent back once, and every device does an equal part of the work. This needs no argument. The notebook shows the communication on eight virtual devices of one CPU.
 
 # %% tags=["remove-cell"]
-# Installs what this page needs and does not find.
+# Installs missing packages.
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -32,7 +32,7 @@ import muon_jax
 from muon_jax.diagnostics import assert_lean, collectives
 
 jax.config.update("jax_num_cpu_devices", 8)  # before the first array
-if Path("notebooks.mplstyle").exists():  # looks alone
+if Path("notebooks.mplstyle").exists():  # appearance only
     plt.style.use("notebooks.mplstyle")
 assert len(jax.devices()) == 8
 
@@ -84,9 +84,9 @@ for name in SHAPES:
     )
 
 # %% [markdown]
-# ## A step, and what the devices send for it
+# ## The communication of a step
 #
-# `collectives` reads a compiled step. AdamW works entry by entry and sends nothing; what Muon adds is one collective each way for each shape and each mesh axis that shards it, at any number of layers.
+# `collectives` reads a compiled step. AdamW works entry by entry and sends nothing. Muon adds one collective in each direction for each shape and each mesh axis that shards it, for any number of layers.
 
 # %%
 
@@ -106,7 +106,7 @@ print("AdamW:", collectives(adamw))
 print("Muon: ", collectives(muon))
 
 # %% [markdown]
-# Put the same thing into a test of your own training step, and you will notice when a change makes it chatty. Each device receives its shards of the momentum and of the update a little more than once each, because every matrix crosses two mesh axes.
+# Use the same call in a test of your own training step to detect changes that add communication. Each device receives its shards of the momentum and of the update a little more than once each, because every matrix crosses two mesh axes.
 
 # %%
 shard_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(alone)) / 8
@@ -115,7 +115,7 @@ print(f"a shard of all weights: {shard_bytes / 1024:.0f} KiB")
 print(f"received: {collectives(muon).received_bytes / 1024:.0f} KiB")
 
 # %% [markdown]
-# ## The result is that of one device
+# ## The result equals that of one device
 
 # %%
 tx = muon_jax.muon(1e-3)
@@ -133,9 +133,9 @@ assert max(jax.tree.leaves(gap)) < 2e-5
 assert jax.tree.map(lambda leaf: leaf.sharding, by_eight) == shardings
 
 # %% [markdown]
-# ## Saying more
+# ## Options
 #
-# `Distribution` says how parameters are sharded where JAX cannot know it, or trades precision for bytes: with `wire_dtype=jnp.bfloat16` TPUs and GPUs send half of them, which they do by default where the products round to bfloat16 anyway. `distribute="off"` leaves the placement to XLA, which multiplies shards, and moves partial products in every step of the iteration.
+# `Distribution` gives the sharding of parameters where JAX cannot know it, or trades precision for bytes: with `wire_dtype=jnp.bfloat16` TPUs and GPUs send half of the bytes. They do so by default where products round to bfloat16 anyway. `distribute="off"` leaves the placement to XLA, which multiplies shards and sends partial products in every step of the iteration.
 
 # %%
 choices = {

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Looking inside a run
 #
-# A loss says that training works, not how. `muon_jax.diagnostics` measures weights and steps while they happen: in the state of the optimizer, at an interval of your choice, and without cost in between. It goes around any Optax optimizer, so that two can be compared.
+# A loss shows that training works, not how. `muon_jax.diagnostics` measures weights and steps during training: in the state of the optimizer, at an interval of your choice, and without cost between measurements. It wraps any Optax optimizer, so two can be compared.
 
 # %% tags=["remove-cell"]
-# Installs what this page needs and does not find.
+# Installs missing packages.
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -31,7 +31,7 @@ import optax
 import muon_jax
 from muon_jax.diagnostics import monitor, singular_value_entropy, stable_rank
 
-if Path("notebooks.mplstyle").exists():  # looks alone
+if Path("notebooks.mplstyle").exists():  # appearance only
     plt.style.use("notebooks.mplstyle")
 
 files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
@@ -40,10 +40,10 @@ text = np.frombuffer(b"".join(file.read_bytes() for file in files), np.uint8)
 # %% [markdown]
 # ## Four numbers for a matrix
 #
-# | | for | says |
+# | | for | measures |
 # |---|---|---|
-# | `singular_value_entropy` | weights | how evenly the energy is spread over directions, from 0 (one direction) to 1 (all alike) |
-# | `stable_rank` | weights | how many directions carry it |
+# | `singular_value_entropy` | weights | how evenly the energy is spread over directions, from 0 (one direction) to 1 (all equal) |
+# | `stable_rank` | weights | how many directions have most of the energy |
 # | `orthogonality_residual` | steps | how far from orthogonal, up to scale; 0 is exact |
 # | `update_to_weight_rms` | steps | the relative size of a step |
 
@@ -69,9 +69,9 @@ np.testing.assert_allclose(singular_value_entropy(orthogonal), 1, atol=1e-4)
 np.testing.assert_allclose(singular_value_entropy(one_direction), 0, atol=1e-4)
 
 # %% [markdown]
-# ## A run that is watched
+# ## A measured run
 #
-# The next byte of Python's standard library from the sixteen before it, by three dense layers. `monitor` wraps the optimizer and changes none of its updates. It measures at the first step and every 20 steps, behind a `jax.lax.cond`; a training loop reads its state whenever it logs.
+# Three dense layers predict the next byte of Python's standard library from the sixteen bytes before it. `monitor` wraps the optimizer and changes none of its updates. It measures at the first step and every 20 steps, behind a `jax.lax.cond`; a training loop reads its state whenever it logs.
 
 # %%
 CONTEXT, WIDTH, HIDDEN, BATCH, STEPS, EVERY = 16, 24, 128, 256, 400, 20
@@ -136,7 +136,7 @@ last = STEPS - EVERY
 print("measured:", ", ".join(runs["Muon"][last][1]))
 
 # %% [markdown]
-# The head is not in the list: Muon leaves it alone, and `monitor` measures what Muon takes unless `axes=` says otherwise.
+# The head is not in the list, because AdamW trains it, and `monitor` measures the parameters of Muon unless `axes=` names others.
 
 # %%
 figure, panels = plt.subplots(2, 2, figsize=(7.2, 5), sharex=True)
@@ -164,7 +164,7 @@ for panel in panels[1]:
     panel.set_xlabel("step")
 
 # %% [markdown]
-# Three things can be read off. Muon's weights spread over more directions at the end than AdamW's, which is what Liu et al. (2025) report of large models. Its steps are far closer to orthogonal, though not exactly: the schedule is approximate, and weight decay is part of a step. And the relative size of a step falls with the learning rate.
+# There are three results. Muon's weights spread over more directions at the end than AdamW's, as Liu et al. (2025) report for large models. Its steps are far closer to orthogonal, though not exactly: the schedule is approximate, and weight decay is part of a step. And the relative size of a step falls with the learning rate.
 
 # %%
 
@@ -187,4 +187,4 @@ assert (
 ).all()
 
 # %% [markdown]
-# One run each at one learning rate says what to look at, not what is true in general.
+# One run of each optimizer at one learning rate shows what to look at, not what holds in general.

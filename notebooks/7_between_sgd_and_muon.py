@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Between SGD and Muon
 #
-# Normalised SGD steps along the gradient $G = U S V^\top$ itself, Muon along $U V^\top$. Both answer one question: *which step of a given size lowers the loss fastest?* They differ in how they measure the size of a step. Measured by its Schatten norm, the $p$-norm of its singular values, the answer is
+# Normalised SGD steps along the gradient $G = U S V^\top$ itself, Muon along $U V^\top$. Both are answers to one question: *which step of a given size lowers the loss fastest?* They measure the size of a step differently. If the size is the Schatten norm, the $p$-norm of the singular values, the answer is
 #
 # $$ D_p \;\propto\; U S^{1/(p-1)}\, V^\top, $$
 #
-# which is normalised SGD for $p = 2$ and Muon for $p = \infty$. So there is a line from one to the other, and `muon_jax.steepest_descent(p)` walks along it.
+# which is normalised SGD for $p = 2$ and Muon for $p = \infty$. Every $p$ between gives another direction, which `muon_jax.steepest_descent(p)` computes.
 
 # %% tags=["remove-cell"]
-# Installs what this page needs and does not find.
+# Installs missing packages.
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -36,7 +36,7 @@ import optax
 
 import muon_jax
 
-if Path("notebooks.mplstyle").exists():  # looks alone
+if Path("notebooks.mplstyle").exists():  # appearance only
     plt.style.use("notebooks.mplstyle")
 
 NORMS = (2, 3, 4, 8, 32, math.inf)
@@ -52,15 +52,15 @@ right, _ = np.linalg.qr(rng.normal(size=(64, 64)))
 
 
 def step(matrix, p):
-    """The direction of steepest descent, in float64."""
+    """Returns the direction of steepest descent, in float64."""
     batch = jnp.asarray(matrix, jnp.float32)[None]
     return np.asarray(muon_jax.steepest_descent(p)(batch)[0], np.float64)
 
 
 # %% [markdown]
-# ## What it does to singular values
+# ## The effect on singular values
 #
-# No direction turns, and every singular value is taken to one power: a straight line in logarithmic axes, of slope 1 for SGD and 0 for Muon. Each line is shifted so that all steps have the Frobenius norm of $U V^\top$; so the entries of all of them have one size, and one learning rate can be compared with another.
+# The singular vectors stay, and every singular value is raised to one power: a straight line in logarithmic axes, with slope 1 for SGD and 0 for Muon. Each line is shifted so that all steps have the Frobenius norm of $U V^\top$. Their entries then have one size, so learning rates are comparable.
 
 # %%
 values = np.geomspace(1, 1e-2, 64)
@@ -78,9 +78,9 @@ axes.set_title("From SGD to Muon, the spectrum flattens")
 axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %% [markdown]
-# ## Fastest, each by its own measure
+# ## Each direction is the fastest in its own norm
 #
-# Give every direction the same size in one norm and see how fast it lowers the loss, over the fastest of all. Each norm has its own winner, which is what the formula says; and the winner's speed is the *dual* norm of the gradient, $\|G\|_q$ with $1/p + 1/q = 1$. SGD's direction is a poor one by Muon's measure, and the other way about.
+# The figure gives every direction the same size in one norm, and shows how fast it lowers the loss, relative to the fastest. Each norm has another fastest direction, as in the formula, whose speed is the *dual* norm of the gradient, $\|G\|_q$ with $1/p + 1/q = 1$. SGD's direction is slow in Muon's norm, and Muon's is slow in SGD's.
 
 # %%
 
@@ -121,9 +121,9 @@ axes.set_title("Descent, over the fastest")
 axes.grid(False)
 
 # %% [markdown]
-# ## What noise does
+# ## The effect of noise
 #
-# A gradient of a batch is the true gradient and noise. Here the truth has eight directions, each weaker than the one before, and the noise has all of them a little. SGD hears the loudest direction and hardly the eighth. Muon gives every direction the same weight, the noise as well. In between, the faint part of the signal has its largest share of the step.
+# The gradient of a batch is the true gradient plus noise. Here the true gradient has eight directions, each weaker than the previous one, and the noise has a small part in all directions. SGD's step has mostly the strongest direction, and little of the eighth. Muon gives every direction the same weight, also those of the noise. Between them, the weak part of the signal has its largest share of the step.
 
 # %%
 signal = np.geomspace(1, 0.1, 8)
@@ -155,9 +155,9 @@ assert heard_noise == sorted(heard_noise)
 assert 0 < np.argmax(faintest) < len(NORMS) - 1, "neither SGD nor Muon"
 
 # %% [markdown]
-# ## What training makes of it
+# ## The effect on training
 #
-# The problem of [From SGD to MuonClip](4_from_sgd_to_muonclip.ipynb), where $A$ and $B$ stretch some directions a hundred times more than others, with noise on the gradient. Every $p$ may choose among the same learning rates.
+# The problem of [From SGD to MuonClip](4_from_sgd_to_muonclip.ipynb), where $A$ and $B$ stretch some directions a hundred times more than others, with noise on the gradient. Every $p$ chooses among the same learning rates.
 
 # %%
 SIZE, STEPS = 32, 150
@@ -224,7 +224,7 @@ for noise, losses in zip(NOISE, best.T, strict=True):
     print(f"noise {noise:g}: best is {LABELS[NORMS[losses.argmin()]]}")
 
 # %% [markdown]
-# Without noise a flat spectrum is best, $p = 32$ a little before Muon, and SGD ends two orders of magnitude higher. With a little noise the best lies in between; where noise is thrice the gradient, SGD is best. Noise is what a batch size decides: a large batch is a reason for a large $p$.
+# Without noise a flat spectrum is best: $p = 32$ ends slightly lower than Muon, and SGD two orders of magnitude higher. With little noise the best $p$ is between the two; where noise is three times the gradient, SGD is best. The batch size decides the noise, so a large batch is a reason for a large $p$.
 
 # %%
 quiet, some, loud = best.T
@@ -236,7 +236,7 @@ assert NORMS[loud.argmin()] == 2
 # %% [markdown]
 # ## In a language model
 #
-# `python -m experiments.schatten run` trains a small decoder on Python's standard library with each $p$ for its matrices and one AdamW for everything else. Of every $p$ seven learning rates were tried with one seed, and the best of them with three. Here are the saved results.
+# `python -m experiments.schatten run` trains a small decoder on Python's standard library with each $p$ for its matrices and one AdamW for everything else. Every $p$ had seven learning rates with one seed, and the best of them had three seeds. The figure shows the saved results.
 
 # %%
 saved = Path("../experiments/results/schatten.jsonl").read_text()
@@ -265,7 +265,7 @@ for p, mean in zip(NORMS, means, strict=True):
     print(f"{LABELS[p]:6} {mean:.4f}")
 
 # %% [markdown]
-# The flatter the better, all the way to Muon: at a batch of 1,024 bytes noise does not ask for a smaller $p$. [The page on norms](../docs/explanation/norms.md) has the rates, and says what papers report of larger models.
+# A flatter spectrum is better, up to Muon: at a batch of 1,024 bytes noise does not favour a smaller $p$. [The page on norms](../docs/explanation/norms.md) has the learning rates, and the results of papers on larger models.
 
 # %%
 assert (np.diff(means) < 0).all()

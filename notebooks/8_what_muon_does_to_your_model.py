@@ -1,10 +1,10 @@
 # %% [markdown]
 # # What Muon does to your model
 #
-# Muon wants the matrices of a model and nothing else, each the right way round and fused ones taken apart. It finds them by the names and shapes of parameters, which always exist and sometimes mislead, or by reading the loss, which shows what the model does with each parameter. This page looks at three models both ways, in Flax, in Equinox and as a plain function, finds where the names are wrong, and hands the optimizer what the loss tells. Up to the training at the end nothing is computed: shapes are enough.
+# Muon trains the matrices of a model. It has to know which axes are inputs and outputs, and which parameters are several matrices in one array. It decides this by the names and shapes of parameters, which can be misleading, or by reading the loss, which shows what the model does with each parameter. This notebook shows both for three models, in Flax, in Equinox and as a plain function, finds where names are wrong, and gives the optimizer the routes from the loss. Before the training at the end nothing is computed, because shapes are enough.
 
 # %% tags=["remove-cell"]
-# Installs what this page needs and does not find.
+# Installs missing packages.
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -42,7 +42,7 @@ def cross_entropy(logits, labels):
 
 
 def differences(explanation):
-    """Shows the parameters that names and loss treat differently."""
+    """Prints the parameters whose routes by name and by the loss differ."""
     for leaf in explanation.differences:
         print(leaf.path, leaf.shape)
         print(f"  by name: {leaf.label}, {leaf.rule}, {leaf.axes}")
@@ -93,11 +93,11 @@ print(usual)
 assert not usual.differences
 
 # %% [markdown]
-# The column *goes to* says which optimizer takes a parameter, *inputs -> outputs* which axes are which, and *by the loss* what the loss tells. Here both agree on every parameter. The split of `gate_up` was a guess from its name and width; the loss confirms it, because it sees the outputs cut in two and used apart. Below the table stand the cost of Muon, the size of its state, and the reason of every rule.
+# The column *goes to* says which optimizer takes a parameter, *inputs -> outputs* which axes are which, and *by the loss* the route that the loss shows. Here both agree on every parameter. The split of `gate_up` was a guess from its name and width. The loss confirms it, because the model cuts the outputs in two parts. Below the table are the cost of Muon, the size of its state, and the reason of every rule.
 #
-# ## An Equinox model whose names do not tell
+# ## An Equinox model with uninformative names
 #
-# An image classifier with a grouped convolution, in a `Sequential`, so that all the names are numbers. In Equinox the parameters are the arrays of a model; `eqx.partition` takes them out, and the loss puts them back.
+# This is an image classifier with a grouped convolution, in a `Sequential`, so all names are numbers. In Equinox the parameters are the arrays of a model; `eqx.partition` extracts them, and the loss puts them back.
 
 # %%
 
@@ -143,9 +143,9 @@ assert different == {
 }
 
 # %% [markdown]
-# Two of the four weights go astray. Four groups of channels never meet, so they are four matrices, which neither the name nor the shape shows. And the last layer makes logits, one column a class, which train better with AdamW; a layer called `6` looks like any other. The names alone lead to the notice that is printed last, which `muon` also gives as a warning. The loss settles it, because the outputs of that layer go into a softmax.
+# Two of the four weights have wrong routes by name. Four groups of channels are separate, so their weight is four matrices, which neither the name nor the shape shows. The last layer computes logits, which train better with AdamW, but its name is `6`. With names alone, the notice that is printed last follows, which `muon` also gives as a warning. The loss shows the right route, because the outputs of that layer go into a softmax.
 #
-# ## A plain function with names of its own
+# ## A plain function with unusual names
 #
 # Here the parameters are a dictionary of arrays. `branches` holds two maps of one input in an array of three axes. `head` projects back to the width of the model.
 
@@ -173,7 +173,7 @@ else:
     raise AssertionError("the names are not silent")
 
 # %% [markdown]
-# The names are silent on `branches`, and `muon` does not guess: it raises an error that shows the most frequent readings. None of them is right here, since the axis in the middle counts the branches. `ambiguous="fallback"` leaves the array to AdamW instead, which lets us compare.
+# The name `branches` decides nothing, and `muon` does not guess: it raises an error with the most frequent views. None of them is right here, because the axis in the middle counts the branches. `ambiguous="fallback"` sends the array to AdamW instead, so the table can be printed.
 
 # %%
 by_name = muon_jax.muon(3e-3, ambiguous="fallback")
@@ -186,11 +186,11 @@ assert different == {
 }
 
 # %% [markdown]
-# By names, nothing of this model would have gone to Muon. By the loss, three matrices do: the two branches, one each, and what is called a head. Only `words`, looked up at the start and tied to the logits at the end, stays with AdamW.
+# By names, Muon would train no parameter of this model. By the loss, it trains three matrices: the two branches, and the parameter called `head`. Only `words`, which is looked up at the start and tied to the logits at the end, stays with AdamW.
 #
-# ## Hand the optimizer what the loss tells
+# ## Give the optimizer the routes from the loss
 #
-# `trace_axes` reads the same routes as a value, with a reason for each. Give it to `muon` as `axes`.
+# `trace_axes` returns the same routes as a value, with a reason for each. Give it to `muon` as `axes`.
 
 # %%
 traced = muon_jax.trace_axes(plain_loss, params, *batch)
@@ -202,7 +202,7 @@ assert not settled.differences
 assert settled.parameters["muon"] == 32 * 2 * 48 + 48 * 32
 
 # %% [markdown]
-# Now with numbers. The task is to learn one fixed permutation of the vocabulary. We take one step from the same gradient with AdamW, where the name sends `head`, and with Muon, where the loss sends it, and look at the singular values of the step. Muon's are nearly equal, since the step is an orthogonal matrix but for its scale; those of AdamW are not.
+# The task is to learn one fixed permutation of the vocabulary. The figure shows the singular values of one step for `head` from the same gradient: with AdamW, the route by name, and with Muon, the route by the loss. Muon's singular values are nearly equal, because its step is a scaled orthogonal matrix; AdamW's are not.
 
 # %%
 keys = jax.random.split(jax.random.key(0), len(params) + 2)
@@ -222,7 +222,7 @@ for name, tx in {"AdamW": muon_jax.adamw(3e-3), "Muon": by_loss}.items():
     assert (ratio < 1.5) == (tx is by_loss)
 
 # %% [markdown]
-# And the optimizer trains.
+# The optimizer trains:
 
 # %%
 
@@ -242,9 +242,9 @@ print(f"loss {losses[0]:.2f} at first, {losses[-1]:.2f} after 100 steps")
 assert losses[-1] < losses[0] / 2
 
 # %% [markdown]
-# ## Where the loss does not tell
+# ## Where the loss does not decide
 #
-# Some uses cannot be followed, such as a weight that goes through a Fourier transform. The table then shows `not read` with the reason, the name decides, and a rule of your own has the last word.
+# Some uses cannot be followed, such as a weight that goes through a Fourier transform. The table then shows `not read` with the reason, and the name decides. A rule of your own overrides both.
 
 # %%
 spectral = {"mix": {"kernel": shape(WIDTH, WIDTH)}}
@@ -267,4 +267,4 @@ assert unread.parameters == {"adamw": WIDTH * WIDTH}
 # %% [markdown]
 # ## In your own project
 #
-# Print the table once before a long run. If names and loss agree, `muon(learning_rate)` is all you need; if not, give `axes=muon_jax.trace_axes(loss, params, *args)` or a `Rule`. And let a test hold it, so that a layer that someone adds later cannot go astray unnoticed: `assert not muon_jax.explain(params, tx, loss=loss, args=args).differences`. [Routes from the loss](../docs/how-to/trace.md) lists what is read and where it goes, and [the page of models](../docs/reference/models.md) shows both for many architectures.
+# Print the table once before a long run. If names and loss agree, `muon(learning_rate)` is all you need; if not, give `axes=muon_jax.trace_axes(loss, params, *args)` or a `Rule`. A test keeps it right when someone adds a layer later: `assert not muon_jax.explain(params, tx, loss=loss, args=args).differences`. [Routes from the loss](../docs/how-to/trace.md) lists what is read and where it goes, and [the page of models](../docs/reference/models.md) shows both for many architectures.
