@@ -35,6 +35,16 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("muon_jax")
 
 
+# Coverage costs these tests a tenth of their time, and other tests run the same lines.
+UNCOVERED = ("examples", "experiments", "trainer")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent.name in UNCOVERED:
+            item.add_marker("no_cover")
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

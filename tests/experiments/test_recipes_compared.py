@@ -68,10 +68,7 @@ def three_steps(params, optimizer, precondition="none", **numbers):
             ("muon-outputs-heads-momentum-0.9", "second_moment"),
             ("muon-heads-whole", "soap_short"),
         ],
-        fast=[
-            ("muon-outputs-heads-momentum-0.9", "second_moment"),
-            ("muon-heads-whole", "soap_short"),
-        ],
+        fast=[("muon-outputs-heads-momentum-0.9", "second_moment")],
     ),
 )
 def test_the_default_and_the_recipes_are_the_arms_that_were_chosen(params, arm, precondition):

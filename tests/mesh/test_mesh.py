@@ -21,6 +21,7 @@ from benchmarks.mesh_bounds import (
 )
 from tests.mesh_cases import choices
 from tests.mesh_refusals import REFUSED
+from tests.mesh_states import PRECONDITIONERS
 
 WIDTH, LAYERS, STEPS = 128, 8, 2
 WEIGHTS = LAYERS * 12 * WIDTH**2 * 4
@@ -189,11 +190,14 @@ def test_a_step_that_overflows_on_one_shard_is_skipped_on_all(measured, kind):
     assert result["kept"]
 
 
-@pytest.mark.parametrize("kind", choices("preconditioned", ["Auto", "Explicit"]))
-def test_a_preconditioned_step_is_that_of_one_device(measured, kind):
-    for result in found(measured, "preconditioned", kind).values():
-        assert result["error"] < 1e-4
-        assert result["lies"]
+@pytest.mark.parametrize(
+    ("kind", "preconditioner"),
+    choices("preconditioned", itertools.product(["Auto", "Explicit"], PRECONDITIONERS)),
+)
+def test_a_preconditioned_step_is_that_of_one_device(measured, kind, preconditioner):
+    result = found(measured, "preconditioned", kind, preconditioner)
+    assert result["error"] < 1e-4
+    assert result["lies"]
 
 
 @pytest.mark.parametrize("kind", choices("soap_at_owners", ["Auto", "Explicit"]))

@@ -30,6 +30,7 @@ ORTHOGONALIZERS = {
 MAPS = ORTHOGONALIZERS | {
     f"steepest_descent, p = {p}": muon_jax.steepest_descent(p) for p in (1, 1.5, 2, 4)
 }
+FAST_MAPS = [name for name in MAPS if not name.endswith(("p = 2", "p = 4"))]
 each_orthogonalizer = pytest.mark.parametrize("name", ORTHOGONALIZERS)
 each_map = pytest.mark.parametrize("name", MAPS)
 SHAPES = [(12, 12), (8, 40), (40, 8)]
@@ -38,7 +39,7 @@ each_map_and_shape = pytest.mark.parametrize(
     ("name", "shape"),
     covering(
         itertools.product(MAPS, SHAPES),
-        fast=[*((name, WIDE) for name in MAPS), *(("accurate", shape) for shape in SHAPES)],
+        fast=[*((name, WIDE) for name in FAST_MAPS), *(("accurate", shape) for shape in SHAPES)],
     ),
     ids=str,
 )

@@ -12,7 +12,7 @@ import optax
 import pytest
 from covering import covering
 from flax.core import freeze
-from transforms import MODEL, ROUNDING, each_case, gradients
+from transforms import MODEL, ROUNDING, each_case, each_case_in_full, gradients
 
 import muon_jax
 from muon_jax import recipes
@@ -166,7 +166,7 @@ def test_a_state_keeps_its_dtypes_whatever_gradients_have(case, of_params, of_gr
     params = jax.tree.map(lambda leaf: leaf.astype(of_params), case.params)
     grads = jax.tree.map(lambda leaf: leaf.astype(of_gradients), gradients(case.params))
     tx = case.make()
-    state = tx.init(params)
+    state = jax.eval_shape(tx.init, params)
     update = functools.partial(tx.update, **case.extra_args)
     _, after = jax.eval_shape(update, grads, state, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
@@ -196,7 +196,7 @@ def test_numpy_scalars_are_numbers(number):
         muon_jax.muon(-number)
 
 
-@each_case
+@each_case_in_full
 def test_arrays_of_numpy_in_float64_give_no_warning(case):
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), case.params)
     tx = case.make()

@@ -15,7 +15,6 @@ from transforms import (
     CASES,
     IN_FULL,
     ROUNDING,
-    each_case,
     each_case_in_full,
     gradients,
     train,
@@ -49,7 +48,7 @@ def test_hyperparameters_may_be_injected_and_then_scheduled(case):
         chex.assert_trees_all_close(result, trained(case), atol=ROUNDING)
 
 
-@each_case
+@each_case_in_full
 def test_an_injected_hyperparameter_may_be_changed_by_hand(case):
     injected = optax.inject_hyperparams(case.factory)
     tx = injected(**{case.hyperparameter: 0.1}, **case.arguments)
