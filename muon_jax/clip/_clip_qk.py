@@ -10,13 +10,13 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from muon_jax._checks import check_no_schedule, check_non_negative, invalid, listed, refused
-from muon_jax._door import public
 from muon_jax._types import wide_dtype
 from muon_jax.clip._plan import Scaling, plan
 from muon_jax.clip._projection import Layer
 from muon_jax.clip._targets import QKTarget
 from muon_jax.mesh._specs import replicated
 from muon_jax.mesh._state import on_mesh_of
+from muon_jax.transforms._door import public
 from muon_jax.transforms._per_tree import once_per_structure
 from muon_jax.transforms._same_leaves import params_beside
 from muon_jax.trees._paths import is_placeholder, map_named, named_leaves

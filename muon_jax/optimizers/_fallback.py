@@ -5,10 +5,10 @@ from typing import Any
 import optax
 
 from muon_jax import _checks
-from muon_jax._door import public
 from muon_jax._types import Mask, ScalarOrSchedule
 from muon_jax.mesh._state import on_mesh_of
 from muon_jax.optimizers._widening import in_range
+from muon_jax.transforms._door import public
 from muon_jax.transforms._ema import check_storable
 from muon_jax.transforms._momentum_rms import scale_by_momentum_rms
 from muon_jax.transforms._per_tree import built_per_tree, check_mask, mask_for

@@ -10,7 +10,6 @@ import optax
 from jax.core import Tracer
 
 from muon_jax import _checks
-from muon_jax._door import public
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, Scale
 from muon_jax.clip._clip_qk import clip_qk
 from muon_jax.clip._targets import QKTarget
@@ -23,6 +22,7 @@ from muon_jax.routing._notices import notices
 from muon_jax.routing._route import Ambiguous, Route, check_labels, check_rules, route
 from muon_jax.routing._rule import FALLBACK, MUON, Rule
 from muon_jax.routing._traced import AxesLike, TracedAxes
+from muon_jax.transforms._door import public
 from muon_jax.transforms._muon import scale_by_muon
 from muon_jax.transforms._per_tree import (
     Report,

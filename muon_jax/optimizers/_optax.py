@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 
 from muon_jax import _checks
-from muon_jax._door import public
 from muon_jax._types import Mask, Orthogonalizer, ScalarOrSchedule, Scale, ShapeScale
 from muon_jax.mesh._distribution import Distribute
 from muon_jax.optimizers._fallback import adamw
@@ -20,6 +19,7 @@ from muon_jax.routing._context import Leaf
 from muon_jax.routing._route import route
 from muon_jax.routing._rule import FALLBACK, MUON, Rule
 from muon_jax.routing._traced import AxesLike
+from muon_jax.transforms._door import public
 from muon_jax.transforms._muon import MuonState, scale_by_muon
 from muon_jax.transforms._orthogonalize import resolve_views, tree_solver
 from muon_jax.transforms._per_tree import (

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from optax import GradientTransformation, GradientTransformationExtraArgs
 
 from muon_jax import _checks
-from muon_jax._door import public
 from muon_jax._types import ScalarOrSchedule, Scale
 from muon_jax.clip._targets import QKTarget
 from muon_jax.optimizers._fallback import adamw, momentum_rms
@@ -22,6 +21,7 @@ from muon_jax.optimizers._muon import muon, muon_clip
 from muon_jax.optimizers._optax import optax_muon as optax
 from muon_jax.polar._newton_schulz import newton_schulz
 from muon_jax.polar._svd import polar_by_svd
+from muon_jax.transforms._door import public
 
 __all__ = ["keller", "kimi_k2", "moonlight", "optax", "procrustes", "torch"]
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from optax import GradientTransformationExtraArgs
 
-from muon_jax._door import public
 from muon_jax._types import ScalarOrSchedule
 from muon_jax.optimizers._muon import muon
+from muon_jax.transforms._door import public
 
 
 @public("recipes.best", passes_to=muon)

@@ -8,9 +8,9 @@ import optax
 from jaxtyping import Array, Inexact
 
 from muon_jax import _checks
-from muon_jax._door import public
 from muon_jax.mesh._state import zeros_sharded_as
 from muon_jax.polar._normalize import nonzero, to_order_of_one
+from muon_jax.transforms._door import public
 from muon_jax.transforms._ema import cast_saturating, check_storable, ema
 from muon_jax.transforms._same_leaves import check_gradients, check_same_leaves
 

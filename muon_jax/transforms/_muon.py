@@ -8,11 +8,11 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from muon_jax import _checks
-from muon_jax._door import public
 from muon_jax._types import Orthogonalizer, ScalarOrSchedule, Scale, common_dtype
 from muon_jax.mesh._distribution import Distribute
 from muon_jax.mesh._state import on_mesh_of, zeros_sharded_as
 from muon_jax.routing._traced import AxesLike
+from muon_jax.transforms._door import public
 from muon_jax.transforms._ema import cast_saturating, check_storable, ema
 from muon_jax.transforms._orthogonalize import resolve_views, tree_solver
 from muon_jax.transforms._same_leaves import (

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array
 
 from muon_jax import _checks
-from muon_jax._door import public
+from muon_jax.transforms._door import public
 from muon_jax.transforms._per_tree import once_per_structure
 from muon_jax.transforms._record import record_factors
 from muon_jax.trees._paths import is_placeholder, map_named, masked_paths, named_leaves

@@ -9,7 +9,7 @@ import pytest
 
 import muon_jax
 from muon_jax import _checks, recipes
-from muon_jax._door import public
+from muon_jax.transforms._door import public
 
 
 @public("inner")
