@@ -123,8 +123,10 @@ class NewtonSchulz:
             gram = arithmetic.gram(matrix)
             gram_squared = arithmetic.multiply(gram, gram) if len(steps[0]) > 2 else None
             if not start or (arithmetic.rounds and gram_squared is not None):
-                bound = self._bound(gram, gram_squared, arithmetic)
-                steps = (_divided(steps[0], jnp.where(is_first[start], bound, 1)), *steps[1:])
+                bound = jnp.where(is_first[start], self._bound(gram, gram_squared, arithmetic), 1)
+                # After the first step the bound is one, and multiplying is less work.
+                first = [c * bound for c in steps[0]] if start else _divided(steps[0], bound)
+                steps = (first, *steps[1:])
             if len(steps) == 1 and arithmetic.rounds:
                 # Adding the multiple of the identity to the factor would round it more than
                 # adding the exact multiple of X to the product. Both terms use the same rounded X.
