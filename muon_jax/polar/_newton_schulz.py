@@ -102,27 +102,35 @@ class NewtonSchulz:
 
     def on_wide(self, matrix: Wide) -> Wide:
         """Orthogonalises a wide matrix of unit range, or a batch of them."""
-        return self._wide_or_tall(matrix, 1.0)
+        return self._wide_or_tall(matrix, 1.0, alike=False)
 
-    def _wide_or_tall(self, matrix: Matrix, scale: Scale | float) -> Matrix:
-        """Orthogonalises a matrix, or a batch, wide or tall, that has unit range after scaling."""
+    def _wide_or_tall(self, matrix: Matrix, scale: Scale | float, alike: bool = True) -> Matrix:
+        """Orthogonalises a matrix, or a batch, wide or tall, that has unit range after scaling.
+
+        Args:
+          matrix: the matrix.
+          scale: the scale.
+          alike: whether to write all steps alike if products round. XLA:TPU compiles equal products
+            once, so it must see neither the coefficients nor which step is the first.
+        """
         rows, cols = matrix.shape[-2:]
         arithmetic = self._arithmetic(min(rows, cols))
         schedule, is_first = self.schedule, [True] + [False] * len(self.schedule)
-        if arithmetic.rounds:
-            # XLA:TPU compiles equal products once. So all steps are written alike, and XLA sees
-            # neither the values of coefficients nor which step is the first.
+        alike = alike and arithmetic.rounds
+        if alike:
             schedule = jax.tree.map(lambda number: np.asarray(number, matrix.dtype), schedule)
             schedule, is_first = lax.optimization_barrier((schedule, is_first))
+        else:
+            matrix = matrix * scale
         for start, stop in self.plan(rows, cols).segments:
-            if arithmetic.rounds:
+            if alike:
                 matrix = lax.optimization_barrier(matrix) * jnp.where(is_first[start], scale, 1)
-            elif not start:
-                matrix = matrix * scale
+            else:
+                matrix = arithmetic.rounded(matrix)  # saves memory traffic on CPUs
             steps = schedule[start:stop]
             gram = arithmetic.gram(matrix)
             gram_squared = arithmetic.multiply(gram, gram) if len(steps[0]) > 2 else None
-            if not start or (arithmetic.rounds and gram_squared is not None):
+            if not start or (alike and gram_squared is not None):
                 bound = jnp.where(is_first[start], self._bound(gram, gram_squared, arithmetic), 1)
                 # After the first step the bound is one, and multiplying is less work.
                 first = [c * bound for c in steps[0]] if start else _divided(steps[0], bound)
@@ -133,7 +141,8 @@ class NewtonSchulz:
                 ((linear, *higher),) = steps
                 factor = _polynomial(gram, gram_squared, higher, arithmetic)
                 product = arithmetic.on_short_side(factor, matrix)
-                matrix = linear * arithmetic.rounded_in_place(matrix) + product
+                matrix = arithmetic.rounded_in_place(matrix.astype(product.dtype))
+                matrix = linear * matrix + product
             else:
                 factor = _factor(gram, gram_squared, steps, arithmetic)
                 matrix = arithmetic.on_short_side(factor, matrix)
