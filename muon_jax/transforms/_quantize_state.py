@@ -118,10 +118,12 @@ def quantize_state(
         old, structure = jax.tree.flatten(state.inner_state, is_leaf=_is_blocks)
         wide = [_decoded(leaf) if is_stored(leaf) else leaf for leaf in old]
         steps, inner = tx.update(updates, structure.unflatten(wide), params, **extra_args)
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), state.count), len(old))
+        # One key for each stored leaf, so that other leaves, such as counts, do not matter.
+        key = jax.random.fold_in(jax.random.key(0), state.count)
+        keys = iter(jax.random.split(key, sum(map(is_stored, old))))
         new = [
-            _encoded(leaf, before, key) if is_stored(before) else leaf
-            for leaf, before, key in zip(jax.tree.leaves(inner), old, keys, strict=True)
+            _encoded(leaf, before, next(keys)) if is_stored(before) else leaf
+            for leaf, before in zip(jax.tree.leaves(inner), old, strict=True)
         ]
         count = jnp.asarray(optax.safe_increment(state.count))
         return steps, QuantizedState(count, structure.unflatten(new))
