@@ -99,8 +99,8 @@ ORTHOGONALIZERS = {
 }
 
 
-EVERY_KIND = ["fast", "accurate", "polar_express", "frobenius", "inverse_sqrt"]
-EVERY_KIND += ["polar_by_svd", "polar_to", "steepest_descent, p = inf"]
+EVERY_KIND = ["fast", "frobenius", "inverse_sqrt", "polar_by_svd", "polar_to"]
+EVERY_KIND += ["steepest_descent, p = inf"]
 
 
 @pytest.mark.parametrize("name", covering(ORTHOGONALIZERS, fast=EVERY_KIND))

@@ -68,7 +68,7 @@ def test_jit_changes_nothing_and_no_step_on_the_way_makes_a_nan(case):
     chex.assert_trees_all_close(plain, jitted, atol=ROUNDING)
 
 
-@each_case
+@each_case_in_full
 def test_a_step_compiles_once_and_gives_its_memory_to_the_next(case):
     tx = case.make()
 

@@ -4,12 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from covering import covering
 from matrices import gaussian, polar
 
 import muon_jax
 from muon_jax import MatrixAxes, SecondMoment, Soap, Split
 
-KINDS = [SecondMoment(), SecondMoment(factored=True), Soap(every=3), Soap(sides="both")]
+KINDS = covering(
+    [SecondMoment(), SecondMoment(factored=True), Soap(every=3), Soap(sides="both")],
+    fast=[SecondMoment(), Soap(every=3)],
+)
 BY_SVD = muon_jax.polar_by_svd()
 
 
