@@ -3,7 +3,7 @@
     pip install torch==2.13.0
     git clone https://github.com/KellerJordan/Muon keller
     git clone https://github.com/MoonshotAI/Moonlight moonlight
-    python tests/golden/write_torch.py --keller keller --moonlight moonlight
+    PYTHONPATH=tests python -m golden.write_torch --keller keller --moonlight moonlight
 
 One file, `torch.npz`: an array for each "run/weight", and "about" with the versions.
 """
@@ -21,7 +21,6 @@ from typing import Any
 from unittest.mock import MagicMock
 
 os.environ["TORCHDYNAMO_DISABLE"] = "1"  # compiling Moonlight's would change its rounding
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import reference_runs as run
