@@ -234,7 +234,7 @@ def training_adds_only_the_exchange() -> dict[str, Any]:
 
 @case("NamedShardings", "set_mesh")
 def mesh_of_specs(which: str) -> dict[str, Any]:
-    """Gets the mesh from traced leaves, because `Distribution` has none."""
+    """Gets the mesh from the specs or from the context, because `Distribution` has none."""
     mesh = make_mesh({"fsdp": 8})
     host = random_leaves({"up": (32, 64)})
     tree = on(mesh, host, {"up": P("fsdp")})

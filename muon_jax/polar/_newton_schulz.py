@@ -107,11 +107,9 @@ class NewtonSchulz:
     def _wide_or_tall(self, matrix: Matrix, scale: Scale | float, alike: bool = True) -> Matrix:
         """Orthogonalises a matrix, or a batch, wide or tall, that has unit range after scaling.
 
-        Args:
-          matrix: the matrix.
-          scale: the scale.
-          alike: whether to write all steps alike if products round. XLA:TPU compiles equal products
-            once, so it must see neither the coefficients nor which step is the first.
+        With `alike`, and if products round, all steps have the same operations, because XLA:TPU
+        compiles equal products once. XLA then sees neither the coefficients nor which step is the
+        first.
         """
         rows, cols = matrix.shape[-2:]
         arithmetic = self._arithmetic(min(rows, cols))

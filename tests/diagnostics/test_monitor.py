@@ -141,7 +141,7 @@ def test_around_muon_alone_updates_are_orthogonal_up_to_scale():
 
 
 def decompositions(text, through_branches):
-    """Counts the singular value decompositions in a program, calls included."""
+    """Counts the singular value decompositions in a program, with or without branches."""
     computations, entry = _parse(text)
 
     def count(name):

@@ -268,7 +268,7 @@ def test_clipping_never_changes_the_size_of_a_step(max_norm):
 FROZEN = {"transforms": {"frozen": optax.set_to_zero()}}
 AS_MATRIX = muon_jax.Rule("embed/embedding", muon_jax.MatrixAxes(rows=0, cols=1))
 OTHER_SETTINGS = {
-    # changed parameter and settings: paths, with the shapes in the old and the new state
+    # name: (parameter, its new shape, new settings, the differences that the error lists)
     "Muon's width": (
         "dense/kernel",
         (4, 9),

@@ -92,7 +92,7 @@ def wait(for_what: Callable[[], bool], alive: Callable[[], bool]) -> None:
 
 
 def starts(folder: RunFolder) -> Callable[[], bool]:
-    """Returns the moment at which a new run rewrites its metrics."""
+    """Returns a function that is True as soon as a new run has rewritten its metrics."""
 
     def written() -> int | None:
         try:

@@ -29,7 +29,7 @@ ROUNDING = 1e-4
 
 @pytest.fixture(scope="module")
 def soaked() -> list[Row]:
-    """Returns a row for every step of ten thousand but the first, which loads programs."""
+    """Returns a row after each thousand steps, without the first, in which programs load."""
     return soak(thousands=10)[1:]
 
 
